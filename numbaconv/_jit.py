@@ -1,0 +1,191 @@
+"""How a kernel is compiled and where compiled code is kept: the one place that calls njit.
+
+Numba's own ``cache=True`` is not used: it returns stale code when a callee in another file changes, fails on a read-only disk,
+raises on a truncated file and unpickles before any check. The cache here is one file per compiled signature, in a folder
+named by the hash of all kernel sources, the versions and the CPU; owner-only, written atomically, verified before it is
+unpickled. Any trouble with it means that the kernel is compiled again, never an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import stat
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core import serialize
+from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
+
+# Sums may be reordered and multiply-adds contracted; NaN, Inf and signed zeros keep their meaning.
+FASTMATH = {"reassoc", "contract"}
+MAGIC = b"numbaconv-cache-1\n"
+inline: Callable[..., Any] = numba.njit(nogil=True, fastmath=FASTMATH, inline="never", error_model="numpy")
+
+
+class Kernel:
+    """A kernel source, ``(first, last, workers, scratch, *arguments) -> None``, compiled on first use in either of two ways."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+
+    @cached_property
+    def serial(self) -> Any:
+        """Its prange is a range and it holds no GIL: what a pool of Python threads runs."""
+        return self._compile(parallel=False)
+
+    @cached_property
+    def parallel(self) -> Any:
+        """Its prange is shared among Numba's own threads."""
+        return self._compile(parallel=True)
+
+    def _compile(self, parallel: bool) -> Any:
+        dispatcher = numba.njit(self.function, nogil=True, parallel=parallel, fastmath=FASTMATH, error_model="numpy")
+        if hasattr(dispatcher, "_cache"):  # private to Numba: without it we merely compile in every process
+            dispatcher._cache = CodeCache(dispatcher, f"{self.__name__}-{'numba' if parallel else 'pool'}")
+        return dispatcher
+
+
+class CodeCache:
+    """What Numba's dispatcher asks for compiled code; it has the interface of ``numba.core.caching._Cache``."""
+
+    def __init__(self, dispatcher: Any, name: str) -> None:
+        self.dispatcher, self.name = dispatcher, name
+
+    def _file(self, signature: Any) -> Path | None:
+        folder = version_folder(repr(self.dispatcher.targetctx.codegen().magic_tuple()))
+        digest = hashlib.sha256(repr(signature).encode()).hexdigest()[:16]
+        return folder and folder / f"{self.name}-{digest}.bin"
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """Return the compiled code or None."""
+        try:
+            target_context.refresh()
+            path = self._file(signature)
+            payload = read_verified(path) if path else None
+            return payload and CompileResult._rebuild(target_context, *pickle.loads(payload))
+        except Exception:
+            return None
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        """Keep compiled code for later processes, if that can be done."""
+        try:
+            path = self._file(signature)
+            if path and not result.lifted and not result.library.has_dynamic_globals:
+                write_verified(path, serialize.dumps(result._reduce()))
+        except Exception:
+            return
+
+    def enable(self) -> None:
+        """Do nothing: there is no other state."""
+
+    disable = flush = enable
+
+    @property
+    def cache_path(self) -> str:
+        """Where the code is kept."""
+        return str(cache_folder())
+
+
+def read_verified(path: Path) -> bytes | None:
+    """Return the payload of a cache file, or None unless the file is whole and nobody but us could have written it."""
+    try:
+        with open(path, "rb") as file:
+            if not _only_ours(os.fstat(file.fileno())):
+                return None
+            content = file.read()
+    except OSError:
+        return None
+    head, digest, payload = content[: len(MAGIC)], content[len(MAGIC) : len(MAGIC) + 32], content[len(MAGIC) + 32 :]
+    return payload if head == MAGIC and hashlib.sha256(payload).digest() == digest else None
+
+
+def write_verified(path: Path, payload: bytes) -> None:
+    """Write a cache file beside its place and move it there, so that a reader sees all of it or nothing."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(MAGIC + hashlib.sha256(payload).digest() + payload)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _only_ours(status: os.stat_result) -> bool:
+    if not hasattr(os, "geteuid"):
+        return True  # Windows: the folder lies under the user's profile
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def user_cache_folder() -> Path:
+    """Return the folder that the user asked for (NUMBACONV_CACHE_DIR) or the platform's cache folder."""
+    asked = os.environ.get("NUMBACONV_CACHE_DIR")
+    if asked:
+        return Path(asked)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "numbaconv" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "numbaconv"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numbaconv"
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Return the first of the user's cache folder and one in the temporary folder that is ours and can be written; else None."""
+    owner = os.geteuid() if hasattr(os, "geteuid") else "user"
+    for candidate in (user_cache_folder, lambda: Path(tempfile.gettempdir()) / f"numbaconv-{owner}"):
+        try:
+            folder = candidate()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _only_ours(os.stat(folder)) and os.access(folder, os.W_OK | os.X_OK):
+                return folder
+        except (OSError, RuntimeError):
+            continue
+    return None
+
+
+@cache
+def source_hash() -> str | None:
+    """Hash of this file and of every kernel source, since a kernel's code may come from any of them."""
+    here = Path(__file__).parent
+    try:
+        sources = [Path(__file__), *sorted((here / "cpu").glob("*.py"))]
+        return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
+    except OSError:
+        return None
+
+
+@cache
+def version_folder(target: str) -> Path | None:
+    """Return the folder for the code of these sources, these versions and this CPU."""
+    root, sources = cache_folder(), source_hash()
+    if root is None or sources is None:
+        return None
+    versions = (sources, sys.version, numba.__version__, llvmlite.__version__, np.__version__, target)
+    folder = root / hashlib.sha256(repr(versions).encode()).hexdigest()[:24]
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return None
+    return folder if _only_ours(os.stat(folder)) else None
+
+
+# A fork while another thread compiles would leave the child with a lock that nobody will release.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )

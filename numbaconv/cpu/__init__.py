@@ -1,0 +1,10 @@
+"""The CPU room: each algorithm is a module with ``cost``, ``workspace``, ``run`` and, where weights can be packed, ``prepare``."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from numbaconv.cpu import direct, gemm
+
+# Ties go by this order; direct supports everything and is last.
+ALGORITHMS: dict[str, ModuleType] = {"gemm": gemm, "direct": direct}

@@ -1,0 +1,362 @@
+"""Direct convolution: the sum as it is written, for every problem and dtype.
+
+dgrad is the fprop kernel on the transposed problem. Sums longer than CHUNK terms are added pairwise, as a binary counter
+carries: the partial sum of level l stands for 2^l chunks. So the rounding error grows with log n, not with n.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from numbaconv._jit import Kernel, inline
+from numbaconv.cpu import _parallel
+from numbaconv.cpu.bias import CODES, activate
+from numbaconv.problem import ConvProblem, Op, Options
+
+KB = 4  # output channels of a tile: each loaded input feeds four sums
+QB = 256  # outputs of a row in a tile: KB·QB accumulators stay in L1
+SB = 16  # taps of a row in a wgrad tile
+CHUNK = 128  # terms summed in one accumulator: all-positive data then stays within 8 eps (tests/test_numerics.py)
+LEVELS = 40  # carries of the pairwise sum, enough for any address space
+SEGMENT = 4096  # outputs of a row in one unit of wgrad's work
+SPLITS = 32  # pieces of wgrad's sum when there are too few outputs to share
+
+# Multiply-adds per second and core, and seconds per inner loop; benchmarks/calibrate.py, 2026-11 (AVX-512, 2.6 GHz).
+RATE = {"fprop": 8e9, "dgrad": 8e9, "wgrad": 5e9}
+LOOP_SECONDS = 6e-9
+Array = np.ndarray[Any, Any]
+
+
+def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
+    """Estimate the seconds on one core."""
+    p = problem.transpose() if op == "dgrad" else problem
+    row = max(1, min(p.output[2], QB) // (p.input_dilation[2]))
+    unit = p.stride[2] == p.input_dilation[2] == 1 and not problem.channels_last
+    lanes = (1.0 if unit else 0.25) * (4 / dtype.itemsize)
+    channels = (p.out_channels if op != "wgrad" else problem.out_channels) // p.groups
+    used = channels / (-(-channels // KB) * KB) if channels > 1 else 0.5
+    loops = problem.macs / max(1, row * min(KB, max(1, channels)))
+    return 5e-6 + problem.macs / (RATE[op] * lanes * used) + loops * LOOP_SECONDS
+
+
+def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
+    """Bytes allocated besides the output: one tile of partial sums per thread, and wgrad's pieces."""
+    tile = LEVELS * KB * (SB if op == "wgrad" else QB) * dtype.itemsize * _parallel.get_num_threads()
+    return tile + (_splits(problem) * _size(problem.shape("w")) * dtype.itemsize if op == "wgrad" else 0)
+
+
+def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
+    """Overwrite all of ``out``."""
+    seconds = cost(problem, op, out.dtype)
+    if op == "wgrad":
+        geometry, tables = _derived(problem, op)
+        tiles, splits = int(geometry[0]), int(geometry[1])
+        pieces = np.empty((splits, out.size), out.dtype)
+        arguments = (a.reshape(-1), b.reshape(-1), pieces, geometry, *tables)
+        _parallel.run(_wgrad, tiles, (LEVELS * KB * SB, out.dtype), arguments, seconds)
+        while len(pieces) > 1:  # pairwise, in an order that depends on the problem alone
+            half = len(pieces) // 2
+            pieces[:half] += pieces[len(pieces) - half :]
+            pieces = pieces[: len(pieces) - half]
+        out.reshape(-1)[:] = pieces[0]
+        return
+    geometry, tables = _derived(problem, op)
+    bias = np.empty(0, out.dtype) if options.bias is None else options.bias
+    arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], geometry, *tables)
+    _parallel.run(_fprop, int(geometry[0]), (LEVELS * KB * QB, out.dtype), arguments, seconds)
+
+
+@inline
+def _row_of_four(acc, at, step, x, xi, xstep, n, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
+    # Unsigned indices spare Numba's check for negative ones, which would keep LLVM from using vectors.
+    one, two, three = np.uint64(QB), np.uint64(2 * QB), np.uint64(3 * QB)
+    if step == 1 and xstep == 1:
+        for m in range(n):
+            q, value = np.uint64(at + m), x[np.uint64(xi + m)]
+            acc[q] += w0 * value
+            acc[q + one] += w1 * value
+            acc[q + two] += w2 * value
+            acc[q + three] += w3 * value
+    else:
+        for m in range(n):
+            q, value = np.uint64(at + m * step), x[np.uint64(xi + m * xstep)]
+            acc[q] += w0 * value
+            acc[q + one] += w1 * value
+            acc[q + two] += w2 * value
+            acc[q + three] += w3 * value
+
+
+@inline
+def _row_of_one(acc, at, step, x, xi, xstep, n, w):  # type: ignore[no-untyped-def]
+    if step == 1 and xstep == 1:
+        for m in range(n):
+            acc[np.uint64(at + m)] += w * x[np.uint64(xi + m)]
+    else:
+        for m in range(n):
+            acc[np.uint64(at + m * step)] += w * x[np.uint64(xi + m * xstep)]
+
+
+@inline
+def _carry(parts, size, width, chunks):  # type: ignore[no-untyped-def]
+    """Add the finished chunk parts[:size] to the levels of the pairwise sum and clear it; ``chunks`` were finished before."""
+    level = 1
+    while chunks & 1:
+        for i in range(size):
+            parts[np.uint64(i)] += parts[np.uint64(level * width + i)]
+        chunks >>= 1
+        level += 1
+    for i in range(size):
+        parts[np.uint64(level * width + i)] = parts[np.uint64(i)]
+        parts[np.uint64(i)] = 0
+
+
+@inline
+def _total(parts, size, width, chunks):  # type: ignore[no-untyped-def]
+    """Add every occupied level to parts[:size]."""
+    level = 1
+    while chunks:
+        if chunks & 1:
+            for i in range(size):
+                parts[np.uint64(i)] += parts[np.uint64(level * width + i)]
+        chunks >>= 1
+        level += 1
+
+
+@inline
+def _store(y, at, step, n, acc, first, bias, k, code):  # type: ignore[no-untyped-def]
+    for q in range(n):
+        value = acc[np.uint64(first + q)]
+        if bias.size:
+            value = value + bias[k]
+        y[np.uint64(at + q * step)] = activate(value, code) if code else value
+
+
+@Kernel
+def _fprop(first, last, workers, scratch, x, w, y, bias, code, geometry, rows_d, rows_h, row_q, row_i, row_n):  # type: ignore[no-untyped-def]
+    # THE ALGORITHM: y[n,k,z,p,q] = Σ_c Σ_t Σ_r Σ_s w[k,c,t,r,s] · x[n,c,i(z,t),i(p,r),i(q,s)], taps that leave x skipped.
+    # THE SCHEDULE: a tile is KB channels × QB outputs of one row, its accumulators in L1; for each (c,t,r,s) the part of the
+    # input row that meets it is added KB times. rows_d and rows_h give i for (z,t) and (p,r), or −1; row_q, row_i, row_n the
+    # first output, the first input and the count for each s.
+    groups, per_k, per_c, k_blocks, q_blocks = geometry[2], geometry[3], geometry[4], geometry[5], geometry[6]
+    Z, P, Q, T, R, S = geometry[7], geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
+    q_step, i_step, reverse, wk, wc = geometry[13], geometry[14], geometry[15], geometry[16], geometry[17]
+    xn, xc, xd, xh, xw = geometry[18], geometry[19], geometry[20], geometry[21], geometry[22]
+    yn, yk, yd, yh, yw = geometry[23], geometry[24], geometry[25], geometry[26], geometry[27]
+    for worker in prange(workers):
+        acc = scratch[worker]
+        for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+            rest, q0 = tile // q_blocks, tile % q_blocks * QB
+            rest, p = rest // P, rest % P
+            rest, z = rest // Z, rest % Z
+            rest, k0 = rest // k_blocks, rest % k_blocks * KB
+            n, group = rest // groups, rest % groups
+            width, channels = min(QB, Q - q0), min(KB, per_k - k0)
+            size = channels * QB
+            terms, chunks = 0, 0
+            acc[:size] = 0
+            for c in range(per_c):
+                at_w = (group * per_k * per_c) * T * R * S + k0 * wk + c * wc
+                for t in range(T):
+                    for r in range(R):
+                        d, h = rows_d[z * T + t], rows_h[p * R + r]
+                        if d < 0 or h < 0:
+                            continue
+                        at_x = n * xn + (group * per_c + c) * xc + d * xd + h * xh
+                        for s in range(S):
+                            start = max(0, -((row_q[s] - q0) // q_step))
+                            stop = min(row_n[s], -((row_q[s] - q0 - width) // q_step))
+                            if start >= stop:
+                                continue
+                            tap = (t * R + r) * S + s
+                            wi = at_w + (T * R * S - 1 - tap if reverse else tap)
+                            at, xi = row_q[s] + start * q_step - q0, at_x + (row_i[s] + start * i_step) * xw
+                            if channels == KB:
+                                _row_of_four(acc, at, q_step, x, xi, i_step * xw, stop - start, w[wi], w[wi + wk], w[wi + 2 * wk], w[wi + 3 * wk])  # fmt: skip
+                            else:
+                                for j in range(channels):
+                                    _row_of_one(acc, j * QB + at, q_step, x, xi, i_step * xw, stop - start, w[wi + j * wk])
+                            terms += 1
+                            if terms == CHUNK:
+                                _carry(acc, size, KB * QB, chunks)
+                                terms, chunks = 0, chunks + 1
+            _total(acc, size, KB * QB, chunks)
+            for j in range(channels):
+                k = group * per_k + k0 + j
+                _store(y, n * yn + k * yk + z * yd + p * yh + q0 * yw, yw, width, acc, j * QB, bias, k, code)
+
+
+@inline
+def _dot_of_four(sums, at, x, xi, xs, dy, di, ds, k, n):  # type: ignore[no-untyped-def]
+    s0 = s1 = s2 = s3 = sums[at] * 0
+    if xs == 1 and ds == 1:
+        for m in range(n):
+            value, d = x[np.uint64(xi + m)], di + m
+            s0 += value * dy[np.uint64(d)]
+            s1 += value * dy[np.uint64(d + k)]
+            s2 += value * dy[np.uint64(d + 2 * k)]
+            s3 += value * dy[np.uint64(d + 3 * k)]
+    else:
+        for m in range(n):
+            value, d = x[np.uint64(xi + m * xs)], di + m * ds
+            s0 += value * dy[np.uint64(d)]
+            s1 += value * dy[np.uint64(d + k)]
+            s2 += value * dy[np.uint64(d + 2 * k)]
+            s3 += value * dy[np.uint64(d + 3 * k)]
+    sums[at] += s0
+    sums[at + SB] += s1
+    sums[at + 2 * SB] += s2
+    sums[at + 3 * SB] += s3
+
+
+@inline
+def _dot_of_one(sums, at, x, xi, xs, dy, di, ds, n):  # type: ignore[no-untyped-def]
+    total = sums[at] * 0
+    if xs == 1 and ds == 1:
+        for m in range(n):
+            total += x[np.uint64(xi + m)] * dy[np.uint64(di + m)]
+    else:
+        for m in range(n):
+            total += x[np.uint64(xi + m * xs)] * dy[np.uint64(di + m * ds)]
+    sums[at] += total
+
+
+@Kernel
+def _wgrad(first, last, workers, scratch, dy, x, pieces, geometry, rows_d, rows_h, row_q, row_i, row_n):  # type: ignore[no-untyped-def]
+    # THE ALGORITHM: dw[k,c,t,r,s] = Σ_n Σ_z Σ_p Σ_q dy[n,k,z,p,q] · x[n,c,i(z,t),i(p,r),i(q,s)].
+    # THE SCHEDULE: a tile is KB filters × SB neighbouring taps of one (c,t,r) over one piece of the (n,z,p,q-segment) units;
+    # each row of x is multiplied with KB rows of dy, CHUNK outputs at a time. The pieces are added up afterwards.
+    splits, groups, per_k, per_c, k_blocks = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
+    segments, s_blocks, N = geometry[6], geometry[28], geometry[29]
+    Z, P, Q, T, R, S = geometry[7], geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
+    i_step = geometry[14]
+    xn, xc, xd, xh, xw = geometry[18], geometry[19], geometry[20], geometry[21], geometry[22]
+    yn, yk, yd, yh, yw = geometry[23], geometry[24], geometry[25], geometry[26], geometry[27]
+    units = N * Z * P * segments
+    for worker in prange(workers):
+        sums = scratch[worker]
+        for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+            rest, s0 = tile // s_blocks, tile % s_blocks * SB
+            rest, r = rest // R, rest % R
+            rest, t = rest // T, rest % T
+            rest, c = rest // per_c, rest % per_c
+            rest, k0 = rest // k_blocks, rest % k_blocks * KB
+            piece, group = rest // groups, rest % groups
+            taps, filters = min(SB, S - s0), min(KB, per_k - k0)
+            sums[: KB * SB] = 0
+            terms, chunks = 0, 0
+            for unit in range(units * piece // splits, units * (piece + 1) // splits):
+                row, segment = unit // segments, unit % segments
+                n, z, p = row // P // Z, row // P % Z, row % P
+                d, h = rows_d[z * T + t], rows_h[p * R + r]
+                if d < 0 or h < 0:
+                    continue
+                at_x = n * xn + (group * per_c + c) * xc + d * xd + h * xh
+                at_y = n * yn + (group * per_k + k0) * yk + z * yd + p * yh
+                for q0 in range(segment * SEGMENT, min(Q, (segment + 1) * SEGMENT), CHUNK):
+                    q1 = min(Q, q0 + CHUNK)
+                    for j in range(taps):
+                        s = s0 + j
+                        q = max(q0, row_q[s])
+                        count = min(q1, row_q[s] + row_n[s]) - q
+                        if count <= 0:
+                            continue
+                        xi, di = at_x + (row_i[s] + (q - row_q[s]) * i_step) * xw, at_y + q * yw
+                        if filters == KB:
+                            _dot_of_four(sums, j, x, xi, i_step * xw, dy, di, yw, yk, count)
+                        else:
+                            for f in range(filters):
+                                _dot_of_one(sums, f * SB + j, x, xi, i_step * xw, dy, di + f * yk, yw, count)
+                    terms += q1 - q0
+                    if terms >= CHUNK:
+                        _carry(sums, KB * SB, KB * SB, chunks)
+                        terms, chunks = 0, chunks + 1
+            _total(sums, KB * SB, KB * SB, chunks)
+            for f in range(filters):
+                at_w = (((group * per_k + k0 + f) * per_c + c) * T + t) * R * S + r * S + s0
+                for j in range(taps):
+                    pieces[piece, at_w + j] = sums[f * SB + j]
+
+
+def _derived(problem: ConvProblem, op: Op) -> tuple[Array, tuple[Array, ...]]:
+    """Return the geometry as the kernels unpack it and the tables of each axis; worked out once per problem."""
+    key = ("direct", op)
+    if key not in problem.derived:
+        problem.derived[key] = _derive(problem, op)
+    return problem.derived[key]  # type: ignore[no-any-return]
+
+
+def _derive(problem: ConvProblem, op: Op) -> tuple[Array, tuple[Array, ...]]:
+    p = problem.transpose() if op == "dgrad" else problem
+    per_k, per_c = p.out_channels // p.groups, p.in_channels // p.groups
+    taps = _size(p.filter)
+    wk, wc = (taps, per_k * taps) if op == "dgrad" else (per_c * taps, taps)
+    k_blocks = -(-per_k // KB)
+    q_step, i_step = _steps(p.stride[2], p.input_dilation[2])
+    if op == "wgrad":
+        blocks, splits, s_blocks = -(-p.output[2] // SEGMENT), _splits(p), -(-p.filter[2] // SB)
+        tiles = splits * p.groups * k_blocks * per_c * p.filter[0] * p.filter[1] * s_blocks
+    else:
+        blocks, splits, s_blocks = -(-p.output[2] // QB), 1, 0
+        tiles = p.batch * p.groups * k_blocks * p.output[0] * p.output[1] * blocks
+    values = [
+        tiles, splits, p.groups, per_k, per_c, k_blocks, blocks, *p.output, *p.filter, q_step, i_step, int(p.flipped), wk, wc,
+        *_strides(p.shape("x"), p.channels_last), *_strides(p.shape("y"), p.channels_last), s_blocks, p.batch,
+    ]  # fmt: skip
+    rows = [_axis_table(p, axis) for axis in (0, 1)]
+    starts = [_row_start(p, tap, q_step) for tap in range(p.filter[2])]
+    columns = [np.array([start[c] for start in starts], np.int64) for c in range(3)]
+    return np.array(values, np.int64), (*rows, *columns)
+
+
+def _steps(stride: int, input_dilation: int) -> tuple[int, int]:
+    """Return by how much o and i advance from one pair of a tap to the next."""
+    common = int(np.gcd(stride, input_dilation))
+    return input_dilation // common, stride // common
+
+
+def _axis_table(p: ConvProblem, axis: int) -> Array:
+    """Return i for every (o, r) of an axis, or −1 where no input meets them."""
+    o = np.arange(p.output[axis])[:, None]
+    at = o * p.stride[axis] + _tap_offsets(p, axis)[None, :]
+    i, rest = np.divmod(at, p.input_dilation[axis])
+    return np.where((rest == 0) & (i >= 0) & (i < p.input[axis]), i, -1).astype(np.int64).reshape(-1)
+
+
+def _row_start(p: ConvProblem, tap: int, q_step: int) -> tuple[int, int, int]:
+    """Return the first o of a tap on the last axis, its i, and how many pairs follow at constant steps."""
+    s, u, size, outputs = p.stride[2], p.input_dilation[2], p.input[2], p.output[2]
+    offset = int(_tap_offsets(p, 2)[tap])
+    low = max(0, -(offset // s))  # the first o with o·s + offset ≥ 0
+    for o in range(low, min(low + q_step, outputs)):
+        if (o * s + offset) % u == 0:
+            last = min(outputs - 1, ((size - 1) * u - offset) // s)
+            return o, (o * s + offset) // u, max(0, (last - o) // q_step + 1)
+    return 0, 0, 0
+
+
+def _tap_offsets(p: ConvProblem, axis: int) -> Array:
+    taps = np.arange(p.filter[axis])
+    return taps * p.dilation[axis] - p.low[axis]
+
+
+def _strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, int, int, int, int]:
+    """Return how many elements apart neighbours are along N, C, D, H and W in a contiguous array."""
+    if channels_last:
+        _, d, h, w, c = shape
+        return d * h * w * c, 1, h * w * c, w * c, c
+    _, c, d, h, w = shape
+    return c * d * h * w, d * h * w, h * w, w, 1
+
+
+def _splits(p: ConvProblem) -> int:
+    """Return into how many pieces wgrad's sum is cut: as many as keep SPLITS tiles busy, whoever computes them."""
+    outputs = p.groups * -(-p.out_channels // p.groups // KB) * (p.in_channels // p.groups) * p.filter[0] * p.filter[1] * -(-p.filter[2] // SB)
+    units = p.batch * p.output[0] * p.output[1] * -(-p.output[2] // SEGMENT)
+    return max(1, min(units, -(-SPLITS // max(1, outputs))))
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=object))

@@ -1,0 +1,127 @@
+"""Which algorithm computes a problem, and why. Planning computes nothing: it asks every algorithm of a room for its cost."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from numbaconv.problem import ConvProblem, Op, Unsupported
+
+DEVICES = {"cpu": "numbaconv.cpu"}
+PRECISIONS = ("default", "highest")
+UNCHECKED_BYTES = 64 << 20  # smaller requests are made without asking the system first
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The chosen algorithm of a problem, with the dtype that it computes in and the bytes that it will allocate."""
+
+    problem: ConvProblem
+    op: Op
+    dtype: np.dtype[Any]
+    name: str
+    algorithm: ModuleType
+    workspace: int
+
+
+def room(device: str) -> dict[str, ModuleType]:
+    """Return the algorithms of a device by name."""
+    if device not in DEVICES:
+        raise NotImplementedError(f"device must be one of {tuple(DEVICES)}, got {device!r}")
+    return importlib.import_module(DEVICES[device]).ALGORITHMS  # type: ignore[no-any-return]
+
+
+def candidates(problem: ConvProblem, op: Op, dtype: np.dtype[Any], device: str = "cpu") -> list[tuple[str, float | str]]:
+    """Return every algorithm with its estimated seconds or the reason why it cannot do the problem."""
+    found: list[tuple[str, float | str]] = []
+    for name, algorithm in room(device).items():
+        try:
+            found.append((name, algorithm.cost(problem, op, dtype)))
+        except Unsupported as reason:
+            found.append((name, str(reason)))
+    return found
+
+
+def plan(
+    problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str = "auto", precision: str = "default", device: str = "cpu"
+) -> Plan:
+    """Choose the cheapest algorithm, or the one that ``method`` names; ties go by the order of the room's table."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+    algorithms = room(device)
+    found = candidates(problem, op, dtype, device)
+    if method == "auto":
+        name, _ = min(((n, c) for n, c in found if isinstance(c, float)), key=lambda entry: entry[1])
+    elif method in algorithms:
+        name, answer = method, dict(found)[method]
+        if isinstance(answer, str):
+            raise NotImplementedError(f"method={method!r} cannot do this problem: it {answer}")
+    else:
+        raise ValueError(f"method must be 'auto' or one of {tuple(algorithms)}, got {method!r}")
+    return Plan(problem, op, dtype, name, algorithms[name], algorithms[name].workspace(problem, op, dtype))
+
+
+def require_memory(size: int, purpose: str) -> None:
+    """Raise MemoryError if ``size`` bytes cannot be had, before anything is allocated."""
+    if size > UNCHECKED_BYTES and size > (available := available_memory()):
+        raise MemoryError(f"{purpose} needs {size / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB are available")
+
+
+def available_memory() -> float:
+    """Return the bytes that this process may still allocate: the system's estimate and the container's limit counted."""
+    free = float("inf")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, ValueError, StopIteration):
+        free = _physical_memory()
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, float(limit) - float(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return free
+
+
+@functools.cache
+def _physical_memory() -> float:
+    import os
+
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+
+
+class Explanation(str):
+    """A table that prints as such at the prompt too."""
+
+    def __repr__(self) -> str:
+        """Return the table itself."""
+        return str(self)
+
+
+def explain_problem(problem: ConvProblem, op: Op, dtype: np.dtype[Any], device: str = "cpu") -> Explanation:
+    """Return a printable table: every algorithm with its estimated time and workspace, or why it cannot do the problem."""
+    m, n, k = problem.gemm_shape(op)
+    chosen = plan(problem, op, dtype, device=device).name
+    lines = [
+        f"{op} {dtype.name} on {device}: x {problem.shape('x', problem.rank)}, w {problem.shape('w', problem.rank)}, y {problem.shape('y', problem.rank)}",
+        f"{2 * problem.macs / 1e9:.3g} Gflop; per group a product of {m} × {n} × {k}",
+    ]
+    algorithms = room(device)
+    for name, answer in candidates(problem, op, dtype, device):
+        mark = "→" if name == chosen else " "
+        if isinstance(answer, str):
+            lines.append(f"{mark} {name:<10} cannot: it {answer}")
+        else:
+            memory = algorithms[name].workspace(problem, op, dtype) / 2**20
+            lines.append(f"{mark} {name:<10} {answer * 1e3:9.3f} ms on one core (estimated), {memory:.1f} MiB of workspace")
+    return Explanation("\n".join(lines))
