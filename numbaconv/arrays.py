@@ -1,0 +1,80 @@
+"""What users hand in, as kernels need it: NumPy arrays, contiguous, aligned, native, of one dtype. Checks come before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+# The dtype that kernels compute in, by the dtype of the result; float16 has no arithmetic on a CPU.
+COMPUTE = {np.dtype(t): np.dtype(t) for t in "bhilqBHILQfdFD"} | {np.dtype("e"): np.dtype("f")}
+
+
+def as_array(value: Any, name: str) -> Array:
+    """Return ``value`` as an array of a supported dtype, or raise a TypeError that names the argument."""
+    if type(value) is not np.ndarray:
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name} must not be a masked array: fill it first, {name}.filled(0)")
+        if hasattr(value, "__cuda_array_interface__"):
+            raise NotImplementedError(f"{name} is on a GPU; this version computes on the CPU alone: pass NumPy arrays")
+        value = np.asarray(value)
+    if value.dtype.newbyteorder("=") not in COMPUTE and value.dtype != bool:
+        raise TypeError(f"{name} must hold integers, float16/32/64 or complex64/128, got dtype {value.dtype}")
+    return value  # type: ignore[no-any-return]
+
+
+def result_type(*arrays: Array) -> np.dtype[Any]:
+    """Promote as NumPy does; two boolean arrays have no sum of products."""
+    dtype = np.result_type(*(a.dtype for a in arrays))
+    if dtype not in COMPUTE:
+        raise TypeError(f"at least one array must be numeric, got dtypes {[a.dtype.name for a in arrays]}")
+    return dtype
+
+
+def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return ``array`` as a C-contiguous, aligned, writable array of ``dtype``; kernels do not write to it, so no copy for that."""
+    if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
+        array = np.require(array.astype(dtype, copy=False), requirements=["C", "A"])
+    if not array.flags.writeable:
+        array = np.asarray(_Writable(array))  # a read-only array would be another type, and another compilation
+    return array
+
+
+class _Writable:
+    """The same memory, said to be writable."""
+
+    def __init__(self, array: Array) -> None:
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+        self.owner = array
+
+
+def check_shape(array: Array, expected: Sequence[int], name: str, why: str) -> None:
+    """Raise ValueError unless ``array`` has the expected shape."""
+    if array.shape != tuple(expected):
+        raise ValueError(f"{name} must have shape {tuple(expected)}, {why}, got {array.shape}")
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: dict[str, Array]) -> None:
+    """Raise unless ``out`` is a writable array of this shape and dtype that shares no memory with an input."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {out.shape}")
+    if out.dtype != dtype:
+        raise TypeError(f"out must have dtype {dtype}, got {out.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array")
+    for name, array in inputs.items():
+        if np.may_share_memory(out, array) and _overlap(out, array):
+            raise ValueError(f"out must not overlap an input: it shares memory with {name}")
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=100_000)
+    except np.exceptions.TooHardError:
+        return True

@@ -1,0 +1,280 @@
+"""The functions that users call: conv1d … conv3d, conv_transpose1d … 3d and the gradients of each.
+
+Only this file and `recipe` speak users' words (forward, grad_input, grad_weight); rooms say fprop, dgrad and wgrad.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from numbaconv import plan as planning
+from numbaconv._docs import document
+from numbaconv.arrays import COMPUTE, Array, as_array, check_shape, contiguous, result_type
+from numbaconv.problem import LAYOUTS
+from numbaconv.recipe import OPERATIONS, Kind, carry_out, problem_for, recipe_for
+from numbaconv.reference import ACTIVATIONS
+
+
+class PreparedWeights:
+    """Weights packed for one kind of call; accepted wherever ``w`` is. Made by `prepare`, a snapshot: later changes to w are not seen."""
+
+    def __init__(self, w: Array, packed: Any, packed_for: tuple[Any, ...]) -> None:
+        self.w, self._packed, self._packed_for = w, packed, packed_for
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weights."""
+        return self.w.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the weights."""
+        return self.w.dtype
+
+    def packed_for(self, chosen: planning.Plan) -> Any:
+        """Return the packed form if that is what the plan's algorithm reads, else None."""
+        return self._packed if self._packed_for == _packing(chosen) else None
+
+
+def _packing(chosen: planning.Plan) -> tuple[Any, ...]:
+    return chosen.name, chosen.op, chosen.dtype, chosen.problem.groups, chosen.problem.shape("w")
+
+
+def _forward(transposed: bool, rank: int, x: Any, w: Any, bias: Any, activation: str | None, out: Array | None, geometry: dict[str, Any], how: dict[str, Any]) -> Array:  # fmt: skip
+    x = as_array(x, "x")
+    prepared = w if isinstance(w, PreparedWeights) else None
+    w = prepared.w if prepared else as_array(w, "w")
+    if bias is None:
+        dtype = result_type(x, w)
+    else:
+        bias = as_array(bias, "bias")
+        dtype = result_type(x, w, bias)
+    if activation is not None:
+        _check_activation(activation, dtype)
+    recipe = recipe_for(transposed, "forward", rank, x.shape, w.shape, dtype, geometry, how)
+    if bias is not None:
+        check_shape(bias, (recipe.channels,), "bias", "one value per output channel")
+    return carry_out(recipe, x, w, bias, activation, out, prepared.packed_for(recipe.plan) if prepared else None)
+
+
+def _check_activation(activation: Any, dtype: np.dtype[Any]) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be None or one of {tuple(ACTIVATIONS)}, got {activation!r}")
+    if dtype.kind == "c" or (dtype.kind in "iu" and activation != "relu"):
+        raise TypeError(f"activation {activation!r} is not defined for {dtype}")
+
+
+def _conjugate(array: Array) -> Array:
+    return np.conj(array) if array.dtype.kind == "c" else array
+
+
+def _gradient(transposed: bool, kind: Kind, rank: int, grad_out: Any, other: Any, shape: Any, out: Array | None, geometry: dict[str, Any], how: dict[str, Any]) -> Array:  # fmt: skip
+    grad_out = as_array(grad_out, "grad_out")
+    if isinstance(other, PreparedWeights):
+        other = other.w
+    other = as_array(other, "w" if kind == "grad_input" else "x")
+    dtype = result_type(grad_out, other)
+    if kind == "grad_input":
+        recipe = recipe_for(transposed, kind, rank, shape, other.shape, dtype, geometry, how)
+    else:
+        shape = _full_kernel_shape(transposed, rank, shape, other, grad_out, geometry)
+        recipe = recipe_for(transposed, kind, rank, other.shape, shape, dtype, geometry, how)
+    assert recipe.grad_shape is not None
+    check_shape(grad_out, recipe.grad_shape, "grad_out", "that of the output")
+    other = _conjugate(other)
+    first, second = (other, grad_out) if transposed and kind == "grad_weight" else (grad_out, other)
+    return carry_out(recipe, first, second, None, None, out)
+
+
+def _full_kernel_shape(transposed: bool, rank: int, shape: Any, x: Array, grad_out: Array, geometry: dict[str, Any]) -> Any:
+    """Complete a kernel_shape of filter sizes alone by the channels, which x and grad_out tell."""
+    if not isinstance(shape, Sequence) or len(shape) != rank or min(x.ndim, grad_out.ndim) < rank + 1:
+        return shape
+    axis = -1 if geometry["layout"] == LAYOUTS[rank][1] else -1 - rank
+    filters, channels = (x, grad_out) if transposed else (grad_out, x)
+    groups = geometry["groups"] if isinstance(geometry["groups"], int) and geometry["groups"] > 0 else 1
+    return (filters.shape[axis], channels.shape[axis] // groups, *shape)
+
+
+def _grad_bias(rank: int, grad_out: Any, layout: str | None) -> Array:
+    grad_out = as_array(grad_out, "grad_out")
+    layout = layout or LAYOUTS[rank][0]
+    if layout not in LAYOUTS[rank]:
+        raise ValueError(f"layout must be one of {LAYOUTS[rank]} for {rank}-D, got {layout!r}")
+    if grad_out.ndim not in (rank + 1, rank + 2):
+        raise ValueError(f"grad_out must be {layout} ({rank + 2} axes) or one sample of it, got shape {grad_out.shape}")
+    dtype = result_type(grad_out)
+    from numbaconv.cpu.bias import grad_bias
+
+    batched = grad_out if grad_out.ndim == rank + 2 else grad_out[None]
+    return grad_bias(contiguous(batched, COMPUTE[dtype]), layout == LAYOUTS[rank][1]).astype(dtype, copy=False)
+
+
+def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
+    """Make the five functions of one rank. They share this body and differ in their documentation."""
+    default = LAYOUTS[rank][0]
+
+    def geometry_of(stride: Any, padding: Any, dilation: Any, groups: Any, layout: Any, output_padding: Any) -> dict[str, Any]:
+        fixed = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "layout": layout}
+        return {**fixed, "output_padding": output_padding} if transposed else fixed
+
+    def how_of(method: Any, precision: Any, device: Any, stream: Any = None) -> dict[str, Any]:
+        if stream is not None:
+            raise ValueError(f"stream must be None on the CPU, got {stream!r}")
+        return {"method": method, "precision": precision, "device": device}
+
+    def conv(x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, layout=default,
+             method="auto", precision="default", out=None, device=None, stream=None):  # type: ignore[no-untyped-def]  # fmt: skip
+        geometry = geometry_of(stride, padding, dilation, groups, layout, 0)
+        return _forward(False, rank, x, w, bias, activation, out, geometry, how_of(method, precision, device, stream))
+
+    def conv_transpose(x, w, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1, activation=None,
+                       layout=default, method="auto", precision="default", out=None, device=None, stream=None):  # type: ignore[no-untyped-def]  # fmt: skip
+        geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding)
+        return _forward(True, rank, x, w, bias, activation, out, geometry, how_of(method, precision, device, stream))
+
+    def grad_input(grad_out, w, input_shape, *, stride=1, padding=0, dilation=1, groups=1, layout=default,
+                   method="auto", precision="default", out=None, device=None, stream=None, **more):  # type: ignore[no-untyped-def]  # fmt: skip
+        geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding_of(more))
+        return _gradient(transposed, "grad_input", rank, grad_out, w, input_shape, out, geometry, how_of(method, precision, device, stream))
+
+    def grad_weight(x, grad_out, kernel_shape, *, stride=1, padding=0, dilation=1, groups=1, layout=default,
+                    method="auto", precision="default", out=None, device=None, stream=None, **more):  # type: ignore[no-untyped-def]  # fmt: skip
+        geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding_of(more))
+        return _gradient(transposed, "grad_weight", rank, grad_out, x, kernel_shape, out, geometry, how_of(method, precision, device, stream))
+
+    def output_padding_of(more: dict[str, Any]) -> Any:
+        allowed = {"output_padding"} if transposed else set()
+        if unknown := set(more) - allowed:
+            raise TypeError(f"unexpected keyword argument {sorted(unknown)[0]!r}")
+        return more.get("output_padding", 0)
+
+    def grad_bias(grad_out, *, layout=default):  # type: ignore[no-untyped-def]
+        return _grad_bias(rank, grad_out, layout)
+
+    def backward(grad_out, x, w, *, needs=(True, True, True), layout=default, **options):  # type: ignore[no-untyped-def]
+        w_array = w.w if isinstance(w, PreparedWeights) else as_array(w, "w")
+        x = as_array(x, "x")
+        try:
+            need_x, need_w, need_b = needs
+        except (TypeError, ValueError):
+            raise ValueError(f"needs must be three truth values, for x, w and bias, got {needs!r}") from None
+        return (
+            grad_input(grad_out, w_array, x.shape, layout=layout, **options) if need_x else None,
+            grad_weight(x, grad_out, w_array.shape, layout=layout, **options) if need_w else None,
+            grad_bias(grad_out, layout=layout) if need_b else None,
+        )
+
+    name = f"conv_transpose{rank}d" if transposed else f"conv{rank}d"
+    bodies = {"": conv_transpose if transposed else conv, "_grad_input": grad_input, "_grad_weight": grad_weight,
+              "_grad_bias": grad_bias, "_backward": backward}  # fmt: skip
+    return [document(body, name + suffix, rank, transposed, suffix) for suffix, body in bodies.items()]
+
+
+conv1d, conv1d_grad_input, conv1d_grad_weight, conv1d_grad_bias, conv1d_backward = _family(1, False)  # fmt: skip
+conv2d, conv2d_grad_input, conv2d_grad_weight, conv2d_grad_bias, conv2d_backward = _family(2, False)  # fmt: skip
+conv3d, conv3d_grad_input, conv3d_grad_weight, conv3d_grad_bias, conv3d_backward = _family(3, False)  # fmt: skip
+conv_transpose1d, conv_transpose1d_grad_input, conv_transpose1d_grad_weight, conv_transpose1d_grad_bias, conv_transpose1d_backward = _family(1, True)  # fmt: skip
+conv_transpose2d, conv_transpose2d_grad_input, conv_transpose2d_grad_weight, conv_transpose2d_grad_bias, conv_transpose2d_backward = _family(2, True)  # fmt: skip
+conv_transpose3d, conv_transpose3d_grad_input, conv_transpose3d_grad_weight, conv_transpose3d_grad_bias, conv_transpose3d_backward = _family(3, True)  # fmt: skip
+
+
+def prepare(w: Any, x_shape: Sequence[int], *, transposed: bool = False, dtype: Any = None, **options: Any) -> PreparedWeights:
+    """Pack weights once for many forward calls with inputs like ``x_shape``.
+
+    Parameters
+    ----------
+    w : array_like, (K, C/groups, *filter)
+        Weights; copied.
+    x_shape : sequence of int
+        Shape of the inputs to come; calls with other shapes work, and pack again if another algorithm is chosen for them.
+    transposed : bool
+        Whether the weights are for conv_transpose1d … 3d.
+    dtype : dtype, optional
+        That of the inputs; by default that of w.
+    **options
+        stride, padding, dilation, groups, layout, method, precision: as for conv1d … conv3d.
+
+    Returns
+    -------
+    PreparedWeights
+        Accepted wherever ``w`` is.
+
+    Examples
+    --------
+    >>> import numpy as np, numbaconv as nc
+    >>> w = np.ones((8, 4, 3, 3), np.float32)
+    >>> prepared = nc.prepare(w, (1, 4, 10, 10), padding=1)
+    >>> nc.conv2d(np.ones((1, 4, 10, 10), np.float32), prepared, padding=1).shape
+    (1, 8, 10, 10)
+    """
+    w = as_array(w, "w").copy()
+    rank = w.ndim - 2
+    result = np.result_type(w.dtype, dtype) if dtype is not None else result_type(w)
+    geometry, how = _split_options(rank, transposed, options)
+    chosen = recipe_for(transposed, "forward", rank, x_shape, w.shape, result, geometry, how).plan
+    pack = getattr(chosen.algorithm, "prepare", None)
+    packed = pack(chosen.problem, chosen.op, contiguous(w, chosen.dtype).reshape(chosen.problem.shape("w"))) if pack else None
+    w.setflags(write=False)
+    return PreparedWeights(w, packed, _packing(chosen))
+
+
+def explain(x_shape: Sequence[int], w_shape: Sequence[int], *, op: str = "forward", dtype: Any = "float32", transposed: bool = False, **options: Any) -> planning.Explanation:  # fmt: skip
+    """Say which algorithm would compute a convolution and why: every algorithm's estimated cost, or why it cannot.
+
+    Parameters
+    ----------
+    x_shape, w_shape : sequence of int
+        Shapes as conv1d … conv3d take them; the rank follows from ``w_shape``.
+    op : {"forward", "grad_input", "grad_weight"}
+        What is to be computed.
+    dtype : dtype
+        Of the arrays.
+    transposed : bool
+        Whether it is conv_transpose1d … 3d.
+    **options
+        stride, padding, dilation, groups, layout: as for conv1d … conv3d.
+
+    Returns
+    -------
+    str
+        A table; it prints as such at the prompt.
+
+    Examples
+    --------
+    >>> import numbaconv as nc
+    >>> "direct" in nc.explain((1, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    True
+    """
+    words = ("forward", "grad_input", "grad_weight")
+    if op not in words:
+        raise ValueError(f"op must be one of {words}, got {op!r}")
+    rank = len(w_shape) - 2
+    geometry, how = _split_options(rank, transposed, options)
+    kind: Kind = op  # type: ignore[assignment]
+    compute = COMPUTE.get(np.dtype(dtype))
+    if compute is None:
+        raise TypeError(f"dtype must be an integer, float16/32/64 or complex64/128, got {dtype!r}")
+    problem, _ = problem_for(transposed, "forward", rank, x_shape, w_shape, geometry)
+    return planning.explain_problem(problem, OPERATIONS[transposed, kind], compute, how["device"] or "cpu")
+
+
+def _split_options(rank: int, transposed: bool, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Complete the options of `prepare` and `explain` by conv's defaults; raise TypeError for an unknown one."""
+    if rank not in LAYOUTS:
+        raise ValueError(f"w must have 3, 4 or 5 axes, for 1-D, 2-D or 3-D, got {rank + 2}")
+    geometry = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "layout": LAYOUTS[rank][0]}
+    if transposed:
+        geometry["output_padding"] = 0
+    how: dict[str, Any] = {"method": "auto", "precision": "default", "device": None}
+    for name, value in options.items():
+        if name not in geometry and name not in how:
+            raise TypeError(f"unexpected keyword argument {name!r}; the options are {(*geometry, *how)}")
+        (geometry if name in geometry else how)[name] = value
+    return geometry, how
+
+
+__all__ = ["PreparedWeights", "explain", "prepare", *(name for name in globals() if name.startswith("conv"))]  # pyright: ignore

@@ -1,0 +1,125 @@
+"""What a call decides, and how it is carried out: words and shapes to a problem, an operation and a plan; arrays checked, then run.
+
+A call whose shapes and options were seen before costs one look-up: `_recipes` keeps what was decided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from numbaconv import plan as planning
+from numbaconv.arrays import COMPUTE, Array, check_out, contiguous
+from numbaconv.problem import LAYOUTS, ConvProblem, Op, Options
+
+Kind = Literal["forward", "grad_input", "grad_weight"]
+
+# Which operation a word means: the problem of a transposed convolution has x as its output, so that forward is its dgrad.
+OPERATIONS: dict[tuple[bool, Kind], Op] = {
+    (False, "forward"): "fprop", (False, "grad_input"): "dgrad", (False, "grad_weight"): "wgrad",
+    (True, "forward"): "dgrad", (True, "grad_input"): "fprop", (True, "grad_weight"): "wgrad",
+}  # fmt: skip
+TENSORS: dict[Op, tuple[Literal["x", "w", "y"], ...]] = {"fprop": ("x", "w", "y"), "dgrad": ("y", "w", "x"), "wgrad": ("y", "x", "w")}
+MOST_RECIPES = 4096
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What was decided for one combination of shapes, dtypes and options."""
+
+    plan: planning.Plan
+    dtype: np.dtype[Any]
+    grad_shape: tuple[int, ...] | None
+    a_shape: tuple[int, ...]
+    b_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    full_out_shape: tuple[int, ...]
+    channels: int
+    bytes: int
+
+
+_recipes: dict[Any, Recipe] = {}
+
+
+def _plain(value: Any) -> Any:
+    """Return an option as a dictionary key that keeps 1, True and 1.0 apart."""
+    kind = type(value)
+    if kind is int or kind is str:
+        return value
+    if kind is tuple or kind is list:
+        return tuple([_plain(v) for v in value])
+    return kind, repr(value)
+
+
+def recipe_for(transposed: bool, kind: Kind, rank: int, x_shape: Any, w_shape: Any, dtype: np.dtype[Any], geometry: dict[str, Any], how: dict[str, Any]) -> Recipe:  # fmt: skip
+    key = (transposed, kind, rank, _plain(x_shape), _plain(w_shape), dtype, *map(_plain, geometry.values()), *map(_plain, how.values()))
+    recipe = _recipes.get(key)
+    if recipe is None:
+        recipe = _decide(transposed, kind, rank, x_shape, w_shape, dtype, dict(geometry), **how)
+        if len(_recipes) >= MOST_RECIPES:
+            _recipes.clear()
+        _recipes[key] = recipe
+    return recipe
+
+
+def _decide(transposed: bool, kind: Kind, rank: int, x_shape: Any, w_shape: Any, dtype: np.dtype[Any], geometry: dict[str, Any], *, method: str, precision: str, device: str | None) -> Recipe:  # fmt: skip
+    problem, unbatched = problem_for(transposed, kind, rank, x_shape, w_shape, geometry)
+    op = OPERATIONS[transposed, kind]
+    if not isinstance(method, str):
+        raise TypeError(f"method must be a string, got {method!r}")
+    chosen = planning.plan(problem, op, COMPUTE[dtype], method, precision, device or "cpu")
+    a, b, out = TENSORS[op]
+    shapes = {t: problem.shape(t, rank)[1 if unbatched and t != "w" else 0 :] for t in ("x", "w", "y")}
+    output = "x" if transposed else "y"
+    grad_shape = shapes[output] if kind != "forward" else None  # type: ignore[index]
+    size = int(np.prod(problem.shape(out), dtype=object)) * COMPUTE[dtype].itemsize
+    channels = problem.in_channels if transposed else problem.out_channels
+    return Recipe(
+        chosen, dtype, grad_shape, problem.shape(a), problem.shape(b), shapes[out], problem.shape(out), channels, size + chosen.workspace
+    )
+
+
+def problem_for(transposed: bool, kind: Kind, rank: int, x_shape: Any, w_shape: Any, geometry: dict[str, Any]) -> tuple[ConvProblem, bool]:
+    layout = geometry.pop("layout") or LAYOUTS[rank][0]
+    if layout not in LAYOUTS[rank]:
+        raise ValueError(f"layout must be one of {LAYOUTS[rank]} for {rank}-D, got {layout!r}")
+    names = ("input_shape" if kind == "grad_input" else "x", "kernel_shape" if kind == "grad_weight" else "w")
+    x_shape, w_shape = _shape(x_shape, names[0]), _shape(w_shape, names[1])
+    unbatched = len(x_shape) == rank + 1
+    make = ConvProblem.from_transposed_shapes if transposed else ConvProblem.from_shapes
+    problem = make(
+        (1, *x_shape) if unbatched else x_shape, w_shape, rank=rank, channels_last=layout == LAYOUTS[rank][1], names=names, **geometry
+    )
+    return problem, unbatched
+
+
+def _shape(shape: Any, name: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(np.dtype(int).type(s)) if not hasattr(s, "__index__") else s.__index__() for s in shape)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a sequence of ints, got {shape!r}") from None
+
+
+def carry_out(recipe: Recipe, a: Array, b: Array, bias: Array | None, activation: str | None, out: Array | None, packed: Any = None) -> Array:
+    """Check ``out`` and the memory, then compute; nothing is written before everything was checked."""
+    chosen, dtype = recipe.plan, recipe.plan.dtype
+    if out is not None:
+        inputs = {"the first array": a, "the second array": b}
+        check_out(out, recipe.out_shape, recipe.dtype, inputs if bias is None else {**inputs, "bias": bias})
+    if recipe.bytes > planning.UNCHECKED_BYTES:
+        planning.require_memory(recipe.bytes, f"an output of shape {recipe.out_shape} with the workspace of {chosen.name!r}")
+    direct = out is not None and out.dtype == dtype and out.flags.carray
+    result = out if direct else np.empty(recipe.out_shape, dtype)
+    if bias is not None:
+        bias = contiguous(bias, dtype)
+    options = Options(bias, activation, packed)
+    a, b = contiguous(a, dtype).reshape(recipe.a_shape), contiguous(b, dtype).reshape(recipe.b_shape)
+    chosen.algorithm.run(chosen.problem, chosen.op, a, b, result.reshape(recipe.full_out_shape), options)  # type: ignore[union-attr]
+    if direct or (out is None and recipe.dtype == dtype):
+        return result  # type: ignore[return-value]
+    if out is None:
+        return result.astype(recipe.dtype)  # type: ignore[union-attr]
+    out[...] = result
+    return out
