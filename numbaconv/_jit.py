@@ -29,15 +29,16 @@ from numba.core.compiler_lock import global_compiler_lock
 # Sums may be reordered and multiply-adds contracted; NaN, Inf and signed zeros keep their meaning.
 FASTMATH = {"reassoc", "contract"}
 MAGIC = b"numbaconv-cache-1\n"
+unsigned = np.uint64  # an index of this type spares Numba's check for negative ones, which would keep LLVM from using vectors
 inline: Callable[..., Any] = numba.njit(nogil=True, fastmath=FASTMATH, inline="never", error_model="numpy")
 
 
 class Kernel:
     """A kernel source, ``(first, last, workers, scratch, *arguments) -> None``, compiled on first use in either of two ways."""
 
-    def __init__(self, function: Callable[..., None]) -> None:
+    def __init__(self, function: Callable[..., None], variant: str = "") -> None:
         self.function = function
-        self.__doc__, self.__name__ = function.__doc__, function.__name__
+        self.__doc__, self.__name__ = function.__doc__, function.__module__.rpartition(".")[2] + function.__name__ + variant
 
     @cached_property
     def serial(self) -> Any:

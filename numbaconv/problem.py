@@ -10,6 +10,7 @@ convolution's ``output_padding`` is no special case. 1-D and 2-D problems are 3-
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -182,20 +183,28 @@ class ConvProblem:
         spatial = size[3 - rank :]
         return (self.batch, *spatial, channels) if self.channels_last else (self.batch, channels, *spatial)
 
+    def strides(self, tensor: Literal["x", "y"]) -> tuple[int, int, int, int, int]:
+        """Return how many elements apart neighbours along N, C (or K), D, H and W are in a contiguous array."""
+        if self.channels_last:
+            _, d, h, w, c = self.shape(tensor)
+            return d * h * w * c, 1, h * w * c, w * c, c
+        _, c, d, h, w = self.shape(tensor)
+        return c * d * h * w, d * h * w, h * w, w, 1
+
     def gemm_shape(self, op: Op) -> tuple[int, int, int]:
         """(M, N, K) of the matrix product, per group, that ``op`` amounts to; K is the contraction length."""
-        pixels = self.batch * _product(self.output)
-        k, taps = self.out_channels // self.groups, (self.in_channels // self.groups) * _product(self.filter)
+        pixels = self.batch * math.prod(self.output)
+        k, taps = self.out_channels // self.groups, (self.in_channels // self.groups) * math.prod(self.filter)
         if op == "fprop":
             return pixels, k, taps
         if op == "dgrad":
-            return self.batch * _product(self.input), self.in_channels // self.groups, k * _product(self.filter)
+            return self.batch * math.prod(self.input), self.in_channels // self.groups, k * math.prod(self.filter)
         return k, taps, pixels
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of any of the three operations, padding counted as if it were data."""
-        return self.batch * _product(self.output) * self.out_channels * (self.in_channels // self.groups) * _product(self.filter)
+        return self.batch * math.prod(self.output) * self.out_channels * (self.in_channels // self.groups) * math.prod(self.filter)
 
 
 def conv_output_size(size: int, taps: int, stride: int, dilation: int, padding: int) -> int:
@@ -222,7 +231,7 @@ def axis_values(value: Any, rank: int, name: str, minimum: int | None = None) ->
 
 
 def _checked(x_shape, w_shape, rank, stride, dilation, groups, channels_last, names):  # type: ignore[no-untyped-def]
-    x_shape, w_shape = tuple(x_shape), tuple(w_shape)
+    x_shape, w_shape = tuple(map(operator.index, x_shape)), tuple(map(operator.index, w_shape))
     layout = LAYOUTS[rank][channels_last]
     if len(x_shape) != rank + 2:
         raise ValueError(f"{names[0]} must be {layout} ({rank + 2} axes) or one sample of it ({rank + 1} axes), got shape {x_shape}")
@@ -285,8 +294,3 @@ def _as_pairs(padding: Any, rank: int) -> list[tuple[int, int]] | None:
 def _triple(values: Sequence[int], fill: int) -> Triple:
     d, h, w = (fill,) * (3 - len(values)) + tuple(values)
     return d, h, w
-
-
-def _product(values: Sequence[int]) -> int:
-    d, h, w = values
-    return d * h * w

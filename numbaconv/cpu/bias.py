@@ -9,6 +9,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from numbaconv._jit import inline, unsigned
+
 # The codes that kernels compare against; what each name means is written in reference.ACTIVATIONS.
 CODES = {None: 0, "relu": 1, "leaky_relu": 2, "silu": 3, "gelu": 4, "tanh": 5, "sigmoid": 6}
 Array = np.ndarray[Any, Any]
@@ -45,6 +47,18 @@ def _activate(value, code):  # type: ignore[no-untyped-def]
         return value
 
     return real
+
+
+@inline
+def store_row(y, at, step, n, sums, first, bias, k, code):  # type: ignore[no-untyped-def]
+    """Write n finished sums of channel k to y[at::step], bias added (if there is one) and activation applied."""
+    shift = bias[k] if bias.size else sums.dtype.type(0)
+    if code == 0:
+        for q in range(n):
+            y[unsigned(at + q * step)] = sums[unsigned(first + q)] + shift
+    else:
+        for q in range(n):
+            y[unsigned(at + q * step)] = activate(sums[unsigned(first + q)] + shift, code)
 
 
 def grad_bias(dy: Array, channels_last: bool) -> Array:

@@ -1,26 +1,26 @@
 """Direct convolution: the sum as it is written, for every problem and dtype.
 
-dgrad is the fprop kernel on the transposed problem. Sums longer than CHUNK terms are added pairwise, as a binary counter
-carries: the partial sum of level l stands for 2^l chunks. So the rounding error grows with log n, not with n.
+dgrad is the fprop kernel on the transposed problem. Sums longer than CHUNK terms are cut into chunks that are added pairwise.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numba import prange
 
-from numbaconv._jit import Kernel, inline
+from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.cpu import _parallel
-from numbaconv.cpu.bias import CODES, activate
+from numbaconv.cpu._sum import MOST_LEVELS, carry, total
+from numbaconv.cpu.bias import CODES, store_row
 from numbaconv.problem import ConvProblem, Op, Options
 
 KB = 4  # output channels of a tile: each loaded input feeds four sums
 QB = 256  # outputs of a row in a tile: KB·QB accumulators stay in L1
 SB = 16  # taps of a row in a wgrad tile
 CHUNK = 128  # terms summed in one accumulator: all-positive data then stays within 8 eps (tests/test_numerics.py)
-LEVELS = 40  # carries of the pairwise sum, enough for any address space
 SEGMENT = 4096  # outputs of a row in one unit of wgrad's work
 SPLITS = 32  # pieces of wgrad's sum when there are too few outputs to share
 
@@ -44,8 +44,8 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: one tile of partial sums per thread, and wgrad's pieces."""
-    tile = LEVELS * KB * (SB if op == "wgrad" else QB) * dtype.itemsize * _parallel.get_num_threads()
-    return tile + (_splits(problem) * _size(problem.shape("w")) * dtype.itemsize if op == "wgrad" else 0)
+    tile = MOST_LEVELS * KB * (SB if op == "wgrad" else QB) * dtype.itemsize * _parallel.get_num_threads()
+    return tile + (_splits(problem) * math.prod(problem.shape("w")) * dtype.itemsize if op == "wgrad" else 0)
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
@@ -56,7 +56,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         tiles, splits = int(geometry[0]), int(geometry[1])
         pieces = np.empty((splits, out.size), out.dtype)
         arguments = (a.reshape(-1), b.reshape(-1), pieces, geometry, *tables)
-        _parallel.run(_wgrad, tiles, (LEVELS * KB * SB, out.dtype), arguments, seconds)
+        _parallel.run(_wgrad, tiles, (MOST_LEVELS * KB * SB, out.dtype), arguments, seconds)
         while len(pieces) > 1:  # pairwise, in an order that depends on the problem alone
             half = len(pieces) // 2
             pieces[:half] += pieces[len(pieces) - half :]
@@ -66,23 +66,22 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     geometry, tables = _derived(problem, op)
     bias = np.empty(0, out.dtype) if options.bias is None else options.bias
     arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], geometry, *tables)
-    _parallel.run(_fprop, int(geometry[0]), (LEVELS * KB * QB, out.dtype), arguments, seconds)
+    _parallel.run(_fprop, int(geometry[0]), (MOST_LEVELS * KB * QB, out.dtype), arguments, seconds)
 
 
 @inline
 def _row_of_four(acc, at, step, x, xi, xstep, n, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
-    # Unsigned indices spare Numba's check for negative ones, which would keep LLVM from using vectors.
-    one, two, three = np.uint64(QB), np.uint64(2 * QB), np.uint64(3 * QB)
+    one, two, three = unsigned(QB), unsigned(2 * QB), unsigned(3 * QB)
     if step == 1 and xstep == 1:
         for m in range(n):
-            q, value = np.uint64(at + m), x[np.uint64(xi + m)]
+            q, value = unsigned(at + m), x[unsigned(xi + m)]
             acc[q] += w0 * value
             acc[q + one] += w1 * value
             acc[q + two] += w2 * value
             acc[q + three] += w3 * value
     else:
         for m in range(n):
-            q, value = np.uint64(at + m * step), x[np.uint64(xi + m * xstep)]
+            q, value = unsigned(at + m * step), x[unsigned(xi + m * xstep)]
             acc[q] += w0 * value
             acc[q + one] += w1 * value
             acc[q + two] += w2 * value
@@ -93,45 +92,10 @@ def _row_of_four(acc, at, step, x, xi, xstep, n, w0, w1, w2, w3):  # type: ignor
 def _row_of_one(acc, at, step, x, xi, xstep, n, w):  # type: ignore[no-untyped-def]
     if step == 1 and xstep == 1:
         for m in range(n):
-            acc[np.uint64(at + m)] += w * x[np.uint64(xi + m)]
+            acc[unsigned(at + m)] += w * x[unsigned(xi + m)]
     else:
         for m in range(n):
-            acc[np.uint64(at + m * step)] += w * x[np.uint64(xi + m * xstep)]
-
-
-@inline
-def _carry(parts, size, width, chunks):  # type: ignore[no-untyped-def]
-    """Add the finished chunk parts[:size] to the levels of the pairwise sum and clear it; ``chunks`` were finished before."""
-    level = 1
-    while chunks & 1:
-        for i in range(size):
-            parts[np.uint64(i)] += parts[np.uint64(level * width + i)]
-        chunks >>= 1
-        level += 1
-    for i in range(size):
-        parts[np.uint64(level * width + i)] = parts[np.uint64(i)]
-        parts[np.uint64(i)] = 0
-
-
-@inline
-def _total(parts, size, width, chunks):  # type: ignore[no-untyped-def]
-    """Add every occupied level to parts[:size]."""
-    level = 1
-    while chunks:
-        if chunks & 1:
-            for i in range(size):
-                parts[np.uint64(i)] += parts[np.uint64(level * width + i)]
-        chunks >>= 1
-        level += 1
-
-
-@inline
-def _store(y, at, step, n, acc, first, bias, k, code):  # type: ignore[no-untyped-def]
-    for q in range(n):
-        value = acc[np.uint64(first + q)]
-        if bias.size:
-            value = value + bias[k]
-        y[np.uint64(at + q * step)] = activate(value, code) if code else value
+            acc[unsigned(at + m * step)] += w * x[unsigned(xi + m * xstep)]
 
 
 @Kernel
@@ -180,31 +144,31 @@ def _fprop(first, last, workers, scratch, x, w, y, bias, code, geometry, rows_d,
                                     _row_of_one(acc, j * QB + at, q_step, x, xi, i_step * xw, stop - start, w[wi + j * wk])
                             terms += 1
                             if terms == CHUNK:
-                                _carry(acc, size, KB * QB, chunks)
+                                carry(acc, size, KB * QB, chunks)
                                 terms, chunks = 0, chunks + 1
-            _total(acc, size, KB * QB, chunks)
+            total(acc, size, KB * QB, chunks)
             for j in range(channels):
                 k = group * per_k + k0 + j
-                _store(y, n * yn + k * yk + z * yd + p * yh + q0 * yw, yw, width, acc, j * QB, bias, k, code)
+                store_row(y, n * yn + k * yk + z * yd + p * yh + q0 * yw, yw, width, acc, j * QB, bias, k, code)
 
 
 @inline
 def _dot_of_four(sums, at, x, xi, xs, dy, di, ds, k, n):  # type: ignore[no-untyped-def]
-    s0 = s1 = s2 = s3 = sums[at] * 0
+    s0 = s1 = s2 = s3 = sums.dtype.type(0)
     if xs == 1 and ds == 1:
         for m in range(n):
-            value, d = x[np.uint64(xi + m)], di + m
-            s0 += value * dy[np.uint64(d)]
-            s1 += value * dy[np.uint64(d + k)]
-            s2 += value * dy[np.uint64(d + 2 * k)]
-            s3 += value * dy[np.uint64(d + 3 * k)]
+            value, d = x[unsigned(xi + m)], di + m
+            s0 += value * dy[unsigned(d)]
+            s1 += value * dy[unsigned(d + k)]
+            s2 += value * dy[unsigned(d + 2 * k)]
+            s3 += value * dy[unsigned(d + 3 * k)]
     else:
         for m in range(n):
-            value, d = x[np.uint64(xi + m * xs)], di + m * ds
-            s0 += value * dy[np.uint64(d)]
-            s1 += value * dy[np.uint64(d + k)]
-            s2 += value * dy[np.uint64(d + 2 * k)]
-            s3 += value * dy[np.uint64(d + 3 * k)]
+            value, d = x[unsigned(xi + m * xs)], di + m * ds
+            s0 += value * dy[unsigned(d)]
+            s1 += value * dy[unsigned(d + k)]
+            s2 += value * dy[unsigned(d + 2 * k)]
+            s3 += value * dy[unsigned(d + 3 * k)]
     sums[at] += s0
     sums[at + SB] += s1
     sums[at + 2 * SB] += s2
@@ -213,14 +177,14 @@ def _dot_of_four(sums, at, x, xi, xs, dy, di, ds, k, n):  # type: ignore[no-unty
 
 @inline
 def _dot_of_one(sums, at, x, xi, xs, dy, di, ds, n):  # type: ignore[no-untyped-def]
-    total = sums[at] * 0
+    dot = sums.dtype.type(0)
     if xs == 1 and ds == 1:
         for m in range(n):
-            total += x[np.uint64(xi + m)] * dy[np.uint64(di + m)]
+            dot += x[unsigned(xi + m)] * dy[unsigned(di + m)]
     else:
         for m in range(n):
-            total += x[np.uint64(xi + m * xs)] * dy[np.uint64(di + m * ds)]
-    sums[at] += total
+            dot += x[unsigned(xi + m * xs)] * dy[unsigned(di + m * ds)]
+    sums[at] += dot
 
 
 @Kernel
@@ -271,9 +235,9 @@ def _wgrad(first, last, workers, scratch, dy, x, pieces, geometry, rows_d, rows_
                                 _dot_of_one(sums, f * SB + j, x, xi, i_step * xw, dy, di + f * yk, yw, count)
                     terms += q1 - q0
                     if terms >= CHUNK:
-                        _carry(sums, KB * SB, KB * SB, chunks)
+                        carry(sums, KB * SB, KB * SB, chunks)
                         terms, chunks = 0, chunks + 1
-            _total(sums, KB * SB, KB * SB, chunks)
+            total(sums, KB * SB, KB * SB, chunks)
             for f in range(filters):
                 at_w = (((group * per_k + k0 + f) * per_c + c) * T + t) * R * S + r * S + s0
                 for j in range(taps):
@@ -291,7 +255,7 @@ def _derived(problem: ConvProblem, op: Op) -> tuple[Array, tuple[Array, ...]]:
 def _derive(problem: ConvProblem, op: Op) -> tuple[Array, tuple[Array, ...]]:
     p = problem.transpose() if op == "dgrad" else problem
     per_k, per_c = p.out_channels // p.groups, p.in_channels // p.groups
-    taps = _size(p.filter)
+    taps = math.prod(p.filter)
     wk, wc = (taps, per_k * taps) if op == "dgrad" else (per_c * taps, taps)
     k_blocks = -(-per_k // KB)
     q_step, i_step = _steps(p.stride[2], p.input_dilation[2])
@@ -303,7 +267,7 @@ def _derive(problem: ConvProblem, op: Op) -> tuple[Array, tuple[Array, ...]]:
         tiles = p.batch * p.groups * k_blocks * p.output[0] * p.output[1] * blocks
     values = [
         tiles, splits, p.groups, per_k, per_c, k_blocks, blocks, *p.output, *p.filter, q_step, i_step, int(p.flipped), wk, wc,
-        *_strides(p.shape("x"), p.channels_last), *_strides(p.shape("y"), p.channels_last), s_blocks, p.batch,
+        *p.strides("x"), *p.strides("y"), s_blocks, p.batch,
     ]  # fmt: skip
     rows = [_axis_table(p, axis) for axis in (0, 1)]
     starts = [_row_start(p, tap, q_step) for tap in range(p.filter[2])]
@@ -342,21 +306,8 @@ def _tap_offsets(p: ConvProblem, axis: int) -> Array:
     return taps * p.dilation[axis] - p.low[axis]
 
 
-def _strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, int, int, int, int]:
-    """Return how many elements apart neighbours are along N, C, D, H and W in a contiguous array."""
-    if channels_last:
-        _, d, h, w, c = shape
-        return d * h * w * c, 1, h * w * c, w * c, c
-    _, c, d, h, w = shape
-    return c * d * h * w, d * h * w, h * w, w, 1
-
-
 def _splits(p: ConvProblem) -> int:
     """Return into how many pieces wgrad's sum is cut: as many as keep SPLITS tiles busy, whoever computes them."""
     outputs = p.groups * -(-p.out_channels // p.groups // KB) * (p.in_channels // p.groups) * p.filter[0] * p.filter[1] * -(-p.filter[2] // SB)
     units = p.batch * p.output[0] * p.output[1] * -(-p.output[2] // SEGMENT)
     return max(1, min(units, -(-SPLITS // max(1, outputs))))
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=object))

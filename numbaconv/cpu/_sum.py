@@ -1,0 +1,42 @@
+"""Pairwise sums of chunks, as a binary counter carries: level l of ``parts`` stands for 2^(l−1) chunks, level 0 is the chunk at work.
+
+The rounding error of a long sum then grows with log n instead of n (N. J. Higham, Accuracy and Stability of Numerical
+Algorithms, section 4.2), and the order of additions depends on the problem alone.
+"""
+
+from __future__ import annotations
+
+from numbaconv._jit import inline, unsigned
+
+MOST_LEVELS = 40
+
+
+def levels(terms: int, chunk: int) -> int:
+    """Return how many levels a sum of ``terms`` terms needs, the chunk at work included."""
+    return 2 + (-(-terms // chunk)).bit_length()
+
+
+@inline
+def carry(parts, size, width, chunks):  # type: ignore[no-untyped-def]
+    """Add the finished chunk parts[:size] to the levels, each ``width`` apart, and clear it; ``chunks`` were finished before."""
+    level = 1
+    while chunks & 1:
+        for i in range(size):
+            parts[unsigned(i)] += parts[unsigned(level * width + i)]
+        chunks >>= 1
+        level += 1
+    for i in range(size):
+        parts[unsigned(level * width + i)] = parts[unsigned(i)]
+        parts[unsigned(i)] = 0
+
+
+@inline
+def total(parts, size, width, chunks):  # type: ignore[no-untyped-def]
+    """Add every occupied level to parts[:size]."""
+    level = 1
+    while chunks:
+        if chunks & 1:
+            for i in range(size):
+                parts[unsigned(i)] += parts[unsigned(level * width + i)]
+        chunks >>= 1
+        level += 1
