@@ -1,0 +1,34 @@
+"""What every test gets: a generator seeded by the test's name, the room's algorithms, and thread settings put back afterwards."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for ``algorithm`` once for each algorithm that the CPU room lists."""
+    if "algorithm" in metafunc.fixturenames:
+        from numbaconv.plan import room
+
+        metafunc.parametrize("algorithm", list(room("cpu")))
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Return a generator that depends on the test's name alone, so that every test can be run by itself."""
+    return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def threads_restored() -> Iterator[None]:
+    """Put the threading mode and the number of threads back."""
+    import numbaconv as nc
+
+    mode, count = nc.get_threading(), nc.get_num_threads()
+    yield
+    nc.set_threading(mode)
+    nc.set_num_threads(count)

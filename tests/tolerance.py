@@ -1,0 +1,41 @@
+"""How far a result may be from the exact sum: the numerics table of the design, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+# Error / (eps · Σ|x||w|) for random-sign and for all-positive data; what is not listed sums directly and keeps to DIRECT.
+DIRECT = (4.0, 8.0)
+TABLE = {"winograd": (64.0, 64.0)}
+INEXACT = frozenset({"winograd", "fft"})  # these do not promise exact results for small integers in floats
+
+
+def tolerance(dtype: Any, contraction_length: int, algorithm: str, *, positive: bool = False) -> float:
+    """Return the largest allowed error / Σ|x||w|.
+
+    Sums of n products also obey the bound that holds in any order of summation, n/2 eps, which is the sharper one for short
+    sums; a complex product is two real ones in each part. float16 is rounded once, from float32.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind in "iub":
+        return 0.0
+    if dtype == np.float16:
+        return 0.5 * float(np.finfo(dtype).eps) + tolerance(np.float32, contraction_length, algorithm, positive=positive)
+    promise = TABLE.get(algorithm, DIRECT)[positive]
+    complex_ = dtype.kind == "c"
+    if algorithm not in INEXACT:
+        promise = min(promise, (contraction_length * (1 + complex_) + 1) / 2)
+    return promise * (2**0.5 if complex_ else 1.0) * float(np.finfo(dtype).eps)
+
+
+def allowed(magnitude: Any, dtype: Any, contraction_length: int, algorithm: str, *, positive: bool = False, activation: str | None = None) -> Any:
+    """Return the largest allowed absolute error per output, for Σ|x||w| (+ |bias|) in ``magnitude``."""
+    dtype = np.dtype(dtype)
+    bound = tolerance(dtype, contraction_length + 1, algorithm, positive=positive) * magnitude
+    if dtype.kind in "fc":
+        bound = bound + contraction_length * float(np.finfo(dtype).smallest_subnormal)
+        if activation is not None:  # slopes are at most 1.13; evaluating it costs a few roundings of a value of this size
+            bound = 1.13 * bound + 4 * float(np.finfo(dtype).eps) * (1 + magnitude)
+    return bound
