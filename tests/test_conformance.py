@@ -1,0 +1,337 @@
+"""Room × algorithm × op × dtype × case against the reference; outputs start as NaN, so that what is not written shows."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import COMPLEX, COMPUTED, FLOATS, INTEGERS, NAMED, Case, fill, operands, poisoned, random_case, random_problem
+from tolerance import INEXACT, allowed
+
+import numbaconv as nc
+from numbaconv import reference
+from numbaconv.cpu import _parallel
+from numbaconv.plan import room
+from numbaconv.problem import OPS, ConvProblem, Op, Options, Unsupported
+from numbaconv.recipe import TENSORS
+
+WIDER = {"float32": np.float64, "float64": np.longdouble, "complex64": np.complex128, "complex128": np.clongdouble, "float16": np.float64}
+ACTIVATIONS = tuple(reference.ACTIVATIONS)
+
+
+def refuses(algorithm: str, problem: ConvProblem, op: Op, dtype: Any) -> bool:
+    try:
+        room("cpu")[algorithm].cost(problem, op, np.dtype(dtype))
+    except Unsupported as reason:
+        assert str(reason), "a refusal gives its reason"
+        return True
+    return False
+
+
+def compute(algorithm: str, problem: ConvProblem, op: Op, a: Any, b: Any, bias: Any = None, activation: str | None = None) -> Any:
+    out = poisoned(problem.shape(TENSORS[op][2]), a.dtype)
+    untouched = a.copy(), b.copy()
+    room("cpu")[algorithm].run(problem, op, a, b, out, Options(bias, activation))
+    assert np.array_equal(a, untouched[0]) and np.array_equal(b, untouched[1]), "an input was written to"
+    return out
+
+
+def check_exact(algorithm: str, problem: ConvProblem, op: Op, dtype: str, rng: np.random.Generator) -> bool:
+    """Compare on small integers, where floats must be exact too; return whether the algorithm took the problem."""
+    if refuses(algorithm, problem, op, dtype):
+        return False
+    a, b = operands(problem, op, dtype, rng)
+    expected = reference.run(problem, op, a, b)
+    found = compute(algorithm, problem, op, a, b)
+    if algorithm in INEXACT:
+        np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=f"{algorithm} {op} {dtype} {problem}")
+    else:
+        np.testing.assert_array_equal(found, expected, err_msg=f"{algorithm} {op} {dtype} {problem}")
+    return True
+
+
+def check_near(algorithm: str, problem: ConvProblem, op: Op, dtype: str, rng: np.random.Generator, kind: str) -> None:
+    a, b = operands(problem, op, dtype, rng, kind)
+    wide = WIDER[dtype]
+    exact = reference.run(problem, op, a.astype(wide), b.astype(wide))
+    magnitude = reference.run(problem, op, np.abs(a).astype(np.float64), np.abs(b).astype(np.float64))
+    error = np.abs(compute(algorithm, problem, op, a, b) - exact)
+    bound = allowed(magnitude, dtype, problem.gemm_shape(op)[2], algorithm, positive=kind == "positive")
+    assert np.all(error <= bound), f"{algorithm} {op} {dtype} {kind}: {np.nanmax(error / np.maximum(bound, 1e-300))} of the bound, {problem}"
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_named_cases_are_exact_on_small_integers(algorithm, op, rng):
+    for case, dtype in itertools.product(NAMED, ("float32", "float64", "int32", "complex64")):
+        check_exact(algorithm, case.problem, op, dtype, rng)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", COMPUTED)
+def test_random_layers_are_exact_on_small_integers(algorithm, op, dtype, rng):
+    count = 100 if dtype in FLOATS else 25
+    done = sum(check_exact(algorithm, random_problem(rng), op, dtype, rng) for _ in range(count))
+    assert done or algorithm != "direct"
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_dilated_inputs_and_flipped_taps_are_exact_on_small_integers(algorithm, op, rng):
+    for _ in range(150):
+        check_exact(algorithm, random_problem(rng, generic=True), op, "float32", rng)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", FLOATS + COMPLEX)
+def test_random_layers_are_within_the_table(algorithm, op, dtype, rng):
+    for number in range(30):
+        problem = random_problem(rng)
+        if not refuses(algorithm, problem, op, dtype):
+            check_near(algorithm, problem, op, dtype, rng, ("signed", "positive")[number % 2])
+
+
+def test_direct_supports_everything_and_is_last(rng):
+    assert list(room("cpu"))[-1] == "direct"
+    for op, dtype in itertools.product(OPS, COMPUTED):
+        for generic in (False, True):
+            assert not refuses("direct", random_problem(rng, generic), op, dtype)
+
+
+def test_cost_is_a_positive_float_and_workspace_a_size(algorithm, rng):
+    for op, dtype, _ in itertools.product(OPS, ("float32", "complex128"), range(30)):
+        problem = random_problem(rng)
+        if refuses(algorithm, problem, op, dtype):
+            continue
+        cost = room("cpu")[algorithm].cost(problem, op, np.dtype(dtype))
+        size = room("cpu")[algorithm].workspace(problem, op, np.dtype(dtype))
+        assert type(cost) is float and cost > 0, (op, problem)
+        assert type(size) is int and size >= 0, (op, problem)
+
+
+@pytest.mark.parametrize("op", ("fprop", "dgrad"))
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_bias_and_activation_are_fused_exactly_as_defined(algorithm, op, dtype, rng):
+    for number, activation in itertools.product(range(8), (None, *ACTIVATIONS)):
+        problem = random_problem(rng)
+        if refuses(algorithm, problem, op, dtype):
+            continue
+        a, b = operands(problem, op, dtype, rng, "signed")
+        channels = problem.out_channels if op == "fprop" else problem.in_channels
+        bias = fill((channels,), dtype, rng, "signed") if number % 4 else None
+        wide = WIDER[dtype] if activation != "gelu" else np.float64
+        exact = reference.run(problem, op, a.astype(wide), b.astype(wide), None if bias is None else bias.astype(wide), activation)
+        size = reference.run(problem, op, np.abs(a), np.abs(b), None if bias is None else np.abs(bias)).astype(np.float64)
+        bound = allowed(size, dtype, problem.gemm_shape(op)[2], algorithm, activation=activation)
+        error = np.abs(compute(algorithm, problem, op, a, b, bias, activation) - exact)
+        assert np.all(error <= bound), (activation, problem, float(np.max(error / bound)))
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integers_add_bias_and_relu_with_wrap_around(algorithm, dtype, rng):
+    info = np.iinfo(dtype)
+    for activation, _ in itertools.product((None, "relu"), range(6)):
+        problem = random_problem(rng)
+        if refuses(algorithm, problem, "fprop", dtype):
+            continue
+        x, w = (rng.integers(info.min, info.max, problem.shape(t), dtype=dtype, endpoint=True) for t in ("x", "w"))
+        bias = rng.integers(info.min, info.max, problem.out_channels, dtype=dtype, endpoint=True)
+        expected = reference.run(problem, "fprop", x, w, bias, activation)
+        np.testing.assert_array_equal(compute(algorithm, problem, "fprop", x, w, bias, activation), expected, err_msg=f"{activation} {problem}")
+
+
+@pytest.mark.parametrize("dtype", COMPLEX)
+def test_complex_bias(algorithm, dtype, rng):
+    for _ in range(8):
+        problem = random_problem(rng)
+        if not refuses(algorithm, problem, "fprop", dtype):
+            a, b = operands(problem, "fprop", dtype, rng)
+            bias = fill((problem.out_channels,), dtype, rng)
+            np.testing.assert_array_equal(compute(algorithm, problem, "fprop", a, b, bias), reference.run(problem, "fprop", a, b, bias))
+
+
+# Through the public functions: layouts in memory, ranks, batches.
+
+
+def expected_of(case: Case, kind: str, x: Any, w: Any, dy: Any = None) -> Any:
+    """Return what the reference makes of a public call, in the shape that the call has."""
+    problem, rank = case.problem, case.rank
+    unbatched = len(case.x) == rank + 1
+
+    def full(t: Any, tensor: Any) -> Any:
+        return t.reshape(problem.shape(tensor))
+
+    inner, outer = ("y", "x") if case.transposed else ("x", "y")
+    if kind == "forward":
+        out = reference.run(problem, "dgrad" if case.transposed else "fprop", full(x, inner), full(w, "w"))
+        shape = problem.shape(outer, rank)
+    elif kind == "grad_input":
+        out = reference.run(problem, "fprop" if case.transposed else "dgrad", full(dy, outer), full(w, "w"))
+        shape = problem.shape(inner, rank)
+    else:
+        a, b = (x, dy) if case.transposed else (dy, x)
+        out = reference.run(problem, "wgrad", full(a, "y"), full(b, "x"))
+        return out.reshape(case.w)
+    return out.reshape(shape[1:] if unbatched else shape)
+
+
+def out_shape(case: Case) -> tuple[int, ...]:
+    shape = case.problem.shape("x" if case.transposed else "y", case.rank)
+    return shape[1:] if len(case.x) == case.rank + 1 else shape
+
+
+def check_call(case: Case, dtypes: tuple[str, str], rng: np.random.Generator, view: Any, method: str = "auto") -> None:
+    x, w, dy = fill(case.x, dtypes[0], rng), fill(case.w, dtypes[1], rng), fill(out_shape(case), dtypes[0], rng)
+    dtype = np.result_type(*dtypes)
+    f, options = case.function, {**case.options, "method": method}
+    results = {
+        "forward": getattr(nc, f)(view(x), view(w), **options),
+        "grad_input": getattr(nc, f + "_grad_input")(view(dy), view(w), case.x, **options),
+        "grad_weight": getattr(nc, f + "_grad_weight")(view(x), view(dy), case.w, **options),
+    }
+    for kind, found in results.items():
+        wx, ww, wdy = (t.astype(np.result_type(t.dtype, dtype)) for t in (x, w, dy))
+        if kind != "forward" and dtype.kind == "c":
+            wx, ww = np.conj(wx), np.conj(ww)
+        promoted = np.result_type(dtypes[0], dtypes[0]) if kind == "grad_weight" else dtype
+        expected = expected_of(case, kind, wx, ww, wdy).astype(promoted)
+        assert found.dtype == promoted and found.flags.c_contiguous and found.flags.writeable
+        np.testing.assert_array_equal(found, expected, err_msg=f"{kind} {dtypes} {case}")
+
+
+def as_is(t: Any) -> Any:
+    return t
+
+
+def fortran(t: Any) -> Any:
+    return np.asfortranarray(t)
+
+
+def reversed_steps(t: Any) -> Any:
+    return t[(slice(None, None, -1),) * t.ndim].copy()[(slice(None, None, -1),) * t.ndim]
+
+
+def every_second(t: Any) -> Any:
+    wide = np.full(tuple(2 * s for s in t.shape), 99, t.dtype)
+    wide[(slice(None, None, 2),) * t.ndim] = t
+    return wide[(slice(None, None, 2),) * t.ndim]
+
+
+def read_only(t: Any) -> Any:
+    t = t.copy()
+    t.setflags(write=False)
+    return t
+
+
+def swapped(t: Any) -> Any:
+    return t.astype(t.dtype.newbyteorder())
+
+
+def unaligned(t: Any) -> Any:
+    raw = np.empty(t.nbytes + 1, np.uint8)
+    view = raw[1:].view(t.dtype).reshape(t.shape)
+    view[...] = t
+    assert not view.flags.aligned or t.dtype.itemsize == 1 or not t.size
+    return view
+
+
+def nested_list(t: Any) -> Any:
+    return memoryview(t) if t.dtype.kind == "u" else t.transpose().copy().transpose()
+
+
+VIEWS = (as_is, fortran, reversed_steps, every_second, read_only, swapped, unaligned, nested_list)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_any_memory_layout_of_the_inputs(view, rng):
+    for case in NAMED:
+        check_call(case, ("float32", "float32"), rng, view)
+    for dtype in ("float64", "complex64", "int16", "float16"):
+        for _ in range(6):
+            check_call(random_case(rng), (dtype, dtype), rng, view)
+
+
+def test_a_thousand_random_calls_of_all_functions(algorithm, rng):
+    for _ in range(340):
+        case = random_case(rng)
+        try:
+            check_call(case, ("float32", "float32"), rng, as_is, algorithm)
+        except NotImplementedError:
+            assert algorithm != "direct"
+
+
+@pytest.mark.parametrize("dtype", (*COMPUTED, "float16"))
+def test_random_calls_of_every_dtype(dtype, rng):
+    for _ in range(12):
+        check_call(random_case(rng), (dtype, dtype), rng, as_is)
+
+
+def test_mixed_dtypes_are_computed_in_the_promoted_one(rng):
+    pairs = [("int8", "int16"), ("uint8", "int8"), ("float16", "float32"), ("float32", "float64"), ("int32", "float32"), ("int16", "float32"),
+             ("float32", "complex64"), ("complex64", "float64"), ("float16", "int8"), ("uint16", "int16"), ("uint64", "int64")]  # fmt: skip
+    for pair, _ in itertools.product(pairs, range(4)):
+        check_call(random_case(rng), pair, rng, as_is)
+
+
+def test_float16_is_computed_in_float32_and_rounded_once(rng):
+    for _ in range(60):
+        case = random_case(rng, transposed=False)
+        x, w = fill(case.x, "float16", rng, "signed"), fill(case.w, "float16", rng, "signed")
+        found = getattr(nc, case.function)(x, w, **case.options)
+        exact = expected_of(case, "forward", x.astype(np.float64), w.astype(np.float64))
+        magnitude = expected_of(case, "forward", np.abs(x).astype(np.float64), np.abs(w).astype(np.float64))
+        length = case.problem.gemm_shape("fprop")[2]
+        rounding = 0.5 * np.finfo(np.float16).eps * np.abs(exact) * (1 + 2**-9)
+        assert found.dtype == np.float16
+        assert np.all(np.abs(found - exact) <= rounding + allowed(magnitude, np.float32, length, "direct") + 2.0**-25), case
+
+
+# Large enough to be cut into many batches: the result must not depend on who computes which.
+
+LARGE = (
+    ("3x3", (4, 17, 40, 37), (19, 17, 3, 3), {"padding": 1}),
+    ("strided", (3, 12, 61, 50), (21, 12, 3, 5), {"stride": (2, 3), "padding": 2}),
+    ("depthwise", (4, 32, 56, 56), (32, 1, 5, 5), {"groups": 32, "padding": 2}),
+    ("long", (1, 1, 60000), (5, 1, 101), {"padding": 50}),
+    ("pointwise", (2, 60, 41, 40), (70, 60, 1, 1), {}),
+    ("last", (2, 40, 41, 24), (31, 24, 3, 3), {"layout": "NHWC", "padding": 1}),
+)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_results_are_bit_identical_for_any_number_of_threads_and_both_pools(algorithm, op, rng, threads_restored, monkeypatch):
+    batches = []
+
+    def noting(kernel: Any, tiles: int, scratch: Any, arguments: Any, seconds: float) -> None:
+        batches.append(seconds >= _parallel.SERIAL_SECONDS and tiles > 1)
+        original(kernel, tiles, scratch, arguments, seconds)
+
+    original = _parallel.run
+    monkeypatch.setattr(_parallel, "run", noting)
+    for name, x, w, options in LARGE:
+        problem = Case(name, "", x, w, options).problem
+        if refuses(algorithm, problem, op, "float32"):
+            continue
+        a, b = operands(problem, op, "float32", rng, "signed")
+        bias = fill((problem.out_channels,), "float32", rng, "signed") if op == "fprop" else None
+        results = {}
+        batches.clear()
+        for mode, count in itertools.product(("pool", "numba"), (1, 2, 3, 4, 8)):
+            nc.set_threading(mode)
+            with nc.num_threads(count):
+                results[mode, count] = compute(algorithm, problem, op, a, b, bias, "relu" if op == "fprop" else None)
+        assert any(batches), f"{name} is too small to be shared"
+        first = results["pool", 1].tobytes()
+        different = [key for key, result in results.items() if result.tobytes() != first]
+        assert not different, f"{algorithm} {op} {name} differs for {different}"
+
+
+def test_concurrent_callers_get_what_a_single_one_gets(rng):
+    from concurrent.futures import ThreadPoolExecutor
+
+    case = Case("", "", (2, 8, 40, 40), (8, 8, 3, 3), {"padding": 1})
+    x, w = fill(case.x, "float32", rng, "signed"), fill(case.w, "float32", rng, "signed")
+    expected = nc.conv2d(x, w, padding=1)
+    with ThreadPoolExecutor(6) as pool:
+        for found in pool.map(lambda _: nc.conv2d(x, w, padding=1), range(60)):
+            np.testing.assert_array_equal(found, expected)
