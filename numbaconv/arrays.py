@@ -23,7 +23,7 @@ def as_array(value: Any, name: str) -> Array:
         value = np.asarray(value)
     if value.dtype.newbyteorder("=") not in COMPUTE and value.dtype != bool:
         raise TypeError(f"{name} must hold integers, float16/32/64 or complex64/128, got dtype {value.dtype}")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def result_type(*arrays: Array) -> np.dtype[Any]:
@@ -75,6 +75,6 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: di
 
 def _overlap(a: Array, b: Array) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=100_000)
+        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True

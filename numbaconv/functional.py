@@ -14,7 +14,7 @@ from numbaconv import plan as planning
 from numbaconv._docs import document
 from numbaconv.arrays import COMPUTE, Array, as_array, check_shape, contiguous, result_type
 from numbaconv.problem import LAYOUTS
-from numbaconv.recipe import OPERATIONS, Kind, carry_out, problem_for, recipe_for
+from numbaconv.recipe import OPERATIONS, Kind, carry_out, problem_for, recipe_for, shape_of
 from numbaconv.reference import ACTIVATIONS
 
 
@@ -78,10 +78,10 @@ def _gradient(transposed: bool, kind: Kind, rank: int, grad_out: Any, other: Any
     other = as_array(other, "w" if kind == "grad_input" else "x")
     dtype = result_type(grad_out, other)
     if kind == "grad_input":
-        recipe = recipe_for(transposed, kind, rank, shape, other.shape, dtype, geometry, how)
+        recipe = recipe_for(transposed, kind, rank, shape_of(shape, "input_shape"), other.shape, dtype, geometry, how)
     else:
         shape = _full_kernel_shape(transposed, rank, shape, other, grad_out, geometry)
-        recipe = recipe_for(transposed, kind, rank, other.shape, shape, dtype, geometry, how)
+        recipe = recipe_for(transposed, kind, rank, other.shape, shape_of(shape, "kernel_shape"), dtype, geometry, how)
     assert recipe.grad_shape is not None
     check_shape(grad_out, recipe.grad_shape, "grad_out", "that of the output")
     other = _conjugate(other)
@@ -126,23 +126,23 @@ def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
             raise ValueError(f"stream must be None on the CPU, got {stream!r}")
         return {"method": method, "precision": precision, "device": device}
 
-    def conv(x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, layout=default,
-             method="auto", precision="default", out=None, device=None, stream=None):  # type: ignore[no-untyped-def]  # fmt: skip
+    def conv(x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, layout=default,  # type: ignore[no-untyped-def]  # fmt: skip
+             method="auto", precision="default", out=None, device=None, stream=None):  # fmt: skip
         geometry = geometry_of(stride, padding, dilation, groups, layout, 0)
         return _forward(False, rank, x, w, bias, activation, out, geometry, how_of(method, precision, device, stream))
 
-    def conv_transpose(x, w, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1, activation=None,
-                       layout=default, method="auto", precision="default", out=None, device=None, stream=None):  # type: ignore[no-untyped-def]  # fmt: skip
+    def conv_transpose(x, w, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1, activation=None,  # type: ignore[no-untyped-def]  # fmt: skip
+                       layout=default, method="auto", precision="default", out=None, device=None, stream=None):  # fmt: skip
         geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding)
         return _forward(True, rank, x, w, bias, activation, out, geometry, how_of(method, precision, device, stream))
 
-    def grad_input(grad_out, w, input_shape, *, stride=1, padding=0, dilation=1, groups=1, layout=default,
-                   method="auto", precision="default", out=None, device=None, stream=None, **more):  # type: ignore[no-untyped-def]  # fmt: skip
+    def grad_input(grad_out, w, input_shape, *, stride=1, padding=0, dilation=1, groups=1, layout=default,  # type: ignore[no-untyped-def]  # fmt: skip
+                   method="auto", precision="default", out=None, device=None, stream=None, **more):  # fmt: skip
         geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding_of(more))
         return _gradient(transposed, "grad_input", rank, grad_out, w, input_shape, out, geometry, how_of(method, precision, device, stream))
 
-    def grad_weight(x, grad_out, kernel_shape, *, stride=1, padding=0, dilation=1, groups=1, layout=default,
-                    method="auto", precision="default", out=None, device=None, stream=None, **more):  # type: ignore[no-untyped-def]  # fmt: skip
+    def grad_weight(x, grad_out, kernel_shape, *, stride=1, padding=0, dilation=1, groups=1, layout=default,  # type: ignore[no-untyped-def]  # fmt: skip
+                    method="auto", precision="default", out=None, device=None, stream=None, **more):  # fmt: skip
         geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding_of(more))
         return _gradient(transposed, "grad_weight", rank, grad_out, x, kernel_shape, out, geometry, how_of(method, precision, device, stream))
 
@@ -169,7 +169,7 @@ def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
         )
 
     name = f"conv_transpose{rank}d" if transposed else f"conv{rank}d"
-    bodies = {"": conv_transpose if transposed else conv, "_grad_input": grad_input, "_grad_weight": grad_weight,
+    bodies: dict[str, Callable[..., Any]] = {"": conv_transpose if transposed else conv, "_grad_input": grad_input, "_grad_weight": grad_weight,
               "_grad_bias": grad_bias, "_backward": backward}  # fmt: skip
     return [document(body, name + suffix, rank, transposed, suffix) for suffix, body in bodies.items()]
 
@@ -215,7 +215,7 @@ def prepare(w: Any, x_shape: Sequence[int], *, transposed: bool = False, dtype: 
     rank = w.ndim - 2
     result = np.result_type(w.dtype, dtype) if dtype is not None else result_type(w)
     geometry, how = _split_options(rank, transposed, options)
-    chosen = recipe_for(transposed, "forward", rank, x_shape, w.shape, result, geometry, how).plan
+    chosen = recipe_for(transposed, "forward", rank, shape_of(x_shape, "x_shape"), w.shape, result, geometry, how).plan
     pack = getattr(chosen.algorithm, "prepare", None)
     packed = pack(chosen.problem, chosen.op, contiguous(w, chosen.dtype).reshape(chosen.problem.shape("w"))) if pack else None
     w.setflags(write=False)
@@ -258,7 +258,7 @@ def explain(x_shape: Sequence[int], w_shape: Sequence[int], *, op: str = "forwar
     compute = COMPUTE.get(np.dtype(dtype))
     if compute is None:
         raise TypeError(f"dtype must be an integer, float16/32/64 or complex64/128, got {dtype!r}")
-    problem, _ = problem_for(transposed, "forward", rank, x_shape, w_shape, geometry)
+    problem, _ = problem_for(transposed, "forward", rank, shape_of(x_shape, "x_shape"), shape_of(w_shape, "w_shape"), geometry)
     return planning.explain_problem(problem, OPERATIONS[transposed, kind], compute, how["device"] or "cpu")
 
 

@@ -34,7 +34,7 @@ def room(device: str) -> dict[str, ModuleType]:
     """Return the algorithms of a device by name."""
     if device not in DEVICES:
         raise NotImplementedError(f"device must be one of {tuple(DEVICES)}, got {device!r}")
-    return importlib.import_module(DEVICES[device]).ALGORITHMS  # type: ignore[no-any-return]
+    return importlib.import_module(DEVICES[device]).ALGORITHMS
 
 
 def candidates(problem: ConvProblem, op: Op, dtype: np.dtype[Any], device: str = "cpu") -> list[tuple[str, float | str]]:

@@ -150,10 +150,10 @@ class ConvProblem:
 
     def transpose(self) -> ConvProblem:
         """Exchange input and output: I↔O, u↔s, C↔K, lo → (R−1)d − lo, taps flipped. Its fprop is this problem's dgrad."""
-        low = tuple((r - 1) * d - lo for r, d, lo in zip(self.filter, self.dilation, self.low, strict=True))
+        ld, lh, lw = ((r - 1) * d - lo for r, d, lo in zip(self.filter, self.dilation, self.low, strict=True))
         return replace(
             self, in_channels=self.out_channels, out_channels=self.in_channels, input=self.output, output=self.input,
-            stride=self.input_dilation, input_dilation=self.stride, low=low, flipped=not self.flipped, derived={},
+            stride=self.input_dilation, input_dilation=self.stride, low=(ld, lh, lw), flipped=not self.flipped, derived={},
         )  # fmt: skip
 
     def swap_filter_output(self) -> ConvProblem:

@@ -5,6 +5,7 @@ A call whose shapes and options were seen before costs one look-up: `_recipes` k
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,8 +54,9 @@ def _plain(value: Any) -> Any:
     return kind, repr(value)
 
 
-def recipe_for(transposed: bool, kind: Kind, rank: int, x_shape: Any, w_shape: Any, dtype: np.dtype[Any], geometry: dict[str, Any], how: dict[str, Any]) -> Recipe:  # fmt: skip
-    key = (transposed, kind, rank, _plain(x_shape), _plain(w_shape), dtype, *map(_plain, geometry.values()), *map(_plain, how.values()))
+def recipe_for(transposed: bool, kind: Kind, rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: np.dtype[Any], geometry: dict[str, Any], how: dict[str, Any]) -> Recipe:  # fmt: skip
+    """Look up what was decided for this call, or decide it; shapes are tuples of ints: an array's own or made so by `shape_of`."""
+    key = (transposed, kind, rank, x_shape, w_shape, dtype, *map(_plain, geometry.values()), *map(_plain, how.values()))
     recipe = _recipes.get(key)
     if recipe is None:
         recipe = _decide(transposed, kind, rank, x_shape, w_shape, dtype, dict(geometry), **how)
@@ -64,7 +66,7 @@ def recipe_for(transposed: bool, kind: Kind, rank: int, x_shape: Any, w_shape: A
     return recipe
 
 
-def _decide(transposed: bool, kind: Kind, rank: int, x_shape: Any, w_shape: Any, dtype: np.dtype[Any], geometry: dict[str, Any], *, method: str, precision: str, device: str | None) -> Recipe:  # fmt: skip
+def _decide(transposed: bool, kind: Kind, rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: np.dtype[Any], geometry: dict[str, Any], *, method: str, precision: str, device: str | None) -> Recipe:  # fmt: skip
     problem, unbatched = problem_for(transposed, kind, rank, x_shape, w_shape, geometry)
     op = OPERATIONS[transposed, kind]
     if not isinstance(method, str):
@@ -72,8 +74,7 @@ def _decide(transposed: bool, kind: Kind, rank: int, x_shape: Any, w_shape: Any,
     chosen = planning.plan(problem, op, COMPUTE[dtype], method, precision, device or "cpu")
     a, b, out = TENSORS[op]
     shapes = {t: problem.shape(t, rank)[1 if unbatched and t != "w" else 0 :] for t in ("x", "w", "y")}
-    output = "x" if transposed else "y"
-    grad_shape = shapes[output] if kind != "forward" else None  # type: ignore[index]
+    grad_shape = shapes["x" if transposed else "y"] if kind != "forward" else None
     size = int(np.prod(problem.shape(out), dtype=object)) * COMPUTE[dtype].itemsize
     channels = problem.in_channels if transposed else problem.out_channels
     return Recipe(
@@ -81,12 +82,12 @@ def _decide(transposed: bool, kind: Kind, rank: int, x_shape: Any, w_shape: Any,
     )
 
 
-def problem_for(transposed: bool, kind: Kind, rank: int, x_shape: Any, w_shape: Any, geometry: dict[str, Any]) -> tuple[ConvProblem, bool]:
+def problem_for(transposed: bool, kind: Kind, rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], geometry: dict[str, Any]) -> tuple[ConvProblem, bool]:
+    """Build the problem of a call and say whether x came without a batch axis."""
     layout = geometry.pop("layout") or LAYOUTS[rank][0]
     if layout not in LAYOUTS[rank]:
         raise ValueError(f"layout must be one of {LAYOUTS[rank]} for {rank}-D, got {layout!r}")
     names = ("input_shape" if kind == "grad_input" else "x", "kernel_shape" if kind == "grad_weight" else "w")
-    x_shape, w_shape = _shape(x_shape, names[0]), _shape(w_shape, names[1])
     unbatched = len(x_shape) == rank + 1
     make = ConvProblem.from_transposed_shapes if transposed else ConvProblem.from_shapes
     problem = make(
@@ -95,11 +96,12 @@ def problem_for(transposed: bool, kind: Kind, rank: int, x_shape: Any, w_shape: 
     return problem, unbatched
 
 
-def _shape(shape: Any, name: str) -> tuple[int, ...]:
+def shape_of(value: Any, name: str) -> tuple[int, ...]:
+    """Return a shape that a user gave as a tuple of Python ints."""
     try:
-        return tuple(int(np.dtype(int).type(s)) if not hasattr(s, "__index__") else s.__index__() for s in shape)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a sequence of ints, got {shape!r}") from None
+        return tuple(operator.index(size) for size in value)
+    except TypeError:
+        raise TypeError(f"{name} must be a sequence of ints, got {value!r}") from None
 
 
 def carry_out(recipe: Recipe, a: Array, b: Array, bias: Array | None, activation: str | None, out: Array | None, packed: Any = None) -> Array:

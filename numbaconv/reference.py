@@ -18,13 +18,13 @@ Array = np.ndarray[Any, Any]
 
 
 def _sigmoid(v: Array) -> Array:
-    return 0.5 * (np.tanh(0.5 * v) + 1)  # type: ignore[no-any-return]
+    return 0.5 * (np.tanh(0.5 * v) + 1)
 
 
 def _gelu(v: Array) -> Array:
-    from scipy.special import erf  # type: ignore[import-untyped]
+    from scipy.special import erf
 
-    return v * 0.5 * (1 + erf(v * 0.5**0.5))  # type: ignore[no-any-return]
+    return v * 0.5 * (1 + erf(v * 0.5**0.5))
 
 
 # What each activation means; the leaky slope is PyTorch's default, and gelu is the exact one.
@@ -47,7 +47,7 @@ def pairs(problem: ConvProblem, axis: int, tap: int) -> tuple[list[int], list[in
     return [i for i, _ in good], [o for _, o in good]
 
 
-def _taps(problem: ConvProblem) -> Iterator[tuple[tuple[int, ...], Any, Any]]:
+def _taps(problem: ConvProblem) -> Iterator[tuple[Any, Any, Any]]:
     for tap in product(*(range(size) for size in problem.filter)):
         axes = [pairs(problem, axis, r) for axis, r in enumerate(tap)]
         yield tap, np.ix_(*(i for i, _ in axes)), np.ix_(*(o for _, o in axes))
@@ -77,7 +77,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, bias: Array | None = N
         channels, size = (k, problem.output) if op == "fprop" else (c, problem.input)
         out = np.zeros((problem.batch, g, channels, *size), dtype)
     for tap, i, o in _taps(problem):
-        at_i, at_o, at_tap = (..., *i), (..., *o), (..., *tap)
+        at_i, at_o, at_tap = ((..., *index) for index in (i, o, tap))
         if op == "fprop":
             out[at_o] += np.einsum("ngcdhw,gkc->ngkdhw", a[at_i], b[at_tap])
         elif op == "dgrad":

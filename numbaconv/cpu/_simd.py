@@ -60,7 +60,7 @@ def multiply_tile(isa: Isa, dtype: np.dtype[Any]) -> Any:
     vector = ir.VectorType(scalar, width)
     suffix = f"v{width}{'f32' if dtype == np.float32 else 'f64'}"
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def multiply(typing, panel, pi, weights, wi, count, tile, ti):  # type: ignore[no-untyped-def]
         signature = types.void(panel, types.int64, weights, types.int64, types.int64, tile, types.int64)
 

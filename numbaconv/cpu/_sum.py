@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from numbaconv._jit import inline, unsigned
 
-MOST_LEVELS = 40
-
 
 def levels(terms: int, chunk: int) -> int:
     """Return how many levels a sum of ``terms`` terms needs, the chunk at work included."""

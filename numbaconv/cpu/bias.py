@@ -69,4 +69,4 @@ def grad_bias(dy: Array, channels_last: bool) -> Array:
         rows = dy.reshape(*dy.shape[:2], -1)
     wide = np.float64 if dy.dtype == np.float32 else np.complex128 if dy.dtype == np.complex64 else dy.dtype
     partial = rows.sum(axis=2, dtype=wide)
-    return np.ascontiguousarray(partial.T).sum(axis=1, dtype=wide).astype(dy.dtype)  # type: ignore[no-any-return]
+    return np.ascontiguousarray(partial.T).sum(axis=1, dtype=wide).astype(dy.dtype)

@@ -13,7 +13,7 @@ from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.cpu import _parallel
-from numbaconv.cpu._sum import MOST_LEVELS, carry, total
+from numbaconv.cpu._sum import carry, levels, total
 from numbaconv.cpu.bias import CODES, store_row
 from numbaconv.problem import ConvProblem, Op, Options
 
@@ -44,29 +44,27 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: one tile of partial sums per thread, and wgrad's pieces."""
-    tile = MOST_LEVELS * KB * (SB if op == "wgrad" else QB) * dtype.itemsize * _parallel.get_num_threads()
+    tile = _scratch(problem, op) * dtype.itemsize * _parallel.get_num_threads()
     return tile + (_splits(problem) * math.prod(problem.shape("w")) * dtype.itemsize if op == "wgrad" else 0)
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
-    seconds = cost(problem, op, out.dtype)
+    geometry, tables, seconds = _derived(problem, op, out.dtype)
+    scratch = (_scratch(problem, op), out.dtype)
     if op == "wgrad":
-        geometry, tables = _derived(problem, op)
         tiles, splits = int(geometry[0]), int(geometry[1])
         pieces = np.empty((splits, out.size), out.dtype)
-        arguments = (a.reshape(-1), b.reshape(-1), pieces, geometry, *tables)
-        _parallel.run(_wgrad, tiles, (MOST_LEVELS * KB * SB, out.dtype), arguments, seconds)
+        _parallel.run(_wgrad, tiles, scratch, (a.reshape(-1), b.reshape(-1), pieces, geometry, *tables), seconds)
         while len(pieces) > 1:  # pairwise, in an order that depends on the problem alone
             half = len(pieces) // 2
             pieces[:half] += pieces[len(pieces) - half :]
             pieces = pieces[: len(pieces) - half]
         out.reshape(-1)[:] = pieces[0]
         return
-    geometry, tables = _derived(problem, op)
     bias = np.empty(0, out.dtype) if options.bias is None else options.bias
     arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], geometry, *tables)
-    _parallel.run(_fprop, int(geometry[0]), (MOST_LEVELS * KB * QB, out.dtype), arguments, seconds)
+    _parallel.run(_fprop, int(geometry[0]), scratch, arguments, seconds)
 
 
 @inline
@@ -244,12 +242,17 @@ def _wgrad(first, last, workers, scratch, dy, x, pieces, geometry, rows_d, rows_
                     pieces[piece, at_w + j] = sums[f * SB + j]
 
 
-def _derived(problem: ConvProblem, op: Op) -> tuple[Array, tuple[Array, ...]]:
-    """Return the geometry as the kernels unpack it and the tables of each axis; worked out once per problem."""
-    key = ("direct", op)
+def _scratch(problem: ConvProblem, op: Op) -> int:
+    """Elements that a thread needs: a tile of sums for each level of the pairwise sum."""
+    return KB * (SB if op == "wgrad" else QB) * levels(problem.gemm_shape(op)[2], CHUNK)
+
+
+def _derived(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Array, tuple[Array, ...], float]:
+    """Return the geometry as the kernels unpack it, the tables of each axis and the cost; worked out once per problem."""
+    key = ("direct", op, dtype)
     if key not in problem.derived:
-        problem.derived[key] = _derive(problem, op)
-    return problem.derived[key]  # type: ignore[no-any-return]
+        problem.derived[key] = (*_derive(problem, op), cost(problem, op, dtype))
+    return problem.derived[key]
 
 
 def _derive(problem: ConvProblem, op: Op) -> tuple[Array, tuple[Array, ...]]:

@@ -75,12 +75,12 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     """Overwrite all of ``out``."""
     isa = _simd.host()
     packed = prepare(problem, op, b) if options.packed is None else options.packed
-    geometry, offsets = _derived(problem, isa, out.dtype)
+    geometry, offsets, seconds = _derived(problem, isa, out.dtype)
     x = _with_padding(problem, a) if _needs_padding(problem) else a
     bias = np.empty(0, out.dtype) if options.bias is None else options.bias
     arguments = (x.reshape(-1), packed.reshape(-1), out.reshape(-1), bias, CODES[options.activation], geometry, offsets)
     scratch = (_scratch(problem, isa, out.dtype), out.dtype)
-    _parallel.run(_kernel(isa, out.dtype), int(geometry[0]), scratch, arguments, cost(problem, op, out.dtype))
+    _parallel.run(_kernel(isa, out.dtype), int(geometry[0]), scratch, arguments, seconds)
 
 
 @Kernel
@@ -236,12 +236,12 @@ def _with_padding(problem: ConvProblem, x: Array) -> Array:
     return padded
 
 
-def _derived(problem: ConvProblem, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Return the geometry as the kernel unpacks it and the offset of every (c, t, r, s); worked out once per problem."""
+def _derived(problem: ConvProblem, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[Array, Array, float]:
+    """Return the geometry as the kernel unpacks it, the offset of every (c, t, r, s) and the cost; worked out once per problem."""
     key = ("gemm", isa.name, dtype)
     if key not in problem.derived:
-        problem.derived[key] = _derive(problem, isa, dtype)
-    return problem.derived[key]  # type: ignore[no-any-return]
+        problem.derived[key] = (*_derive(problem, isa, dtype), cost(problem, "fprop", dtype))
+    return problem.derived[key]
 
 
 def _derive(problem: ConvProblem, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[Array, Array]:
