@@ -1,0 +1,1 @@
+"""Benchmarks: asv suites (``asv run``), and side-by-side comparisons (``python -m benchmarks.compare``)."""

@@ -1,0 +1,42 @@
+"""Timing several functions fairly on a machine that others use too: alternating calls in one process, medians."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+FEWEST, MOST = 5, 200
+
+
+def medians(functions: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Call the functions in turn, for about ``seconds`` in all, and return the median seconds of each; call each before (to warm up)."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    names, end, rounds = list(functions), time.perf_counter() + seconds, 0
+    while rounds < FEWEST or (rounds < MOST and time.perf_counter() < end):
+        for name in names[rounds % len(names) :] + names[: rounds % len(names)]:  # nobody always follows the same one
+            start = time.perf_counter()
+            functions[name]()
+            times[name].append(time.perf_counter() - start)
+        rounds += 1
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def geometric_mean(ratios: Iterable[float]) -> float:
+    """Return the geometric mean; NaN of nothing."""
+    logarithms = [math.log(ratio) for ratio in ratios]
+    return math.exp(statistics.fmean(logarithms)) if logarithms else math.nan
+
+
+def duration(seconds: float) -> str:
+    """Format a time to three digits."""
+    scale, unit = (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
+    return f"{seconds * scale:.3g} {unit}" if seconds * scale < 1000 else f"{seconds * scale:.0f} {unit}"
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table whose first column is text and whose others are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
