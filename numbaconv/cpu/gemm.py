@@ -1,8 +1,15 @@
-"""Implicit GEMM: a dense convolution as a matrix product that is never laid out (fprop, float32 and float64).
+"""Implicit GEMM: a dense convolution as a matrix product that is never laid out (float32 and float64).
 
-Output pixels are the columns, output channels the rows and (c, t, r, s) the contraction. On an input with its padding around
-it, the address of an element is offset[pixel] + offset[c,t,r,s], whatever the stride and dilation; so a block of columns is
-gathered straight into a panel that stays in the cache, as S. Chetlur et al. (cuDNN, arXiv:1410.0759) do it on a GPU.
+Rows times columns, summed over steps (per group):
+
+    op      rows        columns         steps           gathered from
+    fprop   k           pixels of y     (c, t, r, s)    x
+    dgrad   c           pixels of x     (k, t, r, s)    dy      the fprop of the transposed problem, if that is not dilated
+    wgrad   k           (c, t, r, s)    pixels of y     x
+
+With its padding around it, the address of an input element is place[column] + offset[step], whatever the stride and dilation;
+so a block of columns is gathered straight into a panel that stays in the cache, as cuDNN does it on a GPU (S. Chetlur et al.,
+arXiv:1410.0759). The other operand is packed so that a step is ROWS neighbours.
 """
 
 from __future__ import annotations
@@ -20,80 +27,96 @@ from numbaconv.cpu._sum import carry, levels, total
 from numbaconv.cpu.bias import CODES, store_row
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
-CHUNK = 256  # contraction steps of a panel: 256 × 48 floats stay in L2, and rounding within 8 eps (tests/test_numerics.py)
-K_BLOCK = 128  # output channels that share a gathered panel
+CHUNK = 256  # steps of a panel: 256 × 48 floats stay in L2, and rounding within 8 eps (tests/test_numerics.py)
+ROW_BLOCK = 128  # rows that share a gathered panel
+MOST_KEPT = 1 << 16  # offsets kept with a problem; longer tables (wgrad of large images) cost little beside their sums
 
-# Multiply-adds per second and core by itemsize; seconds per gathered element and per byte padded. benchmarks/calibrate.py, 2026-11.
+# Multiply-adds per second and core by itemsize; seconds per gathered, packed and padded element. benchmarks/calibrate.py, 2026-11.
 RATE = {4: 75e9, 8: 36e9}
-GATHER_SECONDS, SCATTERED_SECONDS, PAD_SECONDS, CALL_SECONDS = 0.12e-9, 0.5e-9, 0.25e-9, 12e-6
+GATHER_SECONDS, SCATTERED_SECONDS, PACK_SECONDS, PAD_SECONDS, CALL_SECONDS = 0.12e-9, 0.5e-9, 0.5e-9, 0.25e-9, 12e-6
 Array = np.ndarray[Any, Any]
 
 
 def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     """Estimate the seconds on one core, or say why it can't be done."""
-    if op != "fprop":
-        raise Unsupported(f"computes fprop only, not {op}")
     if dtype not in (np.float32, np.float64):
         raise Unsupported(f"needs float32 or float64, got {dtype.name}")
-    if problem.input_dilation != (1, 1, 1) or problem.flipped:
-        raise Unsupported("needs an input that is not dilated and taps that are not flipped")
-    pixels, filters, steps = problem.gemm_shape(op)
+    p = _forward(problem, op)
+    if p.input_dilation != (1, 1, 1):
+        raise Unsupported("needs stride 1 for dgrad" if op == "dgrad" else "needs an input that is not dilated")
+    columns, rows, steps = _product_shape(p, op)
     if steps == 0:
-        raise Unsupported("needs at least one input channel")
+        raise Unsupported("needs a sum of at least one term")
     isa = _simd.host()
     lanes = isa.lanes(dtype)
-    padded = -(-pixels // lanes) * lanes
-    macs = padded * -(-filters // isa.rows) * isa.rows * steps
-    near = problem.stride[2] == 1 and problem.output[2] * 4 >= lanes
-    gathered = padded * steps * -(-filters // K_BLOCK) * (GATHER_SECONDS if near else SCATTERED_SECONDS)
-    around = _padded_size(problem) * problem.batch * problem.in_channels * PAD_SECONDS if _needs_padding(problem) else 0.0
-    per_group = macs / RATE[dtype.itemsize] + gathered * dtype.itemsize / 4
-    return CALL_SECONDS + problem.groups * per_group + around
+    wide, high = -(-columns // lanes) * lanes, -(-rows // isa.rows) * isa.rows
+    near = op != "wgrad" and p.stride[2] == 1 and p.output[2] * 4 >= lanes
+    gathered = wide * steps * -(-rows // ROW_BLOCK) * (GATHER_SECONDS if near else SCATTERED_SECONDS)
+    around = _padded_size(p) * PAD_SECONDS if _needs_padding(p) else 0.0
+    moved = gathered + high * steps * PACK_SECONDS + around / p.groups
+    return CALL_SECONDS + p.groups * (wide * high * steps / RATE[dtype.itemsize] + moved * dtype.itemsize / 4)
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
-    """Bytes allocated besides the output: a padded copy of x, the packed filters, and a panel with its sums per thread."""
-    isa = _simd.host()
-    _, filters, steps = problem.gemm_shape(op)
-    copy = _padded_size(problem) * problem.batch * problem.in_channels if _needs_padding(problem) else 0
-    packed = problem.groups * -(-filters // isa.rows) * isa.rows * steps
-    return (copy + packed + _scratch(problem, isa, dtype) * _parallel.get_num_threads()) * dtype.itemsize
+    """Bytes allocated besides the output: a padded copy of the input, the packed rows, the steps' offsets, and a panel with its sums per thread."""
+    p, isa = _forward(problem, op), _simd.host()
+    _, rows, steps = _product_shape(p, op)
+    copy = _padded_size(p) if _needs_padding(p) else 0
+    packed = p.groups * -(-rows // isa.rows) * isa.rows * steps
+    return (copy + packed + _scratch(steps, isa, dtype) * _parallel.get_num_threads()) * dtype.itemsize + steps * 8
 
 
 def prepare(problem: ConvProblem, op: Op, w: Array) -> Array:
-    """Pack filters as the micro-kernel reads them: (groups, blocks of ROWS filters, contraction, ROWS), zeros at the end."""
-    rows = _simd.host().rows
-    _, filters, steps = problem.gemm_shape(op)
-    blocks = -(-filters // rows)
-    packed = np.empty((problem.groups, blocks, steps, rows), w.dtype)
-    arguments = (w.reshape(-1), packed.reshape(-1), blocks, filters, steps, rows)
-    _parallel.run(_pack_filters, problem.groups * blocks, (0, w.dtype), arguments, packed.size * 1e-9)
+    """Pack weights (for wgrad: dy) as the micro-kernel reads them: (groups, blocks of ROWS rows, steps, ROWS), zeros at the end."""
+    isa, p = _simd.host(), _forward(problem, op)
+    _, rows, steps = _product_shape(p, op)
+    blocks, taps, volume = -(-rows // isa.rows), math.prod(p.filter), math.prod(p.output)
+    per_group = rows * p.in_channels // p.groups * taps
+    if op == "fprop":
+        strides = (per_group, p.in_channels // p.groups * taps, steps, 0, 1, 0)
+    elif op == "dgrad":  # rows are the weights' second axis, and the taps run backwards
+        strides = (per_group, taps, taps, rows * taps, 1, 1)
+    else:
+        n, k, _, _, v = p.strides("y")
+        strides = (rows * k, k, volume, n, v, 0)
+    packed = np.empty((p.groups, blocks, steps, isa.rows), w.dtype)
+    arguments = (w.reshape(-1), packed.reshape(-1), blocks, rows, steps, isa.rows, np.array(strides, np.int64))
+    _parallel.run(_pack, p.groups * blocks, (0, w.dtype), arguments, packed.size * PACK_SECONDS)
     return packed
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
-    isa = _simd.host()
-    packed = prepare(problem, op, b) if options.packed is None else options.packed
-    geometry, offsets, seconds = _derived(problem, isa, out.dtype)
-    x = _with_padding(problem, a) if _needs_padding(problem) else a
+    isa, p = _simd.host(), _forward(problem, op)
+    x, other = (b, a) if op == "wgrad" else (a, b)
+    packed = prepare(problem, op, other) if options.packed is None else options.packed
+    geometry, offsets, steps, seconds = _derived(problem, op, isa, out.dtype)
+    x = _with_padding(p, x) if _needs_padding(p) else x
     bias = np.empty(0, out.dtype) if options.bias is None else options.bias
     arguments = (x.reshape(-1), packed.reshape(-1), out.reshape(-1), bias, CODES[options.activation], geometry, offsets)
-    scratch = (_scratch(problem, isa, out.dtype), out.dtype)
-    _parallel.run(_kernel(isa, out.dtype), int(geometry[0]), scratch, arguments, seconds)
+    _parallel.run(_kernel(isa, out.dtype), int(geometry[0]), (_scratch(steps, isa, out.dtype), out.dtype), arguments, seconds)
 
 
 @Kernel
-def _pack_filters(first, last, workers, scratch, w, packed, blocks, filters, steps, rows):  # type: ignore[no-untyped-def]
-    # THE SCHEDULE: a tile is one block of ROWS filters, interleaved so that a step of the contraction is ROWS neighbours.
+def _pack(first, last, workers, scratch, source, packed, blocks, rows, steps, height, strides):  # type: ignore[no-untyped-def]
+    # THE SCHEDULE: a tile is one block of ROWS rows, interleaved. A row's steps are an outer and an inner axis of the source.
+    group_stride, row_stride, inner, outer_stride, inner_stride, reverse = strides
     for worker in prange(workers):
         for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
             group, block = tile // blocks, tile % blocks
-            for r in range(rows):
-                k = block * rows + r
-                at = (group * filters + k) * steps
-                for step in range(steps):
-                    packed[unsigned((tile * steps + step) * rows + r)] = w[unsigned(at + step)] if k < filters else 0
+            for r in range(height):
+                row, to = block * height + r, tile * steps * height + r
+                if row >= rows:
+                    for step in range(steps):
+                        packed[unsigned(to + step * height)] = 0
+                    continue
+                for outer in range(steps // inner):
+                    at = group * group_stride + row * row_stride + outer * outer_stride
+                    if reverse:
+                        at += (inner - 1) * inner_stride
+                    step = -inner_stride if reverse else inner_stride
+                    for i in range(inner):
+                        packed[unsigned(to + (outer * inner + i) * height)] = source[unsigned(at + i * step)]
 
 
 @Kernel
@@ -125,7 +148,7 @@ def _pad(first, last, workers, scratch, x, padded, geometry):  # type: ignore[no
 @functools.cache
 def _kernel(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
     """Make the product kernel of an instruction set: its tile shape is part of the code."""
-    multiply, lanes, rows = _simd.multiply_tile(isa, dtype), isa.lanes(dtype), isa.rows
+    multiply, lanes, height = _simd.multiply_tile(isa, dtype), isa.lanes(dtype), isa.rows
     indices = _indices(isa, dtype)
 
     @inline
@@ -149,56 +172,70 @@ def _kernel(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
                     panel[unsigned(at + k * lanes + lane)] = x[unsigned(places[lane] + offsets[step + k])]
 
     def product(first, last, workers, scratch, x, packed, y, bias, code, geometry, offsets):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: y[k, pixel] = Σ_step packed[k, step] · x[place[pixel] + offsets[step]], step = (c, t, r, s).
-        # THE SCHEDULE: a tile is L output pixels × K_BLOCK channels. CHUNK steps at a time, the L pixels are gathered into
-        # a panel (L2), and each block of ROWS channels multiplies it in registers; the chunks' sums are added pairwise.
-        blocks, k_blocks, filters, steps, depth = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        pixels, P, Q, V, yn, yk, yv = geometry[6], geometry[7], geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
+        # THE ALGORITHM: y[row, column] = Σ_step packed[row, step] · x[place[column] + offsets[step]].
+        # THE SCHEDULE: a tile is L columns × ROW_BLOCK rows. CHUNK steps at a time, the L columns are gathered into a panel
+        # (L2), and each block of ROWS rows multiplies it in registers; the chunks' sums are added pairwise. A column is
+        # (n, z, p, q), q fastest, of sizes (·, V/P/Q, P, Q): a pixel, or for wgrad a weight (c, t, r, s).
+        blocks, row_blocks, rows, steps, depth = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
+        columns, P, Q, V, yn, yk, yv = geometry[6], geometry[7], geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
         xn, xz, xp, xq, xg = geometry[13], geometry[14], geometry[15], geometry[16], geometry[17]
-        size = K_BLOCK * lanes
+        size = ROW_BLOCK * lanes
         for worker in prange(workers):
             panel, sums = scratch[worker][indices:], scratch[worker][indices + CHUNK * lanes :]
             places, runs = scratch[worker][:indices].view(np.int64)[:lanes], scratch[worker][:indices].view(np.int64)[lanes:]
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                k_block, rest = tile % k_blocks, tile // k_blocks
-                block, group = rest % blocks, rest // blocks
-                pixel, k0 = block * lanes, k_block * K_BLOCK
-                valid, channels = min(lanes, pixels - pixel), min(K_BLOCK, filters - k0)
+                row0, rest = tile % row_blocks * ROW_BLOCK, tile // row_blocks
+                column, group = rest % blocks * lanes, rest // blocks
+                valid, high = min(lanes, columns - column), min(ROW_BLOCK, rows - row0)
                 runs[0] = 0
                 for lane in range(lanes):
-                    m = pixel + min(lane, valid - 1)
+                    m = column + min(lane, valid - 1)
                     n, v = m // V, m % V
                     places[lane] = group * xg + n * xn + v // Q // P * xz + v // Q % P * xp + v % Q * xq
                     if lane == 0 or places[lane] != places[lane - 1] + 1:
                         runs[1 + 2 * runs[0]], runs[2 + 2 * runs[0]] = lane, 0
                         runs[0] += 1
                     runs[2 * runs[0]] += 1
-                filled = (channels + rows - 1) // rows
+                filled = (high + height - 1) // height
                 for chunk in range((steps + CHUNK - 1) // CHUNK):
                     step = chunk * CHUNK
                     count = min(CHUNK, steps - step)
                     gather(panel, x, 0, places, runs, offsets, step, count)
                     for b in range(filled):
-                        at = ((group * depth + k0 // rows + b) * steps + step) * rows
-                        multiply(panel, 0, packed, at, count, sums, b * rows * lanes)
+                        at = ((group * depth + row0 // height + b) * steps + step) * height
+                        multiply(panel, 0, packed, at, count, sums, b * height * lanes)
                     if step + count < steps:
-                        carry(sums, filled * rows * lanes, size, chunk)
-                total(sums, filled * rows * lanes, size, (steps - 1) // CHUNK)
-                for k in range(channels):
-                    lane, channel = 0, group * filters + k0 + k
+                        carry(sums, filled * height * lanes, size, chunk)
+                total(sums, filled * height * lanes, size, (steps - 1) // CHUNK)
+                for r in range(high):
+                    lane, row = 0, group * rows + row0 + r
                     while lane < valid:
-                        n, v = (pixel + lane) // V, (pixel + lane) % V
+                        n, v = (column + lane) // V, (column + lane) % V
                         length = min(valid - lane, V - v)
-                        store_row(y, n * yn + channel * yk + v * yv, yv, length, sums, k * lanes + lane, bias, channel, code)
+                        store_row(y, n * yn + row * yk + v * yv, yv, length, sums, r * lanes + lane, bias, row, code)
                         lane += length
 
     return Kernel(product, f"-{isa.name}-{dtype.name}")
 
 
-def _scratch(problem: ConvProblem, isa: _simd.Isa, dtype: np.dtype[Any]) -> int:
-    """Elements that a thread needs: the panel and the levels of the pairwise sum."""
-    _, _, steps = problem.gemm_shape("fprop")
-    return _indices(isa, dtype) + isa.lanes(dtype) * (CHUNK + K_BLOCK * levels(steps, CHUNK))
+def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
+    """Return the problem whose input is gathered: dgrad is the transposed problem's fprop."""
+    if op != "dgrad":
+        return problem
+    if "transposed" not in problem.derived:
+        problem.derived["transposed"] = problem.transpose()
+    return problem.derived["transposed"]
+
+
+def _product_shape(p: ConvProblem, op: Op) -> tuple[int, int, int]:
+    """Return (columns, rows, steps) per group."""
+    pixels, rows, steps = p.gemm_shape("fprop")
+    return (steps, rows, pixels) if op == "wgrad" else (pixels, rows, steps)
+
+
+def _scratch(steps: int, isa: _simd.Isa, dtype: np.dtype[Any]) -> int:
+    """Elements that a thread needs: the lanes' places, the panel and the levels of the pairwise sum."""
+    return _indices(isa, dtype) + isa.lanes(dtype) * (CHUNK + ROW_BLOCK * levels(steps, CHUNK))
 
 
 def _indices(isa: _simd.Isa, dtype: np.dtype[Any]) -> int:
@@ -206,60 +243,59 @@ def _indices(isa: _simd.Isa, dtype: np.dtype[Any]) -> int:
     return -(-(3 * isa.lanes(dtype) + 1) // 8) * 64 // dtype.itemsize
 
 
-def _needs_padding(problem: ConvProblem) -> bool:
-    return problem.channels_last or any(problem.low) or any(high > 0 for high in problem.high)
+def _needs_padding(p: ConvProblem) -> bool:
+    return p.channels_last or any(p.low) or any(high > 0 for high in p.high)
 
 
-def _padded_axes(problem: ConvProblem) -> tuple[int, int, int]:
+def _padded_axes(p: ConvProblem) -> tuple[int, int, int]:
     """Return the sizes of the input with what is read around it; the part behind the last tap is left out."""
-    if not _needs_padding(problem):
-        return problem.input
-    d, h, w = (
-        (o - 1) * s + (r - 1) * dil + 1
-        for o, s, r, dil in zip(problem.output, problem.stride, problem.filter, problem.dilation, strict=True)
-    )
+    if not _needs_padding(p):
+        return p.input
+    d, h, w = ((o - 1) * s + (r - 1) * d + 1 for o, s, r, d in zip(p.output, p.stride, p.filter, p.dilation, strict=True))
     return d, h, w
 
 
-def _padded_size(problem: ConvProblem) -> int:
-    return math.prod(_padded_axes(problem))
+def _padded_size(p: ConvProblem) -> int:
+    return p.batch * p.in_channels * math.prod(_padded_axes(p))
 
 
-def _with_padding(problem: ConvProblem, x: Array) -> Array:
+def _with_padding(p: ConvProblem, x: Array) -> Array:
     """Return x as (N, C, D, H, W) with its padding around it."""
-    axes = _padded_axes(problem)
-    padded = np.empty((problem.batch, problem.in_channels, *axes), x.dtype)
-    strides = problem.strides("x")
-    geometry = np.array((problem.in_channels, *problem.input, *axes, *problem.low, *strides), np.int64)
-    seconds = padded.size * PAD_SECONDS
-    _parallel.run(_pad, problem.batch * axes[0] * axes[1], (0, x.dtype), (x.reshape(-1), padded.reshape(-1), geometry), seconds)
+    axes = _padded_axes(p)
+    padded = np.empty((p.batch, p.in_channels, *axes), x.dtype)
+    geometry = np.array((p.in_channels, *p.input, *axes, *p.low, *p.strides("x")), np.int64)
+    _parallel.run(_pad, p.batch * axes[0] * axes[1], (0, x.dtype), (x.reshape(-1), padded.reshape(-1), geometry), padded.size * PAD_SECONDS)
     return padded
 
 
-def _derived(problem: ConvProblem, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[Array, Array, float]:
-    """Return the geometry as the kernel unpacks it, the offset of every (c, t, r, s) and the cost; worked out once per problem."""
-    key = ("gemm", isa.name, dtype)
-    if key not in problem.derived:
-        problem.derived[key] = (*_derive(problem, isa, dtype), cost(problem, "fprop", dtype))
-    return problem.derived[key]
+def _derived(problem: ConvProblem, op: Op, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[Array, Array, int, float]:
+    """Return the geometry as the kernel unpacks it, each step's offset, the steps and the cost; worked out once per problem."""
+    key = ("gemm", op, isa.name, dtype)
+    if key in problem.derived:
+        return problem.derived[key]
+    derived = (*_derive(_forward(problem, op), op, isa, dtype), cost(problem, op, dtype))
+    if len(derived[1]) <= MOST_KEPT:
+        problem.derived[key] = derived
+    return derived
 
 
-def _derive(problem: ConvProblem, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    pixels, filters, steps = problem.gemm_shape("fprop")
-    lanes = isa.lanes(dtype)
-    _, H, W = axes = _padded_axes(problem)
-    plane, volume = H * W, math.prod(problem.output)
-    per_group = problem.in_channels // problem.groups
-    blocks, k_blocks = -(-pixels // lanes), -(-filters // K_BLOCK)
-    channels = problem.out_channels
-    out = (channels * volume, 1, channels) if problem.channels_last else (channels * volume, volume, 1)
-    sz, sp, sq = problem.stride
+def _derive(p: ConvProblem, op: Op, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[Array, Array, int]:
+    columns, rows, steps = _product_shape(p, op)
+    _, H, W = axes = _padded_axes(p)
+    plane, size, volume, channels = H * W, math.prod(axes), math.prod(p.output), p.in_channels // p.groups
+    # Strides of the gathered input along a pixel's axes (n, z, p, q) and along a weight's (c, t, r, s).
+    pixel = (p.in_channels * size, p.stride[0] * plane, p.stride[1] * W, p.stride[2])
+    weight = (size, p.dilation[0] * plane, p.dilation[1] * W, p.dilation[2])
+    if op == "wgrad":
+        of_column, of_step, step_axes, column_axes = weight, pixel, (p.batch, *p.output), p.filter
+        out = (math.prod(p.filter), columns, 1)
+    else:
+        of_column, of_step, step_axes, column_axes = pixel, weight, (channels, *p.filter), p.output
+        out = (p.out_channels * volume, 1, p.out_channels) if p.channels_last else (p.out_channels * volume, volume, 1)
+    blocks, row_blocks = -(-columns // isa.lanes(dtype)), -(-rows // ROW_BLOCK)
     values = (
-        problem.groups * blocks * k_blocks, blocks, k_blocks, filters, steps, -(-filters // isa.rows), pixels,
-        problem.output[1], problem.output[2], volume, *out,
-        problem.in_channels * math.prod(axes), sz * plane, sp * W, sq, per_group * math.prod(axes),
+        p.groups * blocks * row_blocks, blocks, row_blocks, rows, steps, -(-rows // isa.rows), columns,
+        column_axes[1], column_axes[2], math.prod(column_axes), *out, *of_column, channels * size,
     )  # fmt: skip
-    c, t, r, s = np.ix_(*(np.arange(n) for n in (per_group, *problem.filter)))
-    dt, dr, ds = problem.dilation
-    offsets = c * math.prod(axes) + t * dt * plane + r * dr * W + s * ds
-    return np.array(values, np.int64), np.ascontiguousarray(offsets, np.int64).reshape(-1)
+    offsets = sum(i * stride for i, stride in zip(np.ix_(*map(np.arange, step_axes)), of_step, strict=True))
+    return np.array(values, np.int64), np.ascontiguousarray(offsets, np.int64).reshape(-1), steps
