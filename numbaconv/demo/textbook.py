@@ -33,9 +33,9 @@ def number(value: float) -> str:
     return f"{value:g}".replace("-", "−")
 
 
-def row(values: Iterable[float]) -> str:
+def row(values: Iterable[float], width: int = 3) -> str:
     """Write numbers under one another's columns."""
-    return " ".join(f"{number(v):>3}" for v in values)
+    return " ".join(f"{number(v):>{width}}" for v in values)
 
 
 def products(pairs: Iterable[tuple[int, int]]) -> str:
@@ -122,7 +122,7 @@ def backward_1d() -> list[str]:
     return [
         *lines,
         "",
-        f"  one SGD step, rate {RATE}:  w − {RATE}·∂L/∂w = {row(stepped[0, 0])}",
+        f"  one SGD step, rate {RATE}:  w − {RATE}·∂L/∂w = {row(stepped[0, 0], 4)}",
         f"  L goes from {number(before)} to {number(after)}: by −{RATE}·({' + '.join(f'{g}²' for g in grad_w)}) = {number(-RATE * squares)}.",
     ]
 
@@ -131,7 +131,8 @@ def backward_2d() -> list[str]:
     """Show the same for the image: gradients with respect to filter, bias and image, and one step."""
     rows, columns = FILTER.shape
     height, width = IMAGE.shape[0] - rows + 1, IMAGE.shape[1] - columns + 1
-    lines, grad_w, grad_x = ["  Again L = Σ y: each weight's gradient is the sum of the pixels that it met.", ""], np.zeros_like(FILTER), np.zeros_like(IMAGE)
+    lines = ["  Again L = Σ y: each weight's gradient is the sum of the pixels that it met.", ""]
+    grad_w, grad_x = np.zeros_like(FILTER), np.zeros_like(IMAGE)
     for r, s in np.ndindex(FILTER.shape):
         terms = [int(IMAGE[p + r, q + s]) for p, q in np.ndindex(height, width)]
         grad_w[r, s] = sum(terms)
@@ -150,7 +151,7 @@ def backward_2d() -> list[str]:
     lines += [f"  ∂L/∂bias   = {' + '.join('1' * (height * width))} = {height * width}", ""]
     labels = ["  ∂L/∂x =", *["         "] * (len(IMAGE) - 1)]
     lines += [f"{label} {row(values)}" for label, values in zip(labels, grad_x, strict=True)]
-    steps = [row(values) for values in new_w[0, 0]]
+    steps = [row(values, 4) for values in new_w[0, 0]]
     lines += ["", f"  one SGD step, rate {RATE}:  w = {steps[0]}   bias = {number(new_bias[0])}"]
     lines += [" " * 30 + step for step in steps[1:]]
     return [*lines, f"  L goes from {number(before)} to {number(after)}."]

@@ -1,0 +1,246 @@
+"""The command line, ``python -m numbaconv``: demo, info, warmup and cache."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numbaconv as nc
+
+FOLDER = re.compile(r"[0-9a-f]{24}")  # the names that _jit gives to folders and files of compiled code
+FILE = re.compile(r".+\.bin|\.new-.+")
+SIMD = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16", "amx-bf16", "neon", "dotprod", "sve")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One file of the cache."""
+
+    path: Path
+    size: int
+
+
+def compiled_files(root: Path | None) -> Iterator[Compiled]:
+    """Yield the files in the cache that this library wrote: nothing else, and nothing through a link."""
+    for folder in _entries(root):
+        if FOLDER.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+            for path in _entries(folder):
+                if FILE.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                    try:
+                        yield Compiled(path, path.lstat().st_size)
+                    except OSError:  # another process has cleared it
+                        continue
+
+
+def _entries(folder: Path | None) -> list[Path]:
+    try:
+        return sorted(folder.iterdir()) if folder else []
+    except OSError:
+        return []
+
+
+def clear(root: Path | None) -> tuple[int, int]:
+    """Delete the compiled files, and their folders where nothing else is left; return how many went and how many could not."""
+    removed = kept = 0
+    folders = set()
+    for file in compiled_files(root):
+        folders.add(file.path.parent)
+        try:
+            file.path.unlink()
+            removed += 1
+        except OSError:
+            kept += 1
+    for folder in folders:
+        if not _entries(folder):
+            with contextlib.suppress(OSError):  # another process has just written to it
+                folder.rmdir()
+    return removed, kept
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the system gives it, or its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _size(files: Sequence[Compiled]) -> str:
+    return f"{len(files)} file{'' if len(files) == 1 else 's'}, {sum(f.size for f in files) / 2**20:.1f} MiB"
+
+
+def current_folder() -> Path | None:
+    """Return the cache's sub-folder for these sources, these versions and this CPU."""
+    from numba.core.registry import cpu_target
+
+    from numbaconv import _jit
+
+    return _jit.version_folder(repr(cpu_target.target_context.codegen().magic_tuple()))
+
+
+def info() -> int:
+    """Print what the library runs on and what is compiled."""
+    import llvmlite.binding as llvm
+
+    from numbaconv import _jit
+    from numbaconv.cpu import _parallel
+
+    features = llvm.get_host_cpu_features()
+    root, current = _jit.cache_folder(), current_folder()
+    files = list(compiled_files(root))
+    ours = [file for file in files if file.path.parent == current]
+    rows = [
+        ("numbaconv", nc.__version__),
+        ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        *((package, _version(package.lower())) for package in ("NumPy", "SciPy", "Numba", "llvmlite")),
+        ("CPU", f"{cpu_name()} (LLVM: {llvm.get_host_cpu_name()})"),
+        ("SIMD", " ".join(name for name in SIMD if features.get(name)) or "none of those known here"),
+        ("threads", f"{_parallel.available_threads()} available, {nc.get_num_threads()} used; threading {nc.get_threading()!r}"),
+        ("GPU", "no CUDA room in this version"),
+        ("cache", f"{root or 'none: no folder can be written to'}"),
+        ("cache size", f"{_size(files)}; of this version on this CPU {_size(ours)}"),
+    ]
+    for name, value in rows:
+        print(f"{name:<12}{value}")
+    print("compiled" + ("" if ours else f"{'':<4}nothing yet; `python -m numbaconv warmup` compiles the usual kernels"))
+    for file in ours:
+        print(f"  {file.size / 2**10:>7.0f} KiB  {file.path.name}")
+    return 0
+
+
+def cache(delete: bool) -> int:
+    """Print where compiled code is kept and how large it is, or delete it."""
+    from numbaconv import _jit
+
+    root = _jit.cache_folder()
+    if root is None:
+        print("No folder can be written to: kernels are compiled anew in every process. NUMBACONV_CACHE_DIR sets another.")
+        return 0
+    files = list(compiled_files(root))
+    print(f"{root}: {_size(files)}")
+    if not delete:
+        return 0
+    removed, kept = clear(root)
+    print(f"{removed} deleted" + (f", {kept} could not be" if kept else ""))
+    return 1 if kept else 0
+
+
+def warmup() -> int:
+    """Compile the usual kernels: every algorithm, forward and both gradients, in float32 and float64."""
+    import numpy as np
+
+    from numbaconv import plan
+
+    shapes: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+        "conv1d": ((1, 1, 64), (1, 1, 9), {}),
+        "conv2d": ((1, 16, 12, 12), (16, 16, 3, 3), {"padding": 1}),
+        "conv3d": ((1, 4, 6, 6, 6), (4, 4, 3, 3, 3), {}),
+        "conv_transpose2d": ((1, 8, 6, 6), (8, 8, 2, 2), {"stride": 2}),
+    }
+    jobs = list(product((np.float32, np.float64), shapes, plan.room("cpu")))
+    start = time.perf_counter()
+    for number, (dtype, name, method) in enumerate(jobs, 1):
+        x_shape, w_shape, options = shapes[name]
+        x, w = np.ones(x_shape, dtype), np.ones(w_shape, dtype)
+        began = time.perf_counter()
+        done = []
+        for kind in ("forward", "grad_input", "grad_weight", "grad_bias"):
+            try:
+                y = getattr(nc, name)(x, w, method=method if kind == "forward" else "auto", **options)
+                if kind == "grad_input":
+                    getattr(nc, f"{name}_grad_input")(y, w, x_shape, method=method, **options)
+                elif kind == "grad_weight":
+                    getattr(nc, f"{name}_grad_weight")(x, y, w_shape, method=method, **options)
+                elif kind == "grad_bias":
+                    getattr(nc, f"{name}_grad_bias")(y)
+                done.append(kind)
+            except NotImplementedError:  # the algorithm cannot do this one
+                continue
+        took = time.perf_counter() - began
+        print(f"[{number:>2}/{len(jobs)}] {dtype.__name__} {name:<16} {method:<9} {', '.join(done):<45} {took:6.2f} s", flush=True)
+    print(f"All compiled in {time.perf_counter() - start:.1f} s.")
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Run the demo; say in one line why it cannot start."""
+    from numbaconv.demo import DemoError, run
+
+    try:
+        return run(arguments.output, arguments.seed, arguments.epochs, arguments.pictures)
+    except DemoError as error:
+        print(f"numbaconv demo: {error}", file=sys.stderr)
+        return 2
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**32:  # what scikit-learn takes
+        raise ValueError
+    return number
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_seed.__name__, _positive.__name__ = "32-bit unsigned int", "int of at least 1"  # argparse names them in its errors
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(prog="python -m numbaconv", description=nc.__doc__.splitlines()[0] if nc.__doc__ else None)
+    top.add_argument("--version", action="version", version=f"numbaconv {nc.__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    one = commands.add_parser("demo", help="two layers by hand, a photograph and a heartbeat filtered, a network trained on handwritten digits")
+    one.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for pictures and weights (default: ./demo-output)")
+    one.add_argument("--seed", type=_seed, default=0, help="for split, initial weights and order of learning (default: 0)")
+    one.add_argument("--epochs", type=_positive, default=15, help="how often each digit is learned from (default: 15)")
+    one.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw nothing; matplotlib is not needed then")
+    commands.add_parser("info", help="versions, CPU features, threads, GPU, cache, what is compiled")
+    commands.add_parser("warmup", help="compile the usual kernels now")
+    two = commands.add_parser("cache", help="where compiled code is kept and how large it is")
+    two.add_argument("--clear", action="store_true", help="delete it")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without · and − shows ? for them
+    try:
+        if arguments.command == "demo":
+            return demo(arguments)
+        if arguments.command == "cache":
+            return cache(arguments.clear)
+        return info() if arguments.command == "info" else warmup()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
