@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import importlib.metadata
 import platform
@@ -17,6 +18,7 @@ from typing import Any
 
 import numbaconv as nc
 
+PLAINER = {"−": "-", "·": "*", "×": "x", "∂": "d", "Σ": "sum ", "²": "^2", "σ": "sigma", "√": "sqrt", "’": "'", "…": "..."}
 FOLDER = re.compile(r"[0-9a-f]{24}")  # the names that _jit gives to folders and files of compiled code
 FILE = re.compile(r".+\.bin|\.new-.+")
 SIMD = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16", "amx-bf16", "neon", "dotprod", "sve")
@@ -208,6 +210,12 @@ def _positive(text: str) -> int:
 _seed.__name__, _positive.__name__ = "32-bit unsigned int", "int of at least 1"  # argparse names them in its errors
 
 
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    """Write what a terminal cannot show in letters that it can: a minus must not become a question mark."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(PLAINER.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="python -m numbaconv", description=nc.__doc__.splitlines()[0] if nc.__doc__ else None)
@@ -228,9 +236,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = parser().parse_args(argv)
+    codecs.register_error("numbaconv", _plainer)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without · and − shows ? for them
+            stream.reconfigure(errors="numbaconv")
     try:
         if arguments.command == "demo":
             return demo(arguments)

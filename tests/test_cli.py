@@ -113,6 +113,19 @@ def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.Captur
     assert "error:" in capsys.readouterr().err
 
 
+def test_a_terminal_of_ascii_still_shows_minus_signs() -> None:
+    """What the terminal cannot show is written in letters that it can."""
+    code = "from numbaconv.__main__ import main; from numbaconv.demo import textbook; main(['cache']); textbook.show()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"}, cwd=Path(__file__).parents[1],
+        capture_output=True, encoding="ascii", timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "0*1 + 1*0 + 2*(-1)     = 0 + 0 - 2 = -2" in done.stdout
+    assert "dL/dx[6] = w[2]               = -1" in done.stdout
+    assert "?" not in done.stdout
+
+
 def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One line says what to install; nothing is created."""
     for module in ("pywt", "matplotlib"):
