@@ -18,7 +18,9 @@ Array = np.ndarray[Any, Any]
 
 
 def _sigmoid(v: Array) -> Array:
-    return 0.5 * (np.tanh(0.5 * v) + 1)
+    from scipy.special import expit
+
+    return expit(v)
 
 
 def _gelu(v: Array) -> Array:

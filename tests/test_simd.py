@@ -1,0 +1,41 @@
+"""Every instruction set's register tile, forced on whatever CPU runs the tests: another shape, the same sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import numbaconv as nc
+from numbaconv import reference
+from numbaconv.cpu import _simd
+from numbaconv.problem import ConvProblem
+
+CASES = [
+    ((2, 3, 9, 11), (5, 3, 3, 2), {"padding": 1}),
+    ((1, 4, 30, 31), (17, 4, 3, 3), {"stride": 2, "dilation": 2, "padding": ((2, 1), (0, 3))}),
+    ((3, 8, 7, 7), (24, 4, 1, 1), {"groups": 2}),
+    ((1, 130, 5, 5), (140, 130, 3, 3), {"padding": 1}),  # several chunks of the sum and blocks of rows
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", list(_simd.ISAS))
+def test_tiles_of_every_instruction_set(name: str, dtype: type, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    monkeypatch.setattr(_simd, "host", lambda: _simd.ISAS[name])
+    for x_shape, w_shape, options in CASES:
+        for channels_last in (False, True):
+            p = ConvProblem.from_shapes(
+                (x_shape[0], *x_shape[2:], x_shape[1]) if channels_last else x_shape, w_shape, rank=2, channels_last=channels_last, **options
+            )
+            layout = "NHWC" if channels_last else "NCHW"
+            x, w, dy = (rng.integers(-4, 5, p.shape(t, 2)).astype(dtype) for t in ("x", "w", "y"))
+            x5, w5, dy5 = (array.reshape(p.shape(t)) for array, t in zip((x, w, dy), "xwy", strict=True))
+            how = {**options, "layout": layout, "method": "gemm"}
+            assert np.array_equal(nc.conv2d(x, w, **how), reference.run(p, "fprop", x5, w5).reshape(p.shape("y", 2)))
+            assert np.array_equal(nc.conv2d_grad_weight(x, dy, w.shape, **how), reference.run(p, "wgrad", dy5, x5).reshape(w.shape))
+            if p.stride[2] == 1:
+                assert np.array_equal(nc.conv2d_grad_input(dy, w, x.shape, **how), reference.run(p, "dgrad", dy5, w5).reshape(x.shape))
+
+
+def test_the_host_is_in_the_table() -> None:
+    assert _simd.host() in _simd.ISAS.values()
