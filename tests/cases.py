@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv import reference
 from numbaconv.problem import LAYOUTS, ConvProblem, Op
 from numbaconv.recipe import TENSORS
 
@@ -187,3 +188,16 @@ def poisoned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     out = np.empty(shape, dtype)
     out.reshape(-1).view(np.uint8)[:] = 0xFF
     return out
+
+
+def exact_sum(problem: ConvProblem, op: Op, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the sum in a wider dtype than that of the arrays: float64 for 32 bits and less, extended precision for 64.
+
+    Complex sums are put together from four real ones: NumPy's einsum of clongdouble corrupts memory (seen with 2.4.6).
+    """
+    wide = np.longdouble if a.dtype.itemsize // (1 + (a.dtype.kind == "c")) == 8 else np.float64
+    if a.dtype.kind != "c":
+        return reference.run(problem, op, a.astype(wide), b.astype(wide))
+    (ar, ai), (br, bi) = ((t.real.astype(wide), t.imag.astype(wide)) for t in (a, b))
+    real = reference.run(problem, op, ar, br) - reference.run(problem, op, ai, bi)
+    return real + 1j * (reference.run(problem, op, ar, bi) + reference.run(problem, op, ai, br))
