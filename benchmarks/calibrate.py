@@ -1,88 +1,109 @@
-"""Measure the coefficients of the cost models on this machine: ``python benchmarks/calibrate.py``.
+"""Fit the coefficients of the cost models on this machine: ``python -m benchmarks.calibrate``.
 
-It prints what `numbaconv.cpu.direct` and `numbaconv.cpu.gemm` call RATE and …_SECONDS, one thread, medians of random inputs.
+Every algorithm counts its ``work`` and multiplies by its ``SECONDS``. This script times each on many small layers, one thread,
+medians of random inputs, and prints the SECONDS that fit best (least squares of relative errors, none negative), how far
+the fit is off, and how often the cheaper estimate is the faster algorithm.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+from scipy.optimize import nnls
 
 import numbaconv as nc
-from numbaconv.cpu import _parallel, gemm
-from numbaconv.problem import ConvProblem, Op, Options
+from numbaconv.plan import room
+from numbaconv.problem import OPS, ConvProblem, Op, Options, Unsupported
+
+DTYPES = ("float32", "float64")
+# x, w and options; each makes another part of the work dominate.
+LAYERS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((1, 1, 5, 5), (1, 1, 3, 3), {}),
+    ((1, 1, 256, 256), (1, 1, 3, 3), {}),
+    ((1, 1, 256, 256), (1, 1, 9, 9), {}),
+    ((1, 3, 128, 128), (8, 3, 3, 3), {"padding": 1}),
+    ((1, 3, 128, 128), (32, 3, 7, 7), {"padding": 3, "stride": 2}),
+    ((2, 4, 40, 40), (4, 4, 3, 3), {}),
+    ((1, 8, 64, 64), (8, 8, 3, 3), {}),
+    ((1, 16, 64, 64), (1, 16, 3, 3), {}),
+    ((1, 16, 64, 64), (30, 16, 1, 1), {}),
+    ((16, 16, 8, 8), (32, 16, 3, 3), {"padding": 1}),
+    ((1, 64, 28, 28), (64, 64, 3, 3), {"padding": 1}),
+    ((1, 32, 56, 56), (64, 32, 3, 3), {"padding": 1, "stride": 2}),
+    ((1, 128, 56, 56), (64, 128, 1, 1), {}),
+    ((2, 64, 14, 14), (128, 64, 3, 3), {"padding": 1}),
+    ((1, 256, 7, 7), (256, 256, 3, 3), {"padding": 1}),
+    ((1, 512, 7, 7), (512, 512, 1, 1), {}),
+    ((1, 64, 28, 28), (64, 1, 3, 3), {"padding": 1, "groups": 64}),
+    ((1, 64, 28, 28), (64, 4, 3, 3), {"padding": 1, "groups": 16}),
+    ((1, 1, 100_000), (1, 1, 31), {}),
+    ((1, 32, 4000), (64, 32, 2), {"dilation": 16}),
+    ((1, 8, 8, 28, 28), (16, 8, 3, 3, 3), {"padding": 1}),
+]
 
 
-def seconds(function: Callable[[], Any], repeat: int = 15) -> float:
+def seconds(function: Callable[[], Any], budget: float = 0.15) -> float:
     """Return the median time of a call after a warm-up."""
     function()
-    times = []
-    for _ in range(repeat):
+    times: list[float] = []
+    while sum(times) < budget and len(times) < 200 or len(times) < 3:
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def timed(problem: ConvProblem, op: Op, method: str, dtype: str) -> float:
-    """Return the median seconds of one algorithm on one operation."""
-    from numbaconv.plan import room
+def problems() -> Iterator[tuple[ConvProblem, Op, np.dtype[Any]]]:
+    """Yield every layer in both layouts, for each operation and dtype."""
+    for x, w, options in LAYERS:
+        for channels_last in (False, True):
+            shape = (x[0], *x[2:], x[1]) if channels_last else x
+            p = ConvProblem.from_shapes(shape, w, rank=len(x) - 2, channels_last=channels_last, **options)
+            yield from ((p, op, np.dtype(dtype)) for op in OPS for dtype in DTYPES)
 
+
+def timed(algorithm: ModuleType, problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
+    """Return the median seconds of one algorithm on one operation."""
     rng = np.random.default_rng(0)
     x, w, y = (rng.standard_normal(problem.shape(t)).astype(dtype) for t in ("x", "w", "y"))
     a, b, out = {"fprop": (x, w, y), "dgrad": (y, w, x), "wgrad": (y, x, w)}[op]
-    algorithm, out = room("cpu")[method], np.empty_like(out)
+    out = np.empty_like(out)
     return seconds(lambda: algorithm.run(problem, op, a, b, out, Options()))
 
 
-def square(channels: int, size: int, taps: int = 3, **options: Any) -> ConvProblem:
-    """Return a dense square layer with as many filters as channels."""
-    return ConvProblem.from_shapes((1, channels, size, size), (channels, channels, taps, taps), rank=2, **options)
-
-
 def main() -> None:
-    """Print one line per coefficient."""
+    """Print SECONDS of every algorithm of the CPU room."""
     nc.set_num_threads(1)
-    for dtype in ("float32", "float64"):
-        # Many rows per gathered element: what remains is the micro-kernel.
-        p = square(128, 50)
-        print(f"gemm RATE[{np.dtype(dtype).itemsize}]      {p.macs / timed(p, 'fprop', 'gemm', dtype):.3g} multiply-adds/s")
-    one_block = ConvProblem.from_shapes((1, 64, 64, 98), (8, 64, 3, 3), rank=2)
-    strided = ConvProblem.from_shapes((1, 64, 64, 194), (8, 64, 3, 3), rank=2, stride=(1, 2))
-    rate = gemm.RATE[4]
-    near, scattered = (timed(p, "fprop", "gemm", "float32") for p in (one_block, strided))
-    for name, time_taken, p in (("GATHER_SECONDS   ", near, one_block), ("SCATTERED_SECONDS", scattered, strided)):
-        print(f"gemm {name} {(time_taken - p.macs / rate) / (p.macs / 8):.2g} s an element")
-    p = square(512, 3)
-    w = np.random.default_rng(0).standard_normal(p.shape("w")).astype(np.float32)
-    print(f"gemm PACK_SECONDS      {seconds(lambda: gemm.prepare(p, 'fprop', w)) / w.size:.2g} s an element")
-    p = square(64, 56, padding=1)
-    x = np.random.default_rng(0).standard_normal(p.shape("x")).astype(np.float32)
-    print(f"gemm PAD_SECONDS       {seconds(lambda: gemm._with_padding(p, x)) / gemm._padded_size(p):.2g} s an element")
-    print(f"gemm CALL_SECONDS      {timed(square(1, 3), 'fprop', 'gemm', 'float32'):.2g} s")
-    for op in ("fprop", "wgrad"):
-        wide, narrow = (ConvProblem.from_shapes((1, 16, 2048 // n, n + 2), (16, 16, 1, 3), rank=2) for n in (256, 16))
-        t_wide, t_narrow = (timed(p, op, "direct", "float32") / p.macs for p in (wide, narrow))  # type: ignore[arg-type]
-        loop = (t_narrow - t_wide) / (1 / (4 * 16) - 1 / (4 * 256))
-        print(f"direct LOOP_SECONDS    {loop:.2g} s an inner loop ({op})")
-        print(f"direct RATE[{op}]    {1 / (t_wide - loop / (4 * 256)):.2g} multiply-adds/s")
-    print(f"_parallel hand-over    {hand_over():.2g} s")
-
-
-def hand_over() -> float:
-    """Return what a second thread adds to a small call: the same work forced through the pool and done serially."""
-    p = square(16, 16)
-    before, _parallel.SERIAL_SECONDS = _parallel.SERIAL_SECONDS, 0.0
-    try:
-        with nc.num_threads(2):
-            shared = timed(p, "fprop", "direct", "float32")
-    finally:
-        _parallel.SERIAL_SECONDS = before
-    return shared - timed(p, "fprop", "direct", "float32") / 2
+    cases = list(problems())
+    measured: dict[str, dict[int, float]] = {}
+    fitted: dict[str, dict[int, float]] = {}
+    for name, algorithm in room("cpu").items():
+        works: dict[int, dict[str, float]] = {}
+        for i, case in enumerate(cases):
+            try:
+                works[i] = algorithm.work(*case)
+            except Unsupported:
+                continue
+        measured[name] = {i: timed(algorithm, *cases[i]) for i in works}
+        columns = list(algorithm.SECONDS)
+        matrix = np.array([[works[i].get(c, 0.0) / measured[name][i] for c in columns] for i in works])
+        scale = np.linalg.norm(matrix, axis=0)
+        coefficients = nnls(matrix / scale, np.ones(len(works)))[0] / scale
+        fitted[name] = dict(zip(works, matrix @ coefficients * np.array(list(measured[name].values())), strict=True))
+        error = np.abs(np.log2(matrix @ coefficients))
+        print(f"{name}: " + ", ".join(f'"{c}": {v:.2g}' for c, v in zip(columns, coefficients, strict=True)))
+        print(f"  off by a factor of {2 ** np.median(error):.2f} (median), {2 ** np.quantile(error, 0.9):.2f} (9 in 10)")
+    both = [i for i in range(len(cases)) if sum(i in m for m in measured.values()) > 1]
+    losses = []
+    for i in both:
+        chosen = min((n for n in fitted if i in fitted[n]), key=lambda n: fitted[n][i])
+        losses.append(measured[chosen][i] / min(m[i] for m in measured.values() if i in m))
+    print(f"chosen within 10 % of the best: {np.mean(np.array(losses) <= 1.1):.0%} of {len(both)} cases; worst {max(losses):.2f} ×")
 
 
 if __name__ == "__main__":

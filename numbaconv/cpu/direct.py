@@ -24,22 +24,43 @@ CHUNK = 128  # terms summed in one accumulator: all-positive data then stays wit
 SEGMENT = 4096  # outputs of a row in one unit of wgrad's work
 SPLITS = 32  # pieces of wgrad's sum when there are too few outputs to share
 
-# Multiply-adds per second and core, and seconds per inner loop; benchmarks/calibrate.py, 2026-11 (AVX-512, 2.6 GHz).
-RATE = {"fprop": 8e9, "dgrad": 8e9, "wgrad": 5e9}
-LOOP_SECONDS = 6e-9
+# Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
+SECONDS = {
+    "call": 4.3e-06, "loop": 1.6e-08, "four": 1.7e-10, "one": 3.7e-11, "strided": 5.3e-10, "strided one": 4.8e-11,
+    "dots": 4.9e-08, "dot": 3.8e-08, "four dots": 7.2e-11, "strided dots": 2.3e-10,
+}  # fmt: skip
 Array = np.ndarray[Any, Any]
+
+
+def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
+    """Count what takes time: inner loops and the elements in them, by their size in float32's, for KB channels at once or one."""
+    p = problem.transpose() if op == "dgrad" else problem
+    channels = p.out_channels // p.groups
+    row = -(-p.output[2] // p.input_dilation[2])
+    elements = p.macs // max(1, channels) / p.input_dilation[0] / p.input_dilation[1] / p.input_dilation[2]
+    block = min(row, CHUNK if op == "wgrad" else QB)
+    loops = elements / max(1, block)
+    fours, ones = divmod(channels, KB)
+    size = dtype.itemsize / 4 * (2 if dtype.kind == "c" else 1)
+    strided = p.stride[2] != 1 or p.input_dilation[2] != 1 or p.channels_last
+    if op == "wgrad":
+        return {
+            "call": 1,
+            "dots": loops * fours,
+            "dot": loops * ones,
+            "strided dots" if strided else "four dots": elements * (fours + ones / 2) * size,
+        }
+    return {
+        "call": 1,
+        "loop": loops * (fours + ones),
+        "strided" if strided else "four": elements * fours * size,
+        "strided one" if strided else "one": elements * ones * size,
+    }
 
 
 def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     """Estimate the seconds on one core."""
-    p = problem.transpose() if op == "dgrad" else problem
-    row = max(1, min(p.output[2], QB) // (p.input_dilation[2]))
-    unit = p.stride[2] == p.input_dilation[2] == 1 and not problem.channels_last
-    lanes = (1.0 if unit else 0.25) * (4 / dtype.itemsize)
-    channels = (p.out_channels if op != "wgrad" else problem.out_channels) // p.groups
-    used = channels / (-(-channels // KB) * KB) if channels > 1 else 0.5
-    loops = problem.macs / max(1, row * min(KB, max(1, channels)))
-    return 5e-6 + problem.macs / (RATE[op] * lanes * used) + loops * LOOP_SECONDS
+    return sum(SECONDS[name] * count for name, count in work(problem, op, dtype).items())
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:

@@ -31,14 +31,15 @@ CHUNK = 256  # steps of a panel: 256 × 48 floats stay in L2, and rounding withi
 ROW_BLOCK = 128  # rows that share a gathered panel
 MOST_KEPT = 1 << 16  # offsets kept with a problem; longer tables (wgrad of large images) cost little beside their sums
 
-# Multiply-adds per second and core by itemsize; seconds per gathered, packed and padded element. benchmarks/calibrate.py, 2026-11.
-RATE = {4: 75e9, 8: 36e9}
-GATHER_SECONDS, SCATTERED_SECONDS, PACK_SECONDS, PAD_SECONDS, CALL_SECONDS = 0.12e-9, 0.5e-9, 0.5e-9, 0.25e-9, 12e-6
+# Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
+SECONDS = {
+    "call": 9.5e-06, "pad": 2.5e-10, "pack": 4.7e-10, "tile": 1e-07, "run": 1.7e-09, "gather": 7.4e-11, "scatter": 1.7e-10, "fma": 1e-11, "store": 1.4e-08,
+}  # fmt: skip
 Array = np.ndarray[Any, Any]
 
 
-def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
-    """Estimate the seconds on one core, or say why it can't be done."""
+def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
+    """Count what takes time, or say why it can't be done. Elements count by their size, in float32's."""
     if dtype not in (np.float32, np.float64):
         raise Unsupported(f"needs float32 or float64, got {dtype.name}")
     p = _forward(problem, op)
@@ -48,13 +49,28 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     if steps == 0:
         raise Unsupported("needs a sum of at least one term")
     isa = _simd.host()
-    lanes = isa.lanes(dtype)
-    wide, high = -(-columns // lanes) * lanes, -(-rows // isa.rows) * isa.rows
-    near = op != "wgrad" and p.stride[2] == 1 and p.output[2] * 4 >= lanes
-    gathered = wide * steps * -(-rows // ROW_BLOCK) * (GATHER_SECONDS if near else SCATTERED_SECONDS)
-    around = _padded_size(p) * PAD_SECONDS if _needs_padding(p) else 0.0
-    moved = gathered + high * steps * PACK_SECONDS + around / p.groups
-    return CALL_SECONDS + p.groups * (wide * high * steps / RATE[dtype.itemsize] + moved * dtype.itemsize / 4)
+    lanes, size = isa.lanes(dtype), dtype.itemsize / 4
+    blocks, high = p.groups * -(-columns // lanes), -(-rows // isa.rows) * isa.rows
+    panels = blocks * -(-rows // ROW_BLOCK)
+    row = p.filter[2] if op == "wgrad" else p.output[2]
+    step = p.dilation[2] if op == "wgrad" else p.stride[2]
+    runs = -(-lanes // row) if step == 1 else lanes
+    near = runs <= lanes // 4
+    return {
+        "call": 1,
+        "pad": _padded_size(p) * size if _needs_padding(p) else 0,
+        "pack": p.groups * high * steps * size,
+        "tile": panels,
+        "run": panels * steps * runs if near else 0,
+        "gather" if near else "scatter": panels * steps * lanes * size,
+        "fma": blocks * lanes * high * steps * size,
+        "store": blocks * rows,
+    }
+
+
+def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
+    """Estimate the seconds on one core, or say why it can't be done."""
+    return sum(SECONDS[name] * count for name, count in work(problem, op, dtype).items())
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
@@ -81,7 +97,7 @@ def prepare(problem: ConvProblem, op: Op, w: Array) -> Array:
         strides = (rows * k, k, volume, n, v, 0)
     packed = np.empty((p.groups, blocks, steps, isa.rows), w.dtype)
     arguments = (w.reshape(-1), packed.reshape(-1), blocks, rows, steps, isa.rows, np.array(strides, np.int64))
-    _parallel.run(_pack, p.groups * blocks, (0, w.dtype), arguments, packed.size * PACK_SECONDS)
+    _parallel.run(_pack, p.groups * blocks, (0, w.dtype), arguments, packed.size * SECONDS["pack"])
     return packed
 
 
@@ -171,6 +187,32 @@ def _kernel(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
                 for lane in range(lanes):
                     panel[unsigned(at + k * lanes + lane)] = x[unsigned(places[lane] + offsets[step + k])]
 
+    @inline
+    def locate(places, runs, column, valid, P, Q, V, start, xn, xz, xp, xq):  # type: ignore[no-untyped-def]
+        """Write each lane's place, and the runs of lanes whose places are neighbours; lanes past the last repeat it."""
+        n, v = column // V, column % V
+        z, p, q = v // Q // P, v // Q % P, v % Q
+        count = 0
+        for lane in range(valid):
+            places[lane] = start + n * xn + z * xz + p * xp + q * xq
+            if lane > 0 and places[lane] == places[lane - 1] + 1:
+                runs[2 * count] += 1
+            else:
+                runs[1 + 2 * count], runs[2 + 2 * count] = lane, 1
+                count += 1
+            q += 1
+            if q == Q:
+                p, q = p + 1, 0
+                if p == P:
+                    z, p = z + 1, 0
+                    if z * P * Q == V:
+                        n, z = n + 1, 0
+        for lane in range(valid, lanes):
+            places[lane] = places[valid - 1]
+            runs[1 + 2 * count], runs[2 + 2 * count] = lane, 1
+            count += 1
+        runs[0] = count
+
     def product(first, last, workers, scratch, x, packed, y, bias, code, geometry, offsets):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[row, column] = Σ_step packed[row, step] · x[place[column] + offsets[step]].
         # THE SCHEDULE: a tile is L columns × ROW_BLOCK rows. CHUNK steps at a time, the L columns are gathered into a panel
@@ -187,15 +229,7 @@ def _kernel(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
                 row0, rest = tile % row_blocks * ROW_BLOCK, tile // row_blocks
                 column, group = rest % blocks * lanes, rest // blocks
                 valid, high = min(lanes, columns - column), min(ROW_BLOCK, rows - row0)
-                runs[0] = 0
-                for lane in range(lanes):
-                    m = column + min(lane, valid - 1)
-                    n, v = m // V, m % V
-                    places[lane] = group * xg + n * xn + v // Q // P * xz + v // Q % P * xp + v % Q * xq
-                    if lane == 0 or places[lane] != places[lane - 1] + 1:
-                        runs[1 + 2 * runs[0]], runs[2 + 2 * runs[0]] = lane, 0
-                        runs[0] += 1
-                    runs[2 * runs[0]] += 1
+                locate(places, runs, column, valid, P, Q, V, group * xg, xn, xz, xp, xq)
                 filled = (high + height - 1) // height
                 for chunk in range((steps + CHUNK - 1) // CHUNK):
                     step = chunk * CHUNK
@@ -207,13 +241,13 @@ def _kernel(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
                     if step + count < steps:
                         carry(sums, filled * height * lanes, size, chunk)
                 total(sums, filled * height * lanes, size, (steps - 1) // CHUNK)
-                for r in range(high):
-                    lane, row = 0, group * rows + row0 + r
-                    while lane < valid:
-                        n, v = (column + lane) // V, (column + lane) % V
-                        length = min(valid - lane, V - v)
+                lane, n, v = 0, column // V, column % V
+                while lane < valid:
+                    length = min(valid - lane, V - v)
+                    for r in range(high):
+                        row = group * rows + row0 + r
                         store_row(y, n * yn + row * yk + v * yv, yv, length, sums, r * lanes + lane, bias, row, code)
-                        lane += length
+                    lane, n, v = lane + length, n + 1, 0
 
     return Kernel(product, f"-{isa.name}-{dtype.name}")
 
@@ -264,7 +298,7 @@ def _with_padding(p: ConvProblem, x: Array) -> Array:
     axes = _padded_axes(p)
     padded = np.empty((p.batch, p.in_channels, *axes), x.dtype)
     geometry = np.array((p.in_channels, *p.input, *axes, *p.low, *p.strides("x")), np.int64)
-    _parallel.run(_pad, p.batch * axes[0] * axes[1], (0, x.dtype), (x.reshape(-1), padded.reshape(-1), geometry), padded.size * PAD_SECONDS)
+    _parallel.run(_pad, p.batch * axes[0] * axes[1], (0, x.dtype), (x.reshape(-1), padded.reshape(-1), geometry), padded.size * SECONDS["pad"])
     return padded
 
 
