@@ -24,12 +24,12 @@ class Import:
         return "import numbaconv", "import numpy"
 
     def timeraw_function(self) -> tuple[str, str]:
-        """``from numbaconv import conv2d``, which loads Numba."""
+        """``from numbaconv import conv2d``: the functions and their documentation; Numba comes with the first call."""
         return "from numbaconv import conv2d", "import numpy"
 
 
 class FirstCall:
-    """The first conv2d of a process, import excluded."""
+    """The first conv2d of a process: Numba's import, and kernels compiled or read."""
 
     number, rounds, repeat, timeout = 1, 1, (3, 5, 30.0), 300
 
