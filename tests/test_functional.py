@@ -211,8 +211,6 @@ def test_options_beyond_64_bits_give_an_ordinary_error_or_the_right_result(monke
                 except ERRORS:
                     continue
                 assert y.size < 100 and 0 <= y.min() and y.max() <= 3 and y.sum() <= 9, (options, y)
-    assert nc.conv1d(one, one, stride=10**30).tolist() == [[[3]]]
-    assert nc.conv1d(one, one[:, :, :1], dilation=10**30).tolist() == [[[1, 1, 1]]]
 
 
 # Results
