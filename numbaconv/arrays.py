@@ -43,6 +43,12 @@ def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     return array
 
 
+def copied_bytes(array: Array, dtype: np.dtype[Any]) -> int:
+    """Return how many bytes `contiguous` will allocate."""
+    flags = array.flags
+    return 0 if array.dtype == dtype and flags.c_contiguous and flags.aligned else array.size * dtype.itemsize
+
+
 class _Writable:
     """The same memory, said to be writable."""
 

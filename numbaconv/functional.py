@@ -13,7 +13,7 @@ import numpy as np
 from numbaconv import plan as planning
 from numbaconv._docs import document
 from numbaconv.arrays import COMPUTE, Array, as_array, check_shape, contiguous, result_type
-from numbaconv.problem import LAYOUTS
+from numbaconv.problem import LAYOUTS, axis_values, is_channels_last
 from numbaconv.recipe import OPERATIONS, Kind, carry_out, problem_for, recipe_for, shape_of
 from numbaconv.reference import ACTIVATIONS
 
@@ -43,7 +43,9 @@ def _packing(chosen: planning.Plan) -> tuple[Any, ...]:
     return chosen.name, chosen.op, chosen.dtype, chosen.problem.groups, chosen.problem.shape("w")
 
 
-def _forward(transposed: bool, rank: int, x: Any, w: Any, bias: Any, activation: str | None, out: Array | None, geometry: dict[str, Any], how: dict[str, Any]) -> Array:  # fmt: skip
+def _forward(
+    transposed: bool, rank: int, x: Any, w: Any, bias: Any, activation: str | None, out: Array | None, geometry: dict[str, Any], how: dict[str, Any]
+) -> Array:
     x = as_array(x, "x")
     prepared = w if isinstance(w, PreparedWeights) else None
     w = prepared.w if prepared else as_array(w, "w")
@@ -57,11 +59,12 @@ def _forward(transposed: bool, rank: int, x: Any, w: Any, bias: Any, activation:
     recipe = recipe_for(transposed, "forward", rank, x.shape, w.shape, dtype, geometry, how)
     if bias is not None:
         check_shape(bias, (recipe.channels,), "bias", "one value per output channel")
-    return carry_out(recipe, x, w, bias, activation, out, prepared.packed_for(recipe.plan) if prepared else None)
+    packed = prepared.packed_for(recipe.plan) if prepared else None
+    return carry_out(recipe, {"x": x, "w": w}, bias, activation, out, packed)
 
 
 def _check_activation(activation: Any, dtype: np.dtype[Any]) -> None:
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(f"activation must be None or one of {tuple(ACTIVATIONS)}, got {activation!r}")
     if dtype.kind == "c" or (dtype.kind in "iu" and activation != "relu"):
         raise TypeError(f"activation {activation!r} is not defined for {dtype}")
@@ -71,46 +74,47 @@ def _conjugate(array: Array) -> Array:
     return np.conj(array) if array.dtype.kind == "c" else array
 
 
-def _gradient(transposed: bool, kind: Kind, rank: int, grad_out: Any, other: Any, shape: Any, out: Array | None, geometry: dict[str, Any], how: dict[str, Any]) -> Array:  # fmt: skip
+def _gradient(
+    transposed: bool, kind: Kind, rank: int, grad_out: Any, other: Any, shape: Any, out: Array | None, geometry: dict[str, Any], how: dict[str, Any]
+) -> Array:
     grad_out = as_array(grad_out, "grad_out")
     if isinstance(other, PreparedWeights):
         other = other.w
-    other = as_array(other, "w" if kind == "grad_input" else "x")
+    name = "w" if kind == "grad_input" else "x"
+    other = as_array(other, name)
     dtype = result_type(grad_out, other)
     if kind == "grad_input":
         recipe = recipe_for(transposed, kind, rank, shape_of(shape, "input_shape"), other.shape, dtype, geometry, how)
     else:
-        shape = _full_kernel_shape(transposed, rank, shape, other, grad_out, geometry)
-        recipe = recipe_for(transposed, kind, rank, other.shape, shape_of(shape, "kernel_shape"), dtype, geometry, how)
+        shape = _full_kernel_shape(transposed, rank, shape_of(shape, "kernel_shape"), other, grad_out, geometry)
+        recipe = recipe_for(transposed, kind, rank, other.shape, shape, dtype, geometry, how)
     assert recipe.grad_shape is not None
     check_shape(grad_out, recipe.grad_shape, "grad_out", "that of the output")
     other = _conjugate(other)
-    first, second = (other, grad_out) if transposed and kind == "grad_weight" else (grad_out, other)
-    return carry_out(recipe, first, second, None, None, out)
+    inputs = {name: other, "grad_out": grad_out} if transposed and kind == "grad_weight" else {"grad_out": grad_out, name: other}
+    return carry_out(recipe, inputs, None, None, out)
 
 
-def _full_kernel_shape(transposed: bool, rank: int, shape: Any, x: Array, grad_out: Array, geometry: dict[str, Any]) -> Any:
+def _full_kernel_shape(transposed: bool, rank: int, shape: tuple[int, ...], x: Array, grad_out: Array, geometry: dict[str, Any]) -> tuple[int, ...]:
     """Complete a kernel_shape of filter sizes alone by the channels, which x and grad_out tell."""
-    if not isinstance(shape, Sequence) or len(shape) != rank or min(x.ndim, grad_out.ndim) < rank + 1:
+    if len(shape) != rank or min(x.ndim, grad_out.ndim) < rank + 1:
         return shape
-    axis = -1 if geometry["layout"] == LAYOUTS[rank][1] else -1 - rank
+    axis = -1 if is_channels_last(geometry["layout"], rank) else -1 - rank
     filters, channels = (x, grad_out) if transposed else (grad_out, x)
-    groups = geometry["groups"] if isinstance(geometry["groups"], int) and geometry["groups"] > 0 else 1
+    (groups,) = axis_values(geometry["groups"], 1, "groups", minimum=1)
     return (filters.shape[axis], channels.shape[axis] // groups, *shape)
 
 
 def _grad_bias(rank: int, grad_out: Any, layout: str | None) -> Array:
     grad_out = as_array(grad_out, "grad_out")
-    layout = layout or LAYOUTS[rank][0]
-    if layout not in LAYOUTS[rank]:
-        raise ValueError(f"layout must be one of {LAYOUTS[rank]} for {rank}-D, got {layout!r}")
+    channels_last = is_channels_last(layout, rank)
     if grad_out.ndim not in (rank + 1, rank + 2):
-        raise ValueError(f"grad_out must be {layout} ({rank + 2} axes) or one sample of it, got shape {grad_out.shape}")
+        raise ValueError(f"grad_out must be {layout or LAYOUTS[rank][0]} ({rank + 2} axes) or one sample of it, got shape {grad_out.shape}")
     dtype = result_type(grad_out)
     from numbaconv.cpu.bias import grad_bias
 
     batched = grad_out if grad_out.ndim == rank + 2 else grad_out[None]
-    return grad_bias(contiguous(batched, COMPUTE[dtype]), layout == LAYOUTS[rank][1]).astype(dtype, copy=False)
+    return grad_bias(contiguous(batched, COMPUTE[dtype]), channels_last).astype(dtype, copy=False)
 
 
 def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
@@ -156,6 +160,8 @@ def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
         return _grad_bias(rank, grad_out, layout)
 
     def backward(grad_out, x, w, *, needs=(True, True, True), layout=default, **options):  # type: ignore[no-untyped-def]
+        if "out" in options:
+            raise TypeError("out is not an option of backward, which returns three arrays; call the three gradients for that")
         w_array = w.w if isinstance(w, PreparedWeights) else as_array(w, "w")
         x = as_array(x, "x")
         try:
@@ -177,9 +183,9 @@ def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
 conv1d, conv1d_grad_input, conv1d_grad_weight, conv1d_grad_bias, conv1d_backward = _family(1, False)  # fmt: skip
 conv2d, conv2d_grad_input, conv2d_grad_weight, conv2d_grad_bias, conv2d_backward = _family(2, False)  # fmt: skip
 conv3d, conv3d_grad_input, conv3d_grad_weight, conv3d_grad_bias, conv3d_backward = _family(3, False)  # fmt: skip
-conv_transpose1d, conv_transpose1d_grad_input, conv_transpose1d_grad_weight, conv_transpose1d_grad_bias, conv_transpose1d_backward = _family(1, True)  # fmt: skip
-conv_transpose2d, conv_transpose2d_grad_input, conv_transpose2d_grad_weight, conv_transpose2d_grad_bias, conv_transpose2d_backward = _family(2, True)  # fmt: skip
-conv_transpose3d, conv_transpose3d_grad_input, conv_transpose3d_grad_weight, conv_transpose3d_grad_bias, conv_transpose3d_backward = _family(3, True)  # fmt: skip
+conv_transpose1d, conv_transpose1d_grad_input, conv_transpose1d_grad_weight, conv_transpose1d_grad_bias, conv_transpose1d_backward = _family(1, True)
+conv_transpose2d, conv_transpose2d_grad_input, conv_transpose2d_grad_weight, conv_transpose2d_grad_bias, conv_transpose2d_backward = _family(2, True)
+conv_transpose3d, conv_transpose3d_grad_input, conv_transpose3d_grad_weight, conv_transpose3d_grad_bias, conv_transpose3d_backward = _family(3, True)
 
 
 def prepare(w: Any, x_shape: Sequence[int], *, transposed: bool = False, dtype: Any = None, **options: Any) -> PreparedWeights:
@@ -213,7 +219,7 @@ def prepare(w: Any, x_shape: Sequence[int], *, transposed: bool = False, dtype: 
     """
     w = as_array(w, "w").copy()
     rank = w.ndim - 2
-    result = np.result_type(w.dtype, dtype) if dtype is not None else result_type(w)
+    result = result_type(w) if dtype is None else result_type(w, as_array(np.empty(0, dtype), "dtype"))
     geometry, how = _split_options(rank, transposed, options)
     chosen = recipe_for(transposed, "forward", rank, shape_of(x_shape, "x_shape"), w.shape, result, geometry, how).plan
     pack = getattr(chosen.algorithm, "prepare", None)
@@ -222,7 +228,9 @@ def prepare(w: Any, x_shape: Sequence[int], *, transposed: bool = False, dtype: 
     return PreparedWeights(w, packed, _packing(chosen))
 
 
-def explain(x_shape: Sequence[int], w_shape: Sequence[int], *, op: str = "forward", dtype: Any = "float32", transposed: bool = False, **options: Any) -> planning.Explanation:  # fmt: skip
+def explain(
+    x_shape: Sequence[int], w_shape: Sequence[int], *, op: str = "forward", dtype: Any = "float32", transposed: bool = False, **options: Any
+) -> planning.Explanation:
     """Say which algorithm would compute a convolution and why: every algorithm's estimated cost, or why it cannot.
 
     Parameters

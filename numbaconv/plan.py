@@ -48,9 +48,7 @@ def candidates(problem: ConvProblem, op: Op, dtype: np.dtype[Any], device: str =
     return found
 
 
-def plan(
-    problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str = "auto", precision: str = "default", device: str = "cpu"
-) -> Plan:
+def plan(problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str = "auto", precision: str = "default", device: str = "cpu") -> Plan:
     """Choose the cheapest algorithm, or the one that ``method`` names; ties go by the order of the room's table."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
@@ -112,8 +110,9 @@ def explain_problem(problem: ConvProblem, op: Op, dtype: np.dtype[Any], device: 
     """Return a printable table: every algorithm with its estimated time and workspace, or why it cannot do the problem."""
     m, n, k = problem.gemm_shape(op)
     chosen = plan(problem, op, dtype, device=device).name
+    shapes = ", ".join(f"{tensor} {problem.shape(tensor, problem.rank)}" for tensor in ("x", "w", "y"))
     lines = [
-        f"{op} {dtype.name} on {device}: x {problem.shape('x', problem.rank)}, w {problem.shape('w', problem.rank)}, y {problem.shape('y', problem.rank)}",
+        f"{op} {dtype.name} on {device}: {shapes}",
         f"{2 * problem.macs / 1e9:.3g} Gflop; per group a product of {m} × {n} × {k}",
     ]
     algorithms = room(device)

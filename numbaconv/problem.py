@@ -22,6 +22,7 @@ Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
 
 OPS: tuple[Op, ...] = ("fprop", "dgrad", "wgrad")
 LAYOUTS = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
+LARGEST = 2**50  # of a stride, dilation or padding: sums of a few then fit 64 bits
 PADDING_NAMES = ("same", "same_lower", "valid")
 
 
@@ -99,7 +100,7 @@ class ConvProblem:
             )
         return cls(
             batch, channels, filters, groups, _triple(size, 1), _triple(taps, 1), _triple(output, 1),
-            _triple(s, 1), _triple(d, 1), (1, 1, 1), _triple(low, 0), False, channels_last, rank,
+            _used(s, output), _used(d, taps), (1, 1, 1), _triple(low, 0), False, channels_last, rank,
         )  # fmt: skip
 
     @classmethod
@@ -135,7 +136,8 @@ class ConvProblem:
         full = [(i - 1) * st + (r - 1) * di + 1 + e for i, st, r, di, e in zip(size, s, taps, d, extra, strict=True)]
         if isinstance(padding, str) and padding != "valid":
             total = [f - i * st for f, i, st in zip(full, size, s, strict=True)]
-            low, high = _split_named(padding, total)
+            low, high = _split_named(padding, [max(t, 0) for t in total])
+            high = tuple(t - lo for t, lo in zip(total, low, strict=True))
         else:
             low, high = _paddings(padding, size, taps, s, d, rank)
         output = [f - lo - hi for f, lo, hi in zip(full, low, high, strict=True)]
@@ -143,7 +145,7 @@ class ConvProblem:
             raise ValueError(f"padding {padding!r} leaves nothing of the output: its size would be {tuple(output)}")
         return cls(
             batch, per_group * groups, channels, groups, _triple(output, 1), _triple(taps, 1), _triple(size, 1),
-            _triple(s, 1), _triple(d, 1), (1, 1, 1), _triple(low, 0), False, channels_last, rank,
+            _used(s, size), _used(d, taps), (1, 1, 1), _triple(low, 0), False, channels_last, rank,
         )  # fmt: skip
 
     # The two involutions. Each returns the problem whose *fprop* is this one's dgrad or wgrad.
@@ -212,6 +214,15 @@ def conv_output_size(size: int, taps: int, stride: int, dilation: int, padding: 
     return (size + padding - dilation * (taps - 1) - 1) // stride + 1
 
 
+def is_channels_last(layout: Any, rank: int) -> bool:
+    """Return whether the layout (None: the default) is the one with the channels behind the spatial axes."""
+    if layout is None:
+        return False
+    if not isinstance(layout, str) or layout not in LAYOUTS[rank]:
+        raise ValueError(f"layout must be one of {LAYOUTS[rank]} for {rank}-D, got {layout!r}")
+    return layout == LAYOUTS[rank][1]
+
+
 def axis_values(value: Any, rank: int, name: str, minimum: int | None = None) -> tuple[int, ...]:
     """Expand an int, a 1-sequence or a sequence of ``rank`` ints to one int per axis."""
     try:
@@ -225,6 +236,8 @@ def axis_values(value: Any, rank: int, name: str, minimum: int | None = None) ->
             values *= rank
         if len(values) != rank:
             raise ValueError(f"{name} must be an int or one int per spatial axis ({rank}), got {value!r}") from None
+    if max(map(abs, values)) > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST} in size, got {value!r}")
     if minimum is not None and min(values) < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
     return values
@@ -262,9 +275,12 @@ def _paddings(padding, size, taps, stride, dilation, rank):  # type: ignore[no-u
             return (0,) * rank, (0,) * rank
         total = [max((-(-i // s) - 1) * s + (r - 1) * d + 1 - i, 0) for i, r, s, d in zip(size, taps, stride, dilation, strict=True)]
         return _split_named(padding, total)
+    if not hasattr(padding, "__index__") and hasattr(padding, "__iter__"):
+        padding = tuple(padding)
     pairs = _as_pairs(padding, rank)
     if pairs is not None:
-        return tuple(lo for lo, _ in pairs), tuple(hi for _, hi in pairs)
+        low = axis_values(tuple(lo for lo, _ in pairs), rank, "padding")
+        return low, axis_values(tuple(hi for _, hi in pairs), rank, "padding")
     low = axis_values(padding, rank, "padding")
     return low, low
 
@@ -289,6 +305,11 @@ def _as_pairs(padding: Any, rank: int) -> list[tuple[int, int]] | None:
     if len(pairs) != rank:
         raise ValueError(f"padding must have one (low, high) pair per spatial axis ({rank}), got {padding!r}")
     return pairs
+
+
+def _used(steps: Sequence[int], counts: Sequence[int]) -> Triple:
+    """Return the steps, 1 where there is nothing to step to: then neither its size nor an algorithm's dislike of it matters."""
+    return _triple([step if count > 1 else 1 for step, count in zip(steps, counts, strict=True)], 1)
 
 
 def _triple(values: Sequence[int], fill: int) -> Triple:

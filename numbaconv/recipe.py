@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from numbaconv import plan as planning
-from numbaconv.arrays import COMPUTE, Array, check_out, contiguous
-from numbaconv.problem import LAYOUTS, ConvProblem, Op, Options
+from numbaconv.arrays import COMPUTE, Array, check_out, contiguous, copied_bytes
+from numbaconv.problem import ConvProblem, Op, Options, is_channels_last
 
 Kind = Literal["forward", "grad_input", "grad_weight"]
 
@@ -45,18 +45,30 @@ _recipes: dict[Any, Recipe] = {}
 
 
 def _plain(value: Any) -> Any:
-    """Return an option as a dictionary key that keeps 1, True and 1.0 apart."""
+    """Return an option as a dictionary key; TypeError for one that has no plain value, and so is never looked up."""
     kind = type(value)
-    if kind is int or kind is str:
+    if kind is int or kind is str or value is None:
         return value
     if kind is tuple or kind is list:
         return tuple([_plain(v) for v in value])
-    return kind, repr(value)
+    raise TypeError
 
 
-def recipe_for(transposed: bool, kind: Kind, rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: np.dtype[Any], geometry: dict[str, Any], how: dict[str, Any]) -> Recipe:  # fmt: skip
+def recipe_for(
+    transposed: bool,
+    kind: Kind,
+    rank: int,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    geometry: dict[str, Any],
+    how: dict[str, Any],
+) -> Recipe:
     """Look up what was decided for this call, or decide it; shapes are tuples of ints: an array's own or made so by `shape_of`."""
-    key = (transposed, kind, rank, x_shape, w_shape, dtype, *map(_plain, geometry.values()), *map(_plain, how.values()))
+    try:
+        key = (transposed, kind, rank, x_shape, w_shape, dtype, *map(_plain, geometry.values()), *map(_plain, how.values()))
+    except TypeError:
+        return _decide(transposed, kind, rank, x_shape, w_shape, dtype, dict(geometry), **how)
     recipe = _recipes.get(key)
     if recipe is None:
         recipe = _decide(transposed, kind, rank, x_shape, w_shape, dtype, dict(geometry), **how)
@@ -66,33 +78,42 @@ def recipe_for(transposed: bool, kind: Kind, rank: int, x_shape: tuple[int, ...]
     return recipe
 
 
-def _decide(transposed: bool, kind: Kind, rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: np.dtype[Any], geometry: dict[str, Any], *, method: str, precision: str, device: str | None) -> Recipe:  # fmt: skip
+def _decide(
+    transposed: bool,
+    kind: Kind,
+    rank: int,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    geometry: dict[str, Any],
+    *,
+    method: str,
+    precision: str,
+    device: str | None,
+) -> Recipe:
     problem, unbatched = problem_for(transposed, kind, rank, x_shape, w_shape, geometry)
     op = OPERATIONS[transposed, kind]
-    if not isinstance(method, str):
-        raise TypeError(f"method must be a string, got {method!r}")
+    for name, value in (("method", method), ("precision", precision), ("device", device or "cpu")):
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a string, got {value!r}")
     chosen = planning.plan(problem, op, COMPUTE[dtype], method, precision, device or "cpu")
     a, b, out = TENSORS[op]
     shapes = {t: problem.shape(t, rank)[1 if unbatched and t != "w" else 0 :] for t in ("x", "w", "y")}
     grad_shape = shapes["x" if transposed else "y"] if kind != "forward" else None
     size = int(np.prod(problem.shape(out), dtype=object)) * COMPUTE[dtype].itemsize
     channels = problem.in_channels if transposed else problem.out_channels
-    return Recipe(
-        chosen, dtype, grad_shape, problem.shape(a), problem.shape(b), shapes[out], problem.shape(out), channels, size + chosen.workspace
-    )
+    return Recipe(chosen, dtype, grad_shape, problem.shape(a), problem.shape(b), shapes[out], problem.shape(out), channels, size + chosen.workspace)
 
 
-def problem_for(transposed: bool, kind: Kind, rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], geometry: dict[str, Any]) -> tuple[ConvProblem, bool]:
+def problem_for(
+    transposed: bool, kind: Kind, rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], geometry: dict[str, Any]
+) -> tuple[ConvProblem, bool]:
     """Build the problem of a call and say whether x came without a batch axis."""
-    layout = geometry.pop("layout") or LAYOUTS[rank][0]
-    if layout not in LAYOUTS[rank]:
-        raise ValueError(f"layout must be one of {LAYOUTS[rank]} for {rank}-D, got {layout!r}")
+    channels_last = is_channels_last(geometry.pop("layout"), rank)
     names = ("input_shape" if kind == "grad_input" else "x", "kernel_shape" if kind == "grad_weight" else "w")
     unbatched = len(x_shape) == rank + 1
     make = ConvProblem.from_transposed_shapes if transposed else ConvProblem.from_shapes
-    problem = make(
-        (1, *x_shape) if unbatched else x_shape, w_shape, rank=rank, channels_last=layout == LAYOUTS[rank][1], names=names, **geometry
-    )
+    problem = make((1, *x_shape) if unbatched else x_shape, w_shape, rank=rank, channels_last=channels_last, names=names, **geometry)
     return problem, unbatched
 
 
@@ -104,14 +125,18 @@ def shape_of(value: Any, name: str) -> tuple[int, ...]:
         raise TypeError(f"{name} must be a sequence of ints, got {value!r}") from None
 
 
-def carry_out(recipe: Recipe, a: Array, b: Array, bias: Array | None, activation: str | None, out: Array | None, packed: Any = None) -> Array:
-    """Check ``out`` and the memory, then compute; nothing is written before everything was checked."""
+def carry_out(recipe: Recipe, inputs: dict[str, Array], bias: Array | None, activation: str | None, out: Array | None, packed: Any = None) -> Array:
+    """Check ``out`` and the memory, then compute; nothing is written before everything was checked.
+
+    ``inputs`` holds the operation's two operands under the names that the user knows them by.
+    """
     chosen, dtype = recipe.plan, recipe.plan.dtype
     if out is not None:
-        inputs = {"the first array": a, "the second array": b}
         check_out(out, recipe.out_shape, recipe.dtype, inputs if bias is None else {**inputs, "bias": bias})
-    if recipe.bytes > planning.UNCHECKED_BYTES:
-        planning.require_memory(recipe.bytes, f"an output of shape {recipe.out_shape} with the workspace of {chosen.name!r}")
+    a, b = inputs.values()
+    needed = recipe.bytes + copied_bytes(a, dtype) + copied_bytes(b, dtype)
+    if needed > planning.UNCHECKED_BYTES:
+        planning.require_memory(needed, f"an output of shape {recipe.out_shape} with the workspace of {chosen.name!r}")
     direct = out is not None and out.dtype == dtype and out.flags.carray
     result = out if direct else np.empty(recipe.out_shape, dtype)
     if bias is not None:

@@ -128,7 +128,12 @@ def wait(pid):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("mode", ["pool", "numba"])
 def test_fork_after_use(mode: str, warm_cache: Path) -> None:
-    run(f"nc.set_threading({mode!r}); check(); check(method='direct')" + FORK + "pids = [in_child(check) for _ in range(3)]; [wait(p) for p in pids]; check()", warm_cache)  # fmt: skip
+    run(
+        f"nc.set_threading({mode!r}); check(); check(method='direct')"
+        + FORK
+        + "pids = [in_child(check) for _ in range(3)]; [wait(p) for p in pids]; check()",
+        warm_cache,
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

@@ -28,7 +28,7 @@ RESULT = [float.fromhex("-0x1.47ae14p-7"), 1.0, float.fromhex("-0x1.47ae14p-7")]
 def compute(cache: Path | str, parent: Path = ROOT, before: str = "", **environment: str) -> tuple[list[float], int, int]:
     """Run SCRIPT in a process of its own; return its result, its cache hits and its misses."""
     variables = {**os.environ, "NUMBACONV_CACHE_DIR": str(cache), "PYTHONPATH": str(parent), "PYTHONDONTWRITEBYTECODE": "1", **environment}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", before + SCRIPT], env=variables, capture_output=True, text=True, timeout=120, cwd="/")  # fmt: skip
+    done = subprocess.run([sys.executable, "-W", "error", "-c", before + SCRIPT], env=variables, capture_output=True, text=True, timeout=120, cwd="/")
     assert done.returncode == 0, done.stderr
     values, hits, misses = done.stdout.strip().rsplit(" ", 2)
     return eval(values), int(hits), int(misses)

@@ -8,7 +8,7 @@ which. There are two ways to share them, from one kernel source:
 "numba"  Numba's own threads (``parallel=True``). Less time to launch on an idle machine; its layers abort or hang where
          DESIGN's reliability rules ask for a result, so calls are serialised, and a forked child goes back to the pool.
 
-Measured on two cores by benchmarks/threading.py: see the README's table.
+Measured on two cores by benchmarks/threads.py: see the README's table.
 """
 
 from __future__ import annotations

@@ -58,15 +58,17 @@ def store_row(y, at, step, n, sums, first, bias, k, code):  # type: ignore[no-un
             y[unsigned(at + q * step)] = sums[unsigned(first + q)] + shift
     else:
         for q in range(n):
-            y[unsigned(at + q * step)] = activate(sums[unsigned(first + q)] + shift, code)
+            value = sums.dtype.type(sums[unsigned(first + q)] + shift)  # integers wrap before the activation sees them
+            y[unsigned(at + q * step)] = activate(value, code)
 
 
 def grad_bias(dy: Array, channels_last: bool) -> Array:
     """Sum dy over all axes but the channels; float32 in float64, the rest pairwise along contiguous rows."""
     if channels_last:
-        rows = np.ascontiguousarray(dy.reshape(-1, dy.shape[-1]).T)[None]
+        rows = np.ascontiguousarray(dy.reshape(math.prod(dy.shape[:-1]), dy.shape[-1]).T)[None]
     else:
-        rows = dy.reshape(*dy.shape[:2], -1)
+        rows = dy.reshape(*dy.shape[:2], math.prod(dy.shape[2:]))
     wide = np.float64 if dy.dtype == np.float32 else np.complex128 if dy.dtype == np.complex64 else dy.dtype
-    partial = rows.sum(axis=2, dtype=wide)
-    return np.ascontiguousarray(partial.T).sum(axis=1, dtype=wide).astype(dy.dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        partial = rows.sum(axis=2, dtype=wide)
+        return np.ascontiguousarray(partial.T).sum(axis=1, dtype=wide).astype(dy.dtype)

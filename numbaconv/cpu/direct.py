@@ -26,8 +26,8 @@ SPLITS = 32  # pieces of wgrad's sum when there are too few outputs to share
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
 SECONDS = {
-    "call": 4.3e-06, "loop": 1.6e-08, "four": 1.7e-10, "one": 3.7e-11, "strided": 5.3e-10, "strided one": 4.8e-11,
-    "dots": 4.9e-08, "dot": 3.8e-08, "four dots": 7.2e-11, "strided dots": 2.3e-10,
+    "call": 3.9e-06, "loop": 1.6e-08, "four": 1.2e-10, "one": 3e-11, "strided": 4.9e-10, "strided one": 4.4e-11,
+    "dots": 4.7e-08, "dot": 3.8e-08, "four dots": 5.8e-11, "strided dots": 2.2e-10,
 }  # fmt: skip
 Array = np.ndarray[Any, Any]
 
@@ -77,10 +77,12 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         tiles, splits = int(geometry[0]), int(geometry[1])
         pieces = np.empty((splits, out.size), out.dtype)
         _parallel.run(_wgrad, tiles, scratch, (a.reshape(-1), b.reshape(-1), pieces, geometry, *tables), seconds)
-        while len(pieces) > 1:  # pairwise, in an order that depends on the problem alone
-            half = len(pieces) // 2
-            pieces[:half] += pieces[len(pieces) - half :]
-            pieces = pieces[: len(pieces) - half]
+        if splits > 1:
+            with np.errstate(invalid="ignore", over="ignore"):  # as in the kernels, ∞ − ∞ is NaN and no more said
+                while len(pieces) > 1:  # pairwise, in an order that depends on the problem alone
+                    half = len(pieces) // 2
+                    pieces[:half] += pieces[len(pieces) - half :]
+                    pieces = pieces[: len(pieces) - half]
         out.reshape(-1)[:] = pieces[0]
         return
     bias = np.empty(0, out.dtype) if options.bias is None else options.bias
@@ -157,7 +159,7 @@ def _fprop(first, last, workers, scratch, x, w, y, bias, code, geometry, rows_d,
                             wi = at_w + (T * R * S - 1 - tap if reverse else tap)
                             at, xi = row_q[s] + start * q_step - q0, at_x + (row_i[s] + start * i_step) * xw
                             if channels == KB:
-                                _row_of_four(acc, at, q_step, x, xi, i_step * xw, stop - start, w[wi], w[wi + wk], w[wi + 2 * wk], w[wi + 3 * wk])  # fmt: skip
+                                _row_of_four(acc, at, q_step, x, xi, i_step * xw, stop - start, w[wi], w[wi + wk], w[wi + 2 * wk], w[wi + 3 * wk])
                             else:
                                 for j in range(channels):
                                     _row_of_one(acc, j * QB + at, q_step, x, xi, i_step * xw, stop - start, w[wi + j * wk])
@@ -214,7 +216,7 @@ def _wgrad(first, last, workers, scratch, dy, x, pieces, geometry, rows_d, rows_
     splits, groups, per_k, per_c, k_blocks = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
     segments, s_blocks, N = geometry[6], geometry[28], geometry[29]
     Z, P, Q, T, R, S = geometry[7], geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
-    i_step = geometry[14]
+    q_step, i_step, reverse = geometry[13], geometry[14], geometry[15]
     xn, xc, xd, xh, xw = geometry[18], geometry[19], geometry[20], geometry[21], geometry[22]
     yn, yk, yd, yh, yw = geometry[23], geometry[24], geometry[25], geometry[26], geometry[27]
     units = N * Z * P * segments
@@ -242,25 +244,26 @@ def _wgrad(first, last, workers, scratch, dy, x, pieces, geometry, rows_d, rows_
                     q1 = min(Q, q0 + CHUNK)
                     for j in range(taps):
                         s = s0 + j
-                        q = max(q0, row_q[s])
-                        count = min(q1, row_q[s] + row_n[s]) - q
+                        start = max(0, -((row_q[s] - q0) // q_step))
+                        count = min(row_n[s], -((row_q[s] - q1) // q_step)) - start
                         if count <= 0:
                             continue
-                        xi, di = at_x + (row_i[s] + (q - row_q[s]) * i_step) * xw, at_y + q * yw
+                        xi, di = at_x + (row_i[s] + start * i_step) * xw, at_y + (row_q[s] + start * q_step) * yw
                         if filters == KB:
-                            _dot_of_four(sums, j, x, xi, i_step * xw, dy, di, yw, yk, count)
+                            _dot_of_four(sums, j, x, xi, i_step * xw, dy, di, q_step * yw, yk, count)
                         else:
                             for f in range(filters):
-                                _dot_of_one(sums, f * SB + j, x, xi, i_step * xw, dy, di + f * yk, yw, count)
+                                _dot_of_one(sums, f * SB + j, x, xi, i_step * xw, dy, di + f * yk, q_step * yw, count)
                     terms += q1 - q0
                     if terms >= CHUNK:
                         carry(sums, KB * SB, KB * SB, chunks)
                         terms, chunks = 0, chunks + 1
             total(sums, KB * SB, KB * SB, chunks)
             for f in range(filters):
-                at_w = (((group * per_k + k0 + f) * per_c + c) * T + t) * R * S + r * S + s0
+                at_w = ((group * per_k + k0 + f) * per_c + c) * T * R * S
                 for j in range(taps):
-                    pieces[piece, at_w + j] = sums[f * SB + j]
+                    tap = (t * R + r) * S + s0 + j
+                    pieces[piece, at_w + (T * R * S - 1 - tap if reverse else tap)] = sums[f * SB + j]
 
 
 def _scratch(problem: ConvProblem, op: Op) -> int:

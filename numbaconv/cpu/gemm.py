@@ -22,7 +22,8 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _parallel, _simd
+from numbaconv.cpu import _parallel, _simd, direct
+from numbaconv.cpu._packing import PACK_SECONDS, PAD_SECONDS, Packed, needs_padding, pack, padded_axes, padded_size, reads_zeros, with_padding
 from numbaconv.cpu._sum import carry, levels, total
 from numbaconv.cpu.bias import CODES, store_row
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
@@ -33,7 +34,8 @@ MOST_KEPT = 1 << 16  # offsets kept with a problem; longer tables (wgrad of larg
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
 SECONDS = {
-    "call": 9.5e-06, "pad": 2.5e-10, "pack": 4.7e-10, "tile": 1e-07, "run": 1.7e-09, "gather": 7.4e-11, "scatter": 1.7e-10, "fma": 1e-11, "store": 1.4e-08,
+    "call": 9.5e-06, "pad": PAD_SECONDS, "pack": PACK_SECONDS, "tile": 1e-07, "run": 1.7e-09, "gather": 7.4e-11, "scatter": 1.8e-10,
+    "fma": 9.1e-12, "store": 1.3e-08,
 }  # fmt: skip
 Array = np.ndarray[Any, Any]
 
@@ -45,6 +47,8 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     p = _forward(problem, op)
     if p.input_dilation != (1, 1, 1):
         raise Unsupported("needs stride 1 for dgrad" if op == "dgrad" else "needs an input that is not dilated")
+    if op == "wgrad" and p.flipped:
+        raise Unsupported("needs taps that are not flipped for wgrad")
     columns, rows, steps = _product_shape(p, op)
     if steps == 0:
         raise Unsupported("needs a sum of at least one term")
@@ -58,7 +62,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     near = runs <= lanes // 4
     return {
         "call": 1,
-        "pad": _padded_size(p) * size if _needs_padding(p) else 0,
+        "pad": padded_size(p) * size if needs_padding(p) else 0,
         "pack": p.groups * high * steps * size,
         "tile": panels,
         "run": panels * steps * runs if near else 0,
@@ -77,88 +81,39 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: a padded copy of the input, the packed rows, the steps' offsets, and a panel with its sums per thread."""
     p, isa = _forward(problem, op), _simd.host()
     _, rows, steps = _product_shape(p, op)
-    copy = _padded_size(p) if _needs_padding(p) else 0
+    copy = padded_size(p) if needs_padding(p) else 0
     packed = p.groups * -(-rows // isa.rows) * isa.rows * steps
     return (copy + packed + _scratch(steps, isa, dtype) * _parallel.get_num_threads()) * dtype.itemsize + steps * 8
 
 
-def prepare(problem: ConvProblem, op: Op, w: Array) -> Array:
-    """Pack weights (for wgrad: dy) as the micro-kernel reads them: (groups, blocks of ROWS rows, steps, ROWS), zeros at the end."""
+def prepare(problem: ConvProblem, op: Op, w: Array) -> Packed:
+    """Pack weights (for wgrad: dy), and note whether all of them are finite."""
     isa, p = _simd.host(), _forward(problem, op)
     _, rows, steps = _product_shape(p, op)
-    blocks, taps, volume = -(-rows // isa.rows), math.prod(p.filter), math.prod(p.output)
-    per_group = rows * p.in_channels // p.groups * taps
+    channels, taps, volume = p.in_channels // p.groups, math.prod(p.filter), math.prod(p.output)
     if op == "fprop":
-        strides = (per_group, p.in_channels // p.groups * taps, steps, 0, 1, 0)
-    elif op == "dgrad":  # rows are the weights' second axis, and the taps run backwards
-        strides = (per_group, taps, taps, rows * taps, 1, 1)
+        strides = (rows * channels * taps, channels * taps, taps, taps, 1, int(p.flipped))
+    elif op == "dgrad":  # rows are the weights' second axis
+        strides = (rows * channels * taps, taps, taps, rows * taps, 1, int(p.flipped))
     else:
         n, k, _, _, v = p.strides("y")
         strides = (rows * k, k, volume, n, v, 0)
-    packed = np.empty((p.groups, blocks, steps, isa.rows), w.dtype)
-    arguments = (w.reshape(-1), packed.reshape(-1), blocks, rows, steps, isa.rows, np.array(strides, np.int64))
-    _parallel.run(_pack, p.groups * blocks, (0, w.dtype), arguments, packed.size * SECONDS["pack"])
-    return packed
+    return pack(w, p.groups, rows, steps, isa.rows, strides)
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
     isa, p = _simd.host(), _forward(problem, op)
     x, other = (b, a) if op == "wgrad" else (a, b)
-    packed = prepare(problem, op, other) if options.packed is None else options.packed
+    packed: Packed = prepare(problem, op, other) if options.packed is None else options.packed
+    if not packed.finite and reads_zeros(p):
+        # 0·∞ in the padding would be NaN: only the sum that leaves the padding out is right.
+        return direct.run(problem, op, a, b, out, options)
     geometry, offsets, steps, seconds = _derived(problem, op, isa, out.dtype)
-    x = _with_padding(p, x) if _needs_padding(p) else x
+    x = with_padding(p, x) if needs_padding(p) else x
     bias = np.empty(0, out.dtype) if options.bias is None else options.bias
-    arguments = (x.reshape(-1), packed.reshape(-1), out.reshape(-1), bias, CODES[options.activation], geometry, offsets)
+    arguments = (x.reshape(-1), packed.rows.reshape(-1), out.reshape(-1), bias, CODES[options.activation], geometry, offsets)
     _parallel.run(_kernel(isa, out.dtype), int(geometry[0]), (_scratch(steps, isa, out.dtype), out.dtype), arguments, seconds)
-
-
-@Kernel
-def _pack(first, last, workers, scratch, source, packed, blocks, rows, steps, height, strides):  # type: ignore[no-untyped-def]
-    # THE SCHEDULE: a tile is one block of ROWS rows, interleaved. A row's steps are an outer and an inner axis of the source.
-    group_stride, row_stride, inner, outer_stride, inner_stride, reverse = strides
-    for worker in prange(workers):
-        for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-            group, block = tile // blocks, tile % blocks
-            for r in range(height):
-                row, to = block * height + r, tile * steps * height + r
-                if row >= rows:
-                    for step in range(steps):
-                        packed[unsigned(to + step * height)] = 0
-                    continue
-                for outer in range(steps // inner):
-                    at = group * group_stride + row * row_stride + outer * outer_stride
-                    if reverse:
-                        at += (inner - 1) * inner_stride
-                    step = -inner_stride if reverse else inner_stride
-                    for i in range(inner):
-                        packed[unsigned(to + (outer * inner + i) * height)] = source[unsigned(at + i * step)]
-
-
-@Kernel
-def _pad(first, last, workers, scratch, x, padded, geometry):  # type: ignore[no-untyped-def]
-    # THE SCHEDULE: a tile is one padded row (n, d, h) of all channels, so that a channels-last row is transposed within L1.
-    C, D, H, W, Dp, Hp, Wp, ld, lh, lw = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6], geometry[7], geometry[8], geometry[9]  # fmt: skip
-    sn, sc, sd, sh, sw = geometry[10], geometry[11], geometry[12], geometry[13], geometry[14]
-    for worker in prange(workers):
-        for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-            h, rest = tile % Hp, tile // Hp
-            d, n = rest % Dp, rest // Dp
-            inside = ld <= d < ld + D and lh <= h < lh + H
-            start, stop = (max(0, lw), max(0, min(Wp, lw + W))) if inside else (Wp, Wp)
-            for c in range(C):
-                row = (((n * C + c) * Dp + d) * Hp + h) * Wp
-                at = n * sn + c * sc + (d - ld) * sd + (h - lh) * sh - lw * sw
-                for i in range(min(start, Wp)):
-                    padded[unsigned(row + i)] = 0
-                if sw == 1:
-                    for i in range(start, stop):
-                        padded[unsigned(row + i)] = x[unsigned(at + i)]
-                else:
-                    for i in range(start, stop):
-                        padded[unsigned(row + i)] = x[unsigned(at + i * sw)]
-                for i in range(max(start, stop), Wp):
-                    padded[unsigned(row + i)] = 0
 
 
 @functools.cache
@@ -277,31 +232,6 @@ def _indices(isa: _simd.Isa, dtype: np.dtype[Any]) -> int:
     return -(-(3 * isa.lanes(dtype) + 1) // 8) * 64 // dtype.itemsize
 
 
-def _needs_padding(p: ConvProblem) -> bool:
-    return p.channels_last or any(p.low) or any(high > 0 for high in p.high)
-
-
-def _padded_axes(p: ConvProblem) -> tuple[int, int, int]:
-    """Return the sizes of the input with what is read around it; the part behind the last tap is left out."""
-    if not _needs_padding(p):
-        return p.input
-    d, h, w = ((o - 1) * s + (r - 1) * d + 1 for o, s, r, d in zip(p.output, p.stride, p.filter, p.dilation, strict=True))
-    return d, h, w
-
-
-def _padded_size(p: ConvProblem) -> int:
-    return p.batch * p.in_channels * math.prod(_padded_axes(p))
-
-
-def _with_padding(p: ConvProblem, x: Array) -> Array:
-    """Return x as (N, C, D, H, W) with its padding around it."""
-    axes = _padded_axes(p)
-    padded = np.empty((p.batch, p.in_channels, *axes), x.dtype)
-    geometry = np.array((p.in_channels, *p.input, *axes, *p.low, *p.strides("x")), np.int64)
-    _parallel.run(_pad, p.batch * axes[0] * axes[1], (0, x.dtype), (x.reshape(-1), padded.reshape(-1), geometry), padded.size * SECONDS["pad"])
-    return padded
-
-
 def _derived(problem: ConvProblem, op: Op, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[Array, Array, int, float]:
     """Return the geometry as the kernel unpacks it, each step's offset, the steps and the cost; worked out once per problem."""
     key = ("gemm", op, isa.name, dtype)
@@ -315,7 +245,7 @@ def _derived(problem: ConvProblem, op: Op, isa: _simd.Isa, dtype: np.dtype[Any])
 
 def _derive(p: ConvProblem, op: Op, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[Array, Array, int]:
     columns, rows, steps = _product_shape(p, op)
-    _, H, W = axes = _padded_axes(p)
+    _, H, W = axes = padded_axes(p)
     plane, size, volume, channels = H * W, math.prod(axes), math.prod(p.output), p.in_channels // p.groups
     # Strides of the gathered input along a pixel's axes (n, z, p, q) and along a weight's (c, t, r, s).
     pixel = (p.in_channels * size, p.stride[0] * plane, p.stride[1] * W, p.stride[2])
