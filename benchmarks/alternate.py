@@ -11,8 +11,17 @@ from typing import Any
 FEWEST, MOST = 5, 200
 
 
-def medians(functions: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """Call the functions in turn, for about ``seconds`` in all, and return the median seconds of each; call each before (to warm up)."""
+SETTLE = 0.3  # seconds after which another library's threads have stopped to spin at their barrier
+
+
+def medians(functions: Mapping[str, Callable[[], Any]], seconds: float, settle: bool = False) -> dict[str, float]:
+    """Call the functions in turn, for about ``seconds`` in all, and return the median seconds of each; call each before (to warm up).
+
+    With ``settle`` a turn is a pause, a call that does not count and then several that do: OpenMP's threads spin for a while
+    after each call, on the core that the next function's second thread needs.
+    """
+    if settle:
+        return _settled(functions, seconds)
     times: dict[str, list[float]] = {name: [] for name in functions}
     names, end, rounds = list(functions), time.perf_counter() + seconds, 0
     while rounds < FEWEST or (rounds < MOST and time.perf_counter() < end):
@@ -20,6 +29,23 @@ def medians(functions: Mapping[str, Callable[[], Any]], seconds: float) -> dict[
             start = time.perf_counter()
             functions[name]()
             times[name].append(time.perf_counter() - start)
+        rounds += 1
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _settled(functions: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    end, rounds = time.perf_counter() + seconds, 0
+    while rounds < 3 or time.perf_counter() < end:
+        for name, function in functions.items():
+            time.sleep(SETTLE)
+            function()
+            turn: list[float] = []
+            while len(turn) < FEWEST and sum(turn) < 0.2:
+                start = time.perf_counter()
+                function()
+                turn.append(time.perf_counter() - start)
+            times[name] += turn
         rounds += 1
     return {name: statistics.median(values) for name, values in times.items()}
 

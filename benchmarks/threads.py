@@ -1,6 +1,7 @@
 """Who should run the kernels: ``python -m benchmarks.threads``: the library's pool, Numba's threads, or the caller alone.
 
-The three take turns in one process, first on the machine as it is, then with a busy process for every core.
+The three take turns in one process (after a pause, since Numba's threads spin on after a call), first on the machine as it
+is, then with a busy process for every core.
 A ratio is one thread's median time over that mode's: above 1, the mode is faster than one thread.
 """
 
@@ -55,7 +56,7 @@ def measure(names: list[str], threads: int, seconds: float) -> list[tuple[str, d
         functions = modes(lambda function=function, a=a, b=b: function(a, b), threads)
         for warm in functions.values():
             warm()
-        found.append((name, medians(functions, seconds)))
+        found.append((name, medians(functions, seconds, settle=True)))
     return found
 
 
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.threads", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=nc.get_num_threads())
     parser.add_argument("--match", default="", help="only cases whose name contains this")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per case, all modes together")
+    parser.add_argument("--seconds", type=float, default=6.0, help="per case, all modes together")
     options = parser.parse_args(arguments)
     names = [name for name in CASES if options.match in name]
     mode, count = nc.get_threading(), nc.get_num_threads()

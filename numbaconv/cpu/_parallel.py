@@ -3,7 +3,7 @@
 A kernel is a range of tiles ``first … last``, each of which owns its outputs, so the result does not depend on who computes
 which. There are two ways to share them, from one kernel source:
 
-"pool"   (the default) a few Python threads draw batches of tiles, and the calling thread draws with them. Nothing spins, any
+"pool"   (the default) a few Python threads draw batches of tiles, and the calling thread draws with them. Waiting threads sleep, any
          number of callers can share it, it is rebuilt after a fork, and a Ctrl-C is seen between two batches.
 "numba"  Numba's own threads (``parallel=True``). Less time to launch on an idle machine; its layers abort or hang where
          DESIGN's reliability rules ask for a result, so calls are serialised, and a forked child goes back to the pool.
@@ -14,11 +14,13 @@ Measured on two cores by benchmarks/threads.py: see the README's table.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import math
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +32,7 @@ import numpy as np
 from numbaconv._jit import Kernel
 
 BATCH_SECONDS = 0.004  # long enough to hide a 13 µs hand-over, short enough for a prompt Ctrl-C
+YIELD_SECONDS = 0.3e-3  # a caller that sleeps at the end of a call is woken on the core of the thread that it waited for
 SERIAL_SECONDS = 60e-6  # below this a second thread costs more than it brings
 Array = np.ndarray[Any, Any]
 
@@ -37,6 +40,31 @@ _mode = "pool"
 _threads: int | None = None
 _override: ContextVar[int | None] = ContextVar("numbaconv_threads", default=None)
 _numba_lock = threading.Lock()
+
+
+def _find_getcpu() -> Callable[[], int]:
+    try:
+        return ctypes.CDLL(None).sched_getcpu
+    except (OSError, AttributeError, TypeError):
+        return lambda: -1
+
+
+current_cpu = _find_getcpu()  # the core that this thread runs on, −1 where the system does not say
+
+
+def move_off(cpus: set[int]) -> None:
+    """Leave a core of ``cpus``, where others of the same job run, for a free one, and add ours to the set.
+
+    Linux wakes a thread on the waker's core and lets both stay there: after 0.3 s without a call a second thread then brought
+    nothing (1.45 ms a call instead of 0.86, for many calls on end; Linux 6.18, benchmarks/threads.py).
+    """
+    cpu = current_cpu()
+    if cpu in cpus and cpu >= 0:
+        if free := os.sched_getaffinity(os.getpid()) - cpus:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, free)
+            cpu = current_cpu()
+    cpus.add(cpu)
 
 
 class _Job:
@@ -47,6 +75,7 @@ class _Job:
         self.drawn, self.slots = itertools.count(), itertools.count()
         self.lock, self.finished = threading.Lock(), threading.Semaphore(0)
         self.helpers, self.closed, self.cancelled = 0, False, False
+        self.cpus = {current_cpu()}
         self.error: BaseException | None = None
 
     def draw(self) -> None:
@@ -63,6 +92,7 @@ class _Job:
             if self.closed:
                 return
             self.helpers += 1
+            move_off(self.cpus)
         try:
             self.draw()
         except BaseException as error:
@@ -80,8 +110,11 @@ class _Job:
         with self.lock:
             self.closed = True
             waiting = self.helpers > 0
+        end = time.perf_counter() + YIELD_SECONDS
         while waiting:
             try:
+                while self.helpers and time.perf_counter() < end:
+                    time.sleep(0)
                 self.finished.acquire()
                 waiting = False
             except BaseException as caught:
