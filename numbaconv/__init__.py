@@ -23,21 +23,58 @@ _HOMES = {
 _MODULES = ("nn", "functional")
 __all__ = ["__version__", *_HOMES, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
-if TYPE_CHECKING:
-    from numbaconv import functional, nn  # noqa: F401
-    from numbaconv.cpu._parallel import *  # noqa: F403
-    from numbaconv.functional import *  # noqa: F403
+if TYPE_CHECKING:  # what the table above says, for editors and type checkers
+    from numbaconv import functional as functional
+    from numbaconv import nn as nn
+    from numbaconv.cpu._parallel import get_num_threads as get_num_threads
+    from numbaconv.cpu._parallel import get_threading as get_threading
+    from numbaconv.cpu._parallel import num_threads as num_threads
+    from numbaconv.cpu._parallel import set_num_threads as set_num_threads
+    from numbaconv.cpu._parallel import set_threading as set_threading
+    from numbaconv.functional import PreparedWeights as PreparedWeights
+    from numbaconv.functional import conv1d as conv1d
+    from numbaconv.functional import conv1d_backward as conv1d_backward
+    from numbaconv.functional import conv1d_grad_bias as conv1d_grad_bias
+    from numbaconv.functional import conv1d_grad_input as conv1d_grad_input
+    from numbaconv.functional import conv1d_grad_weight as conv1d_grad_weight
+    from numbaconv.functional import conv2d as conv2d
+    from numbaconv.functional import conv2d_backward as conv2d_backward
+    from numbaconv.functional import conv2d_grad_bias as conv2d_grad_bias
+    from numbaconv.functional import conv2d_grad_input as conv2d_grad_input
+    from numbaconv.functional import conv2d_grad_weight as conv2d_grad_weight
+    from numbaconv.functional import conv3d as conv3d
+    from numbaconv.functional import conv3d_backward as conv3d_backward
+    from numbaconv.functional import conv3d_grad_bias as conv3d_grad_bias
+    from numbaconv.functional import conv3d_grad_input as conv3d_grad_input
+    from numbaconv.functional import conv3d_grad_weight as conv3d_grad_weight
+    from numbaconv.functional import conv_transpose1d as conv_transpose1d
+    from numbaconv.functional import conv_transpose1d_backward as conv_transpose1d_backward
+    from numbaconv.functional import conv_transpose1d_grad_bias as conv_transpose1d_grad_bias
+    from numbaconv.functional import conv_transpose1d_grad_input as conv_transpose1d_grad_input
+    from numbaconv.functional import conv_transpose1d_grad_weight as conv_transpose1d_grad_weight
+    from numbaconv.functional import conv_transpose2d as conv_transpose2d
+    from numbaconv.functional import conv_transpose2d_backward as conv_transpose2d_backward
+    from numbaconv.functional import conv_transpose2d_grad_bias as conv_transpose2d_grad_bias
+    from numbaconv.functional import conv_transpose2d_grad_input as conv_transpose2d_grad_input
+    from numbaconv.functional import conv_transpose2d_grad_weight as conv_transpose2d_grad_weight
+    from numbaconv.functional import conv_transpose3d as conv_transpose3d
+    from numbaconv.functional import conv_transpose3d_backward as conv_transpose3d_backward
+    from numbaconv.functional import conv_transpose3d_grad_bias as conv_transpose3d_grad_bias
+    from numbaconv.functional import conv_transpose3d_grad_input as conv_transpose3d_grad_input
+    from numbaconv.functional import conv_transpose3d_grad_weight as conv_transpose3d_grad_weight
+    from numbaconv.functional import explain as explain
+    from numbaconv.functional import prepare as prepare
+else:
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"numbaconv.{name}")
-    else:
-        raise AttributeError(f"module 'numbaconv' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            value = getattr(importlib.import_module(_HOMES[name]), name)
+        elif name in _MODULES:
+            value = importlib.import_module(f"numbaconv.{name}")
+        else:
+            raise AttributeError(f"module 'numbaconv' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
