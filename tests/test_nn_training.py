@@ -354,3 +354,15 @@ def test_errors(error: type[Exception], message: str, call: Any) -> None:
     """Errors say what was wrong and what was expected."""
     with pytest.raises(error, match=message):
         call()
+
+
+def test_save_takes_a_network_and_either_order(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(2, 3))
+    for arguments in ((tmp_path / "a.npz", network), (network, str(tmp_path / "a.npz")), (network.state_dict(), tmp_path / "a.npz")):
+        nn.save(*arguments)
+        loaded = nn.load(tmp_path / "a.npz")
+        assert all(np.array_equal(loaded[name], value) for name, value in network.state_dict().items())
+        (tmp_path / "a.npz").unlink()
+    for arguments in ((network, network), (3, network), (tmp_path / "a.npz", [1.0])):
+        with pytest.raises(TypeError, match="must be"):
+            nn.save(*arguments)

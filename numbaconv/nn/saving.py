@@ -13,17 +13,20 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from numbaconv.arrays import Array
+from numbaconv.nn.module import Module
 
 
-def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+def save(path: Any, state: Any) -> None:
     """Write named arrays to a file; a file of that name is replaced once the new one is complete.
+
+    ``numpy.save`` takes the path first and ``torch.save`` the object: here either order is understood.
 
     Parameters
     ----------
     path : path
         Ends in ".safetensors", which needs the package safetensors, or ".npz".
-    state : mapping of str to array_like
-        As ``state_dict`` gives it.
+    state : Module or mapping of str to array_like
+        A network, or what ``state_dict`` gives.
 
     Raises
     ------
@@ -44,6 +47,14 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     ...     nn.save(path, layer.state_dict())
     ...     layer.load_state_dict(nn.load(path))
     """
+    if isinstance(state, (str, os.PathLike)):
+        path, state = state, path
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a string or a path, got {type(path).__name__}")
+    if isinstance(state, Module):
+        state = state.state_dict()
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a Module or a mapping of names to arrays, got {type(state).__name__}")
     path = Path(path)
     write, _ = _format(path)
     arrays = {}
