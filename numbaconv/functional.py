@@ -160,14 +160,20 @@ def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
         return _grad_bias(rank, grad_out, layout)
 
     def backward(grad_out, x, w, *, needs=(True, True, True), layout=default, **options):  # type: ignore[no-untyped-def]
-        if "out" in options:
-            raise TypeError("out is not an option of backward, which returns three arrays; call the three gradients for that")
-        w_array = w.w if isinstance(w, PreparedWeights) else as_array(w, "w")
-        x = as_array(x, "x")
+        if foreign := {"out", "activation", "bias"} & set(options):
+            raise TypeError(f"{foreign.pop()} is not an option of backward: it returns three arrays, of the convolution itself")
+        geometry, how = _split_options(rank, transposed, {**options, "layout": layout})
         try:
             need_x, need_w, need_b = needs
         except (TypeError, ValueError):
             raise ValueError(f"needs must be three truth values, for x, w and bias, got {needs!r}") from None
+        w_array = w.w if isinstance(w, PreparedWeights) else as_array(w, "w")
+        x, grad_out = as_array(x, "x"), as_array(grad_out, "grad_out")
+        # Checked whatever is needed, so that grad_bias alone does not pass a gradient of another shape.
+        recipe = recipe_for(
+            transposed, "grad_input", rank, x.shape, w_array.shape, result_type(grad_out, w_array), geometry, {**how, "method": "auto"}
+        )
+        check_shape(grad_out, recipe.grad_shape or (), "grad_out", "that of the output")
         return (
             grad_input(grad_out, w_array, x.shape, layout=layout, **options) if need_x else None,
             grad_weight(x, grad_out, w_array.shape, layout=layout, **options) if need_w else None,
@@ -260,14 +266,17 @@ def explain(
     words = ("forward", "grad_input", "grad_weight")
     if op not in words:
         raise ValueError(f"op must be one of {words}, got {op!r}")
+    x_shape, w_shape = shape_of(x_shape, "x_shape"), shape_of(w_shape, "w_shape")
     rank = len(w_shape) - 2
     geometry, how = _split_options(rank, transposed, options)
     kind: Kind = op  # type: ignore[assignment]
-    compute = COMPUTE.get(np.dtype(dtype))
-    if compute is None:
-        raise TypeError(f"dtype must be an integer, float16/32/64 or complex64/128, got {dtype!r}")
-    problem, _ = problem_for(transposed, "forward", rank, shape_of(x_shape, "x_shape"), shape_of(w_shape, "w_shape"), geometry)
-    return planning.explain_problem(problem, OPERATIONS[transposed, kind], compute, how["device"] or "cpu")
+    compute = COMPUTE[result_type(as_array(np.empty(0, dtype), "dtype"))]
+    problem, unbatched = problem_for(transposed, "forward", rank, x_shape, w_shape, geometry)
+    output = problem.shape("x" if transposed else "y", rank)[1 if unbatched else 0 :]
+    name = f"conv{'_transpose' if transposed else ''}{rank}d"
+    title = f"{name} {op} ({OPERATIONS[transposed, kind]}): x {x_shape}, w {w_shape}, output {output}"
+    device = how["device"] or "cpu"
+    return planning.explain_problem(problem, OPERATIONS[transposed, kind], compute, title, how["method"], how["precision"], device)
 
 
 def _split_options(rank: int, transposed: bool, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -279,6 +288,8 @@ def _split_options(rank: int, transposed: bool, options: dict[str, Any]) -> tupl
         geometry["output_padding"] = 0
     how: dict[str, Any] = {"method": "auto", "precision": "default", "device": None}
     for name, value in options.items():
+        if name in ("bias", "activation", "out", "stream"):
+            continue  # so that one dictionary of options serves the call and its preparation
         if name not in geometry and name not in how:
             raise TypeError(f"unexpected keyword argument {name!r}; the options are {(*geometry, *how)}")
         (geometry if name in geometry else how)[name] = value

@@ -106,13 +106,14 @@ class Explanation(str):
         return str(self)
 
 
-def explain_problem(problem: ConvProblem, op: Op, dtype: np.dtype[Any], device: str = "cpu") -> Explanation:
+def explain_problem(
+    problem: ConvProblem, op: Op, dtype: np.dtype[Any], title: str = "", method: str = "auto", precision: str = "default", device: str = "cpu"
+) -> Explanation:
     """Return a printable table: every algorithm with its estimated time and workspace, or why it cannot do the problem."""
     m, n, k = problem.gemm_shape(op)
-    chosen = plan(problem, op, dtype, device=device).name
-    shapes = ", ".join(f"{tensor} {problem.shape(tensor, problem.rank)}" for tensor in ("x", "w", "y"))
+    chosen = plan(problem, op, dtype, method, precision, device).name
     lines = [
-        f"{op} {dtype.name} on {device}: {shapes}",
+        f"{title or op}, {dtype.name} on {device}",
         f"{2 * problem.macs / 1e9:.3g} Gflop; per group a product of {m} × {n} × {k}",
     ]
     algorithms = room(device)

@@ -24,9 +24,9 @@ def _sigmoid(v: Array) -> Array:
 
 
 def _gelu(v: Array) -> Array:
-    from scipy.special import erf
+    from scipy.special import erfc
 
-    return v * 0.5 * (1 + erf(v * 0.5**0.5))
+    return v * 0.5 * erfc(-v * 0.5**0.5)
 
 
 # What each activation means; the leaky slope is PyTorch's default, and gelu is the exact one.

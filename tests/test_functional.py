@@ -478,3 +478,31 @@ def test_the_number_of_threads_can_be_set_and_overridden(threads_restored):
 
 def test_the_documentation_covers_exactly_the_functions_there_are():
     assert {f"{name}{suffix}" for name in FORWARD for suffix in _docs._MAKERS} <= set(functional.__all__)
+
+
+def test_backward_checks_the_output_gradient_whatever_is_needed() -> None:
+    x, w = np.ones((1, 1, 4)), np.ones((1, 1, 2))
+    with pytest.raises(ValueError, match="grad_out must have shape"):
+        nc.conv1d_backward(np.ones((1, 7, 9)), x, w, needs=(False, False, True))
+    with pytest.raises(TypeError, match="strde"):
+        nc.conv1d_backward(np.ones((1, 1, 3)), x, w, needs=(False, False, True), strde=3)
+    with pytest.raises(TypeError, match="out"):
+        nc.conv1d_backward(np.ones((1, 1, 3)), x, w, out=np.empty_like(x))
+
+
+def test_one_dictionary_of_options_serves_prepare_and_the_call(rng) -> None:
+    x, w = rng.standard_normal((1, 8, 20, 20)).astype(np.float32), rng.standard_normal((16, 8, 3, 3)).astype(np.float32)
+    options = {"padding": 1, "activation": "relu"}
+    assert np.array_equal(nc.conv2d(x, nc.prepare(w, x.shape, **options), **options), nc.conv2d(x, w, **options))
+
+
+def test_long_filters_cost_memory_and_time_in_proportion() -> None:
+    # Tables of outputs × taps once took 0.6 GiB here, and a quadratic search over the taps seconds.
+    import tracemalloc
+
+    x, w = np.ones((1, 1, 9000, 1), np.int32), np.ones((1, 1, 3000, 1), np.int32)
+    tracemalloc.start()
+    y = nc.conv2d(x, w)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (y == 3000).all() and peak < 32 << 20

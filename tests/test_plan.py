@@ -90,9 +90,9 @@ def test_planning_a_problem_of_any_size_allocates_nothing():
 
 def test_explain_shows_each_algorithm_with_its_cost_or_refusal(room):
     room(winograd=fake("needs a 3×3 filter"), gemm=fake(0.5, 3 << 20), direct=fake(2.0))
-    text = str(planning.explain_problem(PROBLEM, "fprop", F4))
+    text = str(nc.explain((1, 3, 8, 8), (4, 3, 3, 3)))
     lines = text.splitlines()
-    assert "fprop float32 on cpu: x (1, 3, 8, 8), w (4, 3, 3, 3), y (1, 4, 6, 6)" in text
+    assert lines[0] == "conv2d forward (fprop): x (1, 3, 8, 8), w (4, 3, 3, 3), output (1, 4, 6, 6), float32 on cpu"
     assert [line.split()[0] for line in lines if line.startswith("→")] == ["→"]
     chosen = next(line for line in lines if line.startswith("→"))
     assert "gemm" in chosen and "500.000 ms" in chosen and "3.0 MiB" in chosen
@@ -111,7 +111,19 @@ def test_explain_prints_as_a_table_at_the_prompt():
     ("forward", True, "dgrad"), ("grad_input", True, "fprop"), ("grad_weight", True, "wgrad"),
 ])  # fmt: skip
 def test_explain_translates_the_users_words(op, transposed, word):
-    assert nc.explain((1, 3, 8), (3, 3, 3), op=op, transposed=transposed).startswith(word)
+    name, output = ("conv_transpose1d", (1, 3, 10)) if transposed else ("conv1d", (1, 3, 6))
+    explanation = nc.explain((1, 3, 8), (3, 3, 3), op=op, transposed=transposed)
+    assert explanation.splitlines()[0] == f"{name} {op} ({word}): x (1, 3, 8), w (3, 3, 3), output {output}, float32 on cpu"
+
+
+def test_explain_checks_what_it_is_asked() -> None:
+    for options, error in (
+        ({"method": "magic"}, ValueError), ({"precision": "low"}, ValueError), ({"dtype": object}, TypeError), ({"strde": 1}, TypeError),
+        ({"dtype": "int32", "method": "gemm"}, NotImplementedError),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            nc.explain((1, 3, 8), (3, 3, 3), **options)
+    assert "int16" in nc.explain((1, 3, 8), (3, 3, 3), dtype=">i2")
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), [

@@ -63,48 +63,45 @@ def _pack(first, last, workers, scratch, source, packed, zeros, blocks, rows, st
 @Kernel
 def _pad(first, last, workers, scratch, x, padded, geometry):  # type: ignore[no-untyped-def]
     # THE SCHEDULE: a tile is one padded row (n, d, h) of all channels, so that a channels-last row is transposed within L1.
-    C, D, H, W, Dp, Hp, Wp, ld, lh, lw = (
-        geometry[0],
-        geometry[1],
-        geometry[2],
-        geometry[3],
-        geometry[4],
-        geometry[5],
-        geometry[6],
-        geometry[7],
-        geometry[8],
-        geometry[9],
-    )
-    sn, sc, sd, sh, sw = geometry[10], geometry[11], geometry[12], geometry[13], geometry[14]
+    # Element i of the input goes to i·u + lo; zeros are between and around.
+    C, D, H, W, Dp, Hp, Wp = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6]
+    ld, lh, lw, ud, uh, uw = geometry[7], geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
+    sn, sc, sd, sh, sw = geometry[13], geometry[14], geometry[15], geometry[16], geometry[17]
+    start, stop = max(0, -(lw // uw)), min(W, (Wp - lw + uw - 1) // uw)
     for worker in prange(workers):
         for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-            h, rest = tile % Hp, tile // Hp
-            d, n = rest % Dp, rest // Dp
-            inside = ld <= d < ld + D and lh <= h < lh + H
-            start, stop = (max(0, lw), max(0, min(Wp, lw + W))) if inside else (Wp, Wp)
+            h, rest = (tile % Hp - lh) // uh, tile // Hp
+            d, n = (rest % Dp - ld) // ud, rest // Dp
+            inside = 0 <= d < D and 0 <= h < H and d * ud + ld == rest % Dp and h * uh + lh == tile % Hp and start < stop
             for c in range(C):
-                row = (((n * C + c) * Dp + d) * Hp + h) * Wp
-                at = n * sn + c * sc + (d - ld) * sd + (h - lh) * sh - lw * sw
-                for i in range(min(start, Wp)):
-                    padded[unsigned(row + i)] = 0
-                if sw == 1:
+                row = ((n * C + c) * Dp + rest % Dp) * Hp * Wp + tile % Hp * Wp
+                at, to = n * sn + c * sc + d * sd + h * sh, row + lw
+                if not inside or uw > 1:
+                    for i in range(Wp):
+                        padded[unsigned(row + i)] = 0
+                if not inside:
+                    continue
+                if uw > 1 or sw > 1:
                     for i in range(start, stop):
-                        padded[unsigned(row + i)] = x[unsigned(at + i)]
+                        padded[unsigned(to + i * uw)] = x[unsigned(at + i * sw)]
                 else:
                     for i in range(start, stop):
-                        padded[unsigned(row + i)] = x[unsigned(at + i * sw)]
-                for i in range(max(start, stop), Wp):
-                    padded[unsigned(row + i)] = 0
+                        padded[unsigned(to + i)] = x[unsigned(at + i)]
+                if uw == 1:
+                    for i in range(lw + start):
+                        padded[unsigned(row + i)] = 0
+                    for i in range(lw + stop, Wp):
+                        padded[unsigned(row + i)] = 0
 
 
 def reads_zeros(p: ConvProblem) -> bool:
-    """Return whether the padding is part of any sum."""
-    return any(low > 0 for low in p.low) or any(high > 0 for high in p.high)
+    """Return whether zeros around or between the input's elements are part of any sum."""
+    return p.input_dilation != (1, 1, 1) or any(low > 0 for low in p.low) or any(high > 0 for high in p.high)
 
 
 def needs_padding(p: ConvProblem) -> bool:
-    """Return whether `gemm` cannot gather from the input itself: it has no padding, or its channels are last."""
-    return p.channels_last or any(p.low) or any(high > 0 for high in p.high)
+    """Return whether `gemm` cannot gather from the input itself: it lacks the zeros, or its channels are last."""
+    return p.channels_last or p.input_dilation != (1, 1, 1) or any(p.low) or any(high > 0 for high in p.high)
 
 
 def padded_axes(p: ConvProblem) -> tuple[int, int, int]:
@@ -121,9 +118,9 @@ def padded_size(p: ConvProblem) -> int:
 
 
 def with_padding(p: ConvProblem, x: Array) -> Array:
-    """Return x as (N, C, D, H, W) with its padding around it."""
+    """Return x as (N, C, D, H, W) with the zeros of its padding around it and of its dilation between its elements."""
     axes = padded_axes(p)
     padded = np.empty((p.batch, p.in_channels, *axes), x.dtype)
-    geometry = np.array((p.in_channels, *p.input, *axes, *p.low, *p.strides("x")), np.int64)
+    geometry = np.array((p.in_channels, *p.input, *axes, *p.low, *p.input_dilation, *p.strides("x")), np.int64)
     _parallel.run(_pad, p.batch * axes[0] * axes[1], (0, x.dtype), (x.reshape(-1), padded.reshape(-1), geometry), padded.size * PAD_SECONDS)
     return padded

@@ -34,6 +34,7 @@ from numbaconv._jit import Kernel
 BATCH_SECONDS = 0.004  # long enough to hide a 13 µs hand-over, short enough for a prompt Ctrl-C
 YIELD_SECONDS = 0.3e-3  # a caller that sleeps at the end of a call is woken on the core of the thread that it waited for
 SERIAL_SECONDS = 60e-6  # below this a second thread costs more than it brings
+MOST_THREADS = 1024  # more would be a mistake, and start that many
 Array = np.ndarray[Any, Any]
 
 _mode = "pool"
@@ -221,6 +222,8 @@ def _checked(n: int) -> int:
         raise TypeError(f"the number of threads must be an int, got {n!r}")
     if n < 1:
         raise ValueError(f"the number of threads must be at least 1, got {n}")
+    if n > MOST_THREADS:
+        raise ValueError(f"the number of threads must be at most {MOST_THREADS}, got {n}")
     return int(n)
 
 

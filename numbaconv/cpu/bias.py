@@ -39,7 +39,7 @@ def _activate(value, code):  # type: ignore[no-untyped-def]
         if code == 3:
             return value / (one + math.exp(-value))
         if code == 4:
-            return value * half * (one + math.erf(value * root))
+            return value * half * math.erfc(-value * root)  # not 1 + erf, which cancels for negative values
         if code == 5:
             return math.tanh(value)
         if code == 6:

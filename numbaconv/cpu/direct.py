@@ -91,6 +91,15 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
 
 
 @inline
+def _input_of(axes, axis, o, r):  # type: ignore[no-untyped-def]
+    """Return i with i·u + lo = o·s + r·d, or −1 if there is none."""
+    at = o * axes[axis, 0] + r * axes[axis, 1] - axes[axis, 2]
+    dilation = axes[axis, 3]
+    i = at if dilation == 1 else at // dilation
+    return i if i >= 0 and i < axes[axis, 4] and i * dilation == at else -1
+
+
+@inline
 def _row_of_four(acc, at, step, x, xi, xstep, n, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
     one, two, three = unsigned(QB), unsigned(2 * QB), unsigned(3 * QB)
     if step == 1 and xstep == 1:
@@ -120,11 +129,11 @@ def _row_of_one(acc, at, step, x, xi, xstep, n, w):  # type: ignore[no-untyped-d
 
 
 @Kernel
-def _fprop(first, last, workers, scratch, x, w, y, bias, code, geometry, rows_d, rows_h, row_q, row_i, row_n):  # type: ignore[no-untyped-def]
+def _fprop(first, last, workers, scratch, x, w, y, bias, code, geometry, axes, row_q, row_i, row_n):  # type: ignore[no-untyped-def]
     # THE ALGORITHM: y[n,k,z,p,q] = Σ_c Σ_t Σ_r Σ_s w[k,c,t,r,s] · x[n,c,i(z,t),i(p,r),i(q,s)], taps that leave x skipped.
     # THE SCHEDULE: a tile is KB channels × QB outputs of one row, its accumulators in L1; for each (c,t,r,s) the part of the
-    # input row that meets it is added KB times. rows_d and rows_h give i for (z,t) and (p,r), or −1; row_q, row_i, row_n the
-    # first output, the first input and the count for each s.
+    # input row that meets it is added KB times. row_q, row_i and row_n hold the first output, the first input and the count
+    # for each s.
     groups, per_k, per_c, k_blocks, q_blocks = geometry[2], geometry[3], geometry[4], geometry[5], geometry[6]
     Z, P, Q, T, R, S = geometry[7], geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
     q_step, i_step, reverse, wk, wc = geometry[13], geometry[14], geometry[15], geometry[16], geometry[17]
@@ -146,7 +155,7 @@ def _fprop(first, last, workers, scratch, x, w, y, bias, code, geometry, rows_d,
                 at_w = (group * per_k * per_c) * T * R * S + k0 * wk + c * wc
                 for t in range(T):
                     for r in range(R):
-                        d, h = rows_d[z * T + t], rows_h[p * R + r]
+                        d, h = _input_of(axes, 0, z, t), _input_of(axes, 1, p, r)
                         if d < 0 or h < 0:
                             continue
                         at_x = n * xn + (group * per_c + c) * xc + d * xd + h * xh
@@ -209,7 +218,7 @@ def _dot_of_one(sums, at, x, xi, xs, dy, di, ds, n):  # type: ignore[no-untyped-
 
 
 @Kernel
-def _wgrad(first, last, workers, scratch, dy, x, pieces, geometry, rows_d, rows_h, row_q, row_i, row_n):  # type: ignore[no-untyped-def]
+def _wgrad(first, last, workers, scratch, dy, x, pieces, geometry, axes, row_q, row_i, row_n):  # type: ignore[no-untyped-def]
     # THE ALGORITHM: dw[k,c,t,r,s] = Σ_n Σ_z Σ_p Σ_q dy[n,k,z,p,q] · x[n,c,i(z,t),i(p,r),i(q,s)].
     # THE SCHEDULE: a tile is KB filters × SB neighbouring taps of one (c,t,r) over one piece of the (n,z,p,q-segment) units;
     # each row of x is multiplied with KB rows of dy, CHUNK outputs at a time. The pieces are added up afterwards.
@@ -235,7 +244,7 @@ def _wgrad(first, last, workers, scratch, dy, x, pieces, geometry, rows_d, rows_
             for unit in range(units * piece // splits, units * (piece + 1) // splits):
                 row, segment = unit // segments, unit % segments
                 n, z, p = row // P // Z, row // P % Z, row % P
-                d, h = rows_d[z * T + t], rows_h[p * R + r]
+                d, h = _input_of(axes, 0, z, t), _input_of(axes, 1, p, r)
                 if d < 0 or h < 0:
                     continue
                 at_x = n * xn + (group * per_c + c) * xc + d * xd + h * xh
@@ -272,7 +281,7 @@ def _scratch(problem: ConvProblem, op: Op) -> int:
 
 
 def _derived(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Array, tuple[Array, ...], float]:
-    """Return the geometry as the kernels unpack it, the tables of each axis and the cost; worked out once per problem."""
+    """Return the geometry as the kernels unpack it, the tables of the last axis and the cost; worked out once per problem."""
     key = ("direct", op, dtype)
     if key not in problem.derived:
         problem.derived[key] = (*_derive(problem, op), cost(problem, op, dtype))
@@ -296,10 +305,10 @@ def _derive(problem: ConvProblem, op: Op) -> tuple[Array, tuple[Array, ...]]:
         tiles, splits, p.groups, per_k, per_c, k_blocks, blocks, *p.output, *p.filter, q_step, i_step, int(p.flipped), wk, wc,
         *p.strides("x"), *p.strides("y"), s_blocks, p.batch,
     ]  # fmt: skip
-    rows = [_axis_table(p, axis) for axis in (0, 1)]
+    axes = np.array([(p.stride[a], p.dilation[a], p.low[a], p.input_dilation[a], p.input[a]) for a in (0, 1)], np.int64)
     starts = [_row_start(p, tap, q_step) for tap in range(p.filter[2])]
     columns = [np.array([start[c] for start in starts], np.int64) for c in range(3)]
-    return np.array(values, np.int64), (*rows, *columns)
+    return np.array(values, np.int64), (axes, *columns)
 
 
 def _steps(stride: int, input_dilation: int) -> tuple[int, int]:
@@ -308,29 +317,16 @@ def _steps(stride: int, input_dilation: int) -> tuple[int, int]:
     return input_dilation // common, stride // common
 
 
-def _axis_table(p: ConvProblem, axis: int) -> Array:
-    """Return i for every (o, r) of an axis, or −1 where no input meets them."""
-    o = np.arange(p.output[axis])[:, None]
-    at = o * p.stride[axis] + _tap_offsets(p, axis)[None, :]
-    i, rest = np.divmod(at, p.input_dilation[axis])
-    return np.where((rest == 0) & (i >= 0) & (i < p.input[axis]), i, -1).astype(np.int64).reshape(-1)
-
-
 def _row_start(p: ConvProblem, tap: int, q_step: int) -> tuple[int, int, int]:
     """Return the first o of a tap on the last axis, its i, and how many pairs follow at constant steps."""
     s, u, size, outputs = p.stride[2], p.input_dilation[2], p.input[2], p.output[2]
-    offset = int(_tap_offsets(p, 2)[tap])
+    offset = tap * p.dilation[2] - p.low[2]
     low = max(0, -(offset // s))  # the first o with o·s + offset ≥ 0
     for o in range(low, min(low + q_step, outputs)):
         if (o * s + offset) % u == 0:
             last = min(outputs - 1, ((size - 1) * u - offset) // s)
             return o, (o * s + offset) // u, max(0, (last - o) // q_step + 1)
     return 0, 0, 0
-
-
-def _tap_offsets(p: ConvProblem, axis: int) -> Array:
-    taps = np.arange(p.filter[axis])
-    return taps * p.dilation[axis] - p.low[axis]
 
 
 def _splits(p: ConvProblem) -> int:

@@ -4,12 +4,13 @@ Rows times columns, summed over steps (per group):
 
     op      rows        columns         steps           gathered from
     fprop   k           pixels of y     (c, t, r, s)    x
-    dgrad   c           pixels of x     (k, t, r, s)    dy      the fprop of the transposed problem, if that is not dilated
+    dgrad   c           pixels of x     (k, t, r, s)    dy      the fprop of the transposed problem
     wgrad   k           (c, t, r, s)    pixels of y     x
 
-With its padding around it, the address of an input element is place[column] + offset[step], whatever the stride and dilation;
-so a block of columns is gathered straight into a panel that stays in the cache, as cuDNN does it on a GPU (S. Chetlur et al.,
-arXiv:1410.0759). The other operand is packed so that a step is ROWS neighbours.
+With zeros around it for the padding (and between its elements for a transposed stride), the address of an input element is
+place[column] + offset[step], whatever the stride and dilation; so a block of columns is gathered straight into a panel that
+stays in the cache, as cuDNN does it on a GPU (S. Chetlur et al., arXiv:1410.0759). The other operand is packed so that a step
+is ROWS neighbours.
 """
 
 from __future__ import annotations
@@ -45,8 +46,6 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     if dtype not in (np.float32, np.float64):
         raise Unsupported(f"needs float32 or float64, got {dtype.name}")
     p = _forward(problem, op)
-    if p.input_dilation != (1, 1, 1):
-        raise Unsupported("needs stride 1 for dgrad" if op == "dgrad" else "needs an input that is not dilated")
     if op == "wgrad" and p.flipped:
         raise Unsupported("needs taps that are not flipped for wgrad")
     columns, rows, steps = _product_shape(p, op)
