@@ -57,7 +57,8 @@ def move_off(cpus: set[int]) -> None:
     """Leave a core of ``cpus``, where others of the same job run, for a free one, and add ours to the set.
 
     Linux wakes a thread on the waker's core and lets both stay there: after 0.3 s without a call a second thread then brought
-    nothing (1.45 ms a call instead of 0.86, for many calls on end; Linux 6.18, benchmarks/threads.py).
+    nothing (1.45 ms a call instead of 0.86, for many calls on end; Linux 6.18, benchmarks/threads.py). The thread stays off that
+    core until the next conflict: given back at the end of the job, the gain was lost (1.8 ms instead of 1.1 at first calls).
     """
     cpu = current_cpu()
     if cpu in cpus and cpu >= 0:
