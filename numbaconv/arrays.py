@@ -20,7 +20,10 @@ def as_array(value: Any, name: str) -> Array:
             raise TypeError(f"{name} must not be a masked array: fill it first, {name}.filled(0)")
         if hasattr(value, "__cuda_array_interface__"):
             raise NotImplementedError(f"{name} is on a GPU; this version computes on the CPU alone: pass NumPy arrays")
-        value = np.asarray(value)
+        try:
+            value = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name} must be an array or nested sequences of equal lengths, got {type(value).__name__}: {error}") from error
     if value.dtype.newbyteorder("=") not in COMPUTE and value.dtype != bool:
         raise TypeError(f"{name} must hold integers, float16/32/64 or complex64/128, got dtype {value.dtype}")
     return value

@@ -506,3 +506,10 @@ def test_long_filters_cost_memory_and_time_in_proportion() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (y == 3000).all() and peak < 32 << 20
+
+
+def test_what_numpy_cannot_read_is_named() -> None:
+    with pytest.raises(TypeError, match="x must be an array.*list"):
+        nc.conv2d([[1, 2], [3]], np.ones((1, 1, 1, 1)))
+    with pytest.raises(TypeError, match="w must be an array"):
+        nc.conv1d(np.ones((1, 1, 4)), [[[1, 2]], [[3]]])
