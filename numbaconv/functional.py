@@ -70,10 +70,6 @@ def _check_activation(activation: Any, dtype: np.dtype[Any]) -> None:
         raise TypeError(f"activation {activation!r} is not defined for {dtype}")
 
 
-def _conjugate(array: Array) -> Array:
-    return np.conj(array) if array.dtype.kind == "c" else array
-
-
 def _gradient(
     transposed: bool, kind: Kind, rank: int, grad_out: Any, other: Any, shape: Any, out: Array | None, geometry: dict[str, Any], how: dict[str, Any]
 ) -> Array:
@@ -90,9 +86,8 @@ def _gradient(
         recipe = recipe_for(transposed, kind, rank, other.shape, shape, dtype, geometry, how)
     assert recipe.grad_shape is not None
     check_shape(grad_out, recipe.grad_shape, "grad_out", "that of the output")
-    other = _conjugate(other)
     inputs = {name: other, "grad_out": grad_out} if transposed and kind == "grad_weight" else {"grad_out": grad_out, name: other}
-    return carry_out(recipe, inputs, None, None, out)
+    return carry_out(recipe, inputs, None, None, out, conjugate=name)
 
 
 def _full_kernel_shape(transposed: bool, rank: int, shape: tuple[int, ...], x: Array, grad_out: Array, geometry: dict[str, Any]) -> tuple[int, ...]:

@@ -125,10 +125,13 @@ def shape_of(value: Any, name: str) -> tuple[int, ...]:
         raise TypeError(f"{name} must be a sequence of ints, got {value!r}") from None
 
 
-def carry_out(recipe: Recipe, inputs: dict[str, Array], bias: Array | None, activation: str | None, out: Array | None, packed: Any = None) -> Array:
+def carry_out(
+    recipe: Recipe, inputs: dict[str, Array], bias: Array | None, activation: str | None, out: Array | None, packed: Any = None, conjugate: str = ""
+) -> Array:
     """Check ``out`` and the memory, then compute; nothing is written before everything was checked.
 
-    ``inputs`` holds the operation's two operands under the names that the user knows them by.
+    ``inputs`` holds the operation's two operands under the names that the user knows them by; the one called ``conjugate`` is
+    conjugated if it is complex.
     """
     chosen, dtype = recipe.plan, recipe.plan.dtype
     if out is not None:
@@ -137,6 +140,8 @@ def carry_out(recipe: Recipe, inputs: dict[str, Array], bias: Array | None, acti
     needed = recipe.bytes + copied_bytes(a, dtype) + copied_bytes(b, dtype)
     if needed > planning.UNCHECKED_BYTES:
         planning.require_memory(needed, f"an output of shape {recipe.out_shape} with the workspace of {chosen.name!r}")
+    if conjugate and inputs[conjugate].dtype.kind == "c":
+        a, b = (np.conj(array) if name == conjugate else array for name, array in inputs.items())
     direct = out is not None and out.dtype == dtype and out.flags.carray
     result = out if direct else np.empty(recipe.out_shape, dtype)
     if bias is not None:

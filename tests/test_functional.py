@@ -513,3 +513,9 @@ def test_what_numpy_cannot_read_is_named() -> None:
         nc.conv2d([[1, 2], [3]], np.ones((1, 1, 1, 1)))
     with pytest.raises(TypeError, match="w must be an array"):
         nc.conv1d(np.ones((1, 1, 4)), [[[1, 2]], [[3]]])
+
+
+def test_out_that_overlaps_a_complex_operand_is_refused_though_a_conjugate_is_a_copy() -> None:
+    x = np.ones((1, 1, 4), np.complex64)
+    with pytest.raises(ValueError, match="overlap"):
+        nc.conv1d_grad_weight(x, x[..., :3], (1, 1, 2), out=x[..., 2:])

@@ -40,7 +40,7 @@ Array = np.ndarray[Any, Any]
 _mode = "pool"
 _threads: int | None = None
 _override: ContextVar[int | None] = ContextVar("numbaconv_threads", default=None)
-_numba_lock = threading.Lock()
+_numba_lock = threading.RLock()  # reentrant: a signal handler may call while its thread holds it
 
 
 def _find_getcpu() -> Callable[[], int]:
@@ -130,7 +130,7 @@ class _Pool:
 
     def __init__(self) -> None:
         self.jobs: SimpleQueue[_Job] = SimpleQueue()
-        self.lock, self.size = threading.Lock(), 0
+        self.lock, self.size = threading.RLock(), 0  # reentrant, for signal handlers
 
     def run(self, job: _Job, helpers: int) -> None:
         if self.size < helpers:
@@ -259,7 +259,7 @@ def get_threading() -> str:
 
 def _after_fork() -> None:
     global _pool, _mode, _numba_lock
-    _pool, _mode, _numba_lock = _Pool(), "pool", threading.Lock()
+    _pool, _mode, _numba_lock = _Pool(), "pool", threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

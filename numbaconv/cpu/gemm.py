@@ -115,6 +115,33 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     _parallel.run(_kernel(isa, out.dtype), int(geometry[0]), (_scratch(steps, isa, out.dtype), out.dtype), arguments, seconds)
 
 
+@inline
+def _locate(places, runs, lanes, column, valid, P, Q, V, start, xn, xz, xp, xq):  # type: ignore[no-untyped-def]
+    """Write each lane's place, and the runs of lanes whose places are neighbours; lanes past the last repeat it."""
+    n, v = column // V, column % V
+    z, p, q = v // Q // P, v // Q % P, v % Q
+    count = 0
+    for lane in range(valid):
+        places[lane] = start + n * xn + z * xz + p * xp + q * xq
+        if lane > 0 and places[lane] == places[lane - 1] + 1:
+            runs[2 * count] += 1
+        else:
+            runs[1 + 2 * count], runs[2 + 2 * count] = lane, 1
+            count += 1
+        q += 1
+        if q == Q:
+            p, q = p + 1, 0
+            if p == P:
+                z, p = z + 1, 0
+                if z * P * Q == V:
+                    n, z = n + 1, 0
+    for lane in range(valid, lanes):
+        places[lane] = places[valid - 1]
+        runs[1 + 2 * count], runs[2 + 2 * count] = lane, 1
+        count += 1
+    runs[0] = count
+
+
 @functools.cache
 def _kernel(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
     """Make the product kernel of an instruction set: its tile shape is part of the code."""
@@ -141,32 +168,6 @@ def _kernel(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
                 for lane in range(lanes):
                     panel[unsigned(at + k * lanes + lane)] = x[unsigned(places[lane] + offsets[step + k])]
 
-    @inline
-    def locate(places, runs, column, valid, P, Q, V, start, xn, xz, xp, xq):  # type: ignore[no-untyped-def]
-        """Write each lane's place, and the runs of lanes whose places are neighbours; lanes past the last repeat it."""
-        n, v = column // V, column % V
-        z, p, q = v // Q // P, v // Q % P, v % Q
-        count = 0
-        for lane in range(valid):
-            places[lane] = start + n * xn + z * xz + p * xp + q * xq
-            if lane > 0 and places[lane] == places[lane - 1] + 1:
-                runs[2 * count] += 1
-            else:
-                runs[1 + 2 * count], runs[2 + 2 * count] = lane, 1
-                count += 1
-            q += 1
-            if q == Q:
-                p, q = p + 1, 0
-                if p == P:
-                    z, p = z + 1, 0
-                    if z * P * Q == V:
-                        n, z = n + 1, 0
-        for lane in range(valid, lanes):
-            places[lane] = places[valid - 1]
-            runs[1 + 2 * count], runs[2 + 2 * count] = lane, 1
-            count += 1
-        runs[0] = count
-
     def product(first, last, workers, scratch, x, packed, y, bias, code, geometry, offsets):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[row, column] = Σ_step packed[row, step] · x[place[column] + offsets[step]].
         # THE SCHEDULE: a tile is L columns × ROW_BLOCK rows. CHUNK steps at a time, the L columns are gathered into a panel
@@ -183,7 +184,7 @@ def _kernel(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
                 row0, rest = tile % row_blocks * ROW_BLOCK, tile // row_blocks
                 column, group = rest % blocks * lanes, rest // blocks
                 valid, high = min(lanes, columns - column), min(ROW_BLOCK, rows - row0)
-                locate(places, runs, column, valid, P, Q, V, group * xg, xn, xz, xp, xq)
+                _locate(places, runs, lanes, column, valid, P, Q, V, group * xg, xn, xz, xp, xq)
                 filled = (high + height - 1) // height
                 for chunk in range((steps + CHUNK - 1) // CHUNK):
                     step = chunk * CHUNK
