@@ -1,0 +1,290 @@
+"""Where a convolution's input lies in memory once its zeros are around it, so that a tap is an address: place[output] + offset[tap].
+
+A strided convolution reads its input in phases, i mod stride: with each phase in a plane of its own, neighbouring outputs read
+neighbouring elements. The fprop of a dilated input (the dgrad of a strided problem) falls into phases of its output, each an
+ordinary convolution with some of the taps; no inserted zero is ever multiplied.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import prange
+
+from numbaconv._jit import Kernel, inline, unsigned
+from numbaconv.cpu import _parallel, _simd
+from numbaconv.problem import ConvProblem
+
+# Seconds for an element of float32 on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
+COPY_SECONDS, TRANSPOSE_SECONDS = 1.5e-10, 3e-10
+STRIP = 16  # rows or columns of a matrix that are moved together
+SLACK = 64  # elements behind a copy that may be read and are never used
+Array = np.ndarray[Any, Any]
+
+
+class Reads(NamedTuple):
+    """What some outputs of an axis read: output first + m·every reads the input at m·stride + offset for each (tap, offset)."""
+
+    first: int
+    every: int
+    count: int
+    taps: tuple[tuple[int, int], ...]
+
+
+def reads(p: ConvProblem, axis: int) -> list[Reads]:
+    """Return the phases of an axis' outputs (one, unless the input is dilated), from i·u + lo = o·s + r·d."""
+    s, d, u, low, taps, outputs = p.stride[axis], p.dilation[axis], p.input_dilation[axis], p.low[axis], p.filter[axis], p.output[axis]
+    found = []
+    for first in range(min(u, outputs)):
+        at = [(r, first * s + r * d - low) for r in range(taps)]
+        kept = tuple((p.filter[axis] - 1 - r if p.flipped else r, i // u) for r, i in at if i % u == 0)
+        found.append(Reads(first, u, -(-(outputs - first) // u), kept))
+    return found
+
+
+class Axis(NamedTuple):
+    """An axis of the copy: element j of a phase's plane is the input's element (low + j)·stride + phase, or a zero."""
+
+    stride: int
+    phases: tuple[int, ...]
+    low: int
+    pitch: int  # elements from one line to the next; the zeros at the end of a line may be those at the start of the next
+    size: int
+    step: int  # by how much m + 1 is further than m
+
+
+class Grid(NamedTuple):
+    """The three axes, whether the input must be copied to have them, and whether the copy holds zeros."""
+
+    axes: tuple[Axis, Axis, Axis]
+    copied: bool
+    zeros: bool
+
+    @property
+    def plane(self) -> int:
+        """Elements of a channel."""
+        return math.prod(len(axis.phases) * axis.pitch for axis in self.axes)
+
+    @property
+    def slack(self) -> int:
+        """Elements behind the last channel that a read may reach."""
+        _, h, w = self.axes
+        return (h.size - h.pitch) * w.pitch + w.size - w.pitch + SLACK
+
+    def places(self, parts: tuple[Reads, ...]) -> Array:
+        """Return the place of the outputs of three axes' reads, in their order."""
+        _, h, w = self.axes
+        units = (h.pitch * w.pitch, w.pitch, 1)
+        return _sums([np.arange(part.count) * axis.step * unit for part, axis, unit in zip(parts, self.axes, units, strict=True)])
+
+    def offsets(self, parts: tuple[Reads, ...]) -> Array:
+        """Return the offset of every tap of three axes' reads, in their order."""
+        d, h, w = self.axes
+        plane = d.pitch * h.pitch * w.pitch
+        units = (h.pitch * w.pitch, w.pitch, 1)
+        jumps = (len(h.phases) * len(w.phases) * plane, len(w.phases) * plane, plane)
+        terms = []
+        for part, axis, unit, jump in zip(parts, self.axes, units, jumps, strict=True):
+            at = [divmod(offset, axis.stride) for _, offset in part.taps]
+            terms.append(np.array([(j - axis.low) * unit + axis.phases.index(phase) * jump for j, phase in at], np.int64))
+        return _sums(terms)
+
+
+def _sums(terms: list[Array]) -> Array:
+    """Return the sum of every combination, the last axis fastest."""
+    return sum(np.ix_(*terms)).astype(np.int64).reshape(-1)  # type: ignore[union-attr]
+
+
+def taps(p: ConvProblem, parts: tuple[Reads, ...]) -> Array:
+    """Return the index in the filter of every tap of three axes' reads, in their order."""
+    _, R, S = p.filter
+    return _sums([np.array([tap for tap, _ in part.taps], np.int64) * unit for part, unit in zip(parts, (R * S, S, 1), strict=True)])
+
+
+def grid(p: ConvProblem, split: bool) -> tuple[Grid, list[tuple[Reads, ...]]]:
+    """Return the grid that p's outputs read, in phases if ``split``, and those outputs in groups that read alike."""
+    per_axis = [reads(p, axis) for axis in range(3)]
+    axes, copied, zeros = [], False, False
+    for a, parts in enumerate(per_axis):
+        stride = p.stride[a] if split else 1
+        step = 1 if split else p.stride[a]
+        ends = [(offset // stride, (part.count - 1) * step + offset // stride, offset % stride) for part in parts for _, offset in part.taps]
+        low, last = min((e[0] for e in ends), default=0), max((e[1] for e in ends), default=0)
+        before, behind = max(0, -low), max(0, last - (p.input[a] - 1) // stride)
+        zeros |= stride > 1 or before + behind > 0
+        spread = max(((part.count - 1) * step for part in parts), default=0)  # of the outputs, which must stay apart
+        size = max(last - low, spread) + 1
+        copied |= stride > 1 or before + behind > 0 or spread >= p.input[a]
+        shared = min(before, behind, size - 1 - spread) if stride == 1 and a > 0 else 0
+        axes.append(Axis(stride, tuple(sorted({e[2] for e in ends})) or (0,), low, size - shared, size, step))
+    if not copied:  # the input itself, all of it
+        axes = [Axis(1, (0,), 0, p.input[a], p.input[a], axis.step) for a, axis in enumerate(axes)]
+    return Grid(tuple(axes), copied, zeros), list(itertools.product(*per_axis))  # type: ignore[arg-type]
+
+
+def copy_planes(p: ConvProblem, x: Array, g: Grid) -> Array:
+    """Return x (channels first) with its zeros and phases, flat: (N, C, phases, planes), and the slack."""
+    size = p.batch * p.in_channels * g.plane
+    out = np.empty(size + g.slack, x.dtype)
+    out[size:] = 0
+    phases = np.array([phase for axis in g.axes for phase in axis.phases], np.int64)
+    numbers = [(len(a.phases), a.pitch, a.low, a.stride) for a in g.axes]
+    geometry = np.array([*p.input, *(n for axis in numbers for n in axis)], np.int64)
+    _parallel.run(_planes(_simd.host(), x.dtype), p.batch * p.in_channels, (0, x.dtype), (x.reshape(-1), out, geometry, phases), size * COPY_SECONDS)
+    return out
+
+
+@functools.cache
+def _planes(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
+    one, two, width = _simd.move(isa, dtype, 1), _simd.move(isa, dtype, 2), isa.width(dtype)
+
+    def planes(first, last, workers, scratch, x, out, geometry, phases):  # type: ignore[no-untyped-def]
+        # THE SCHEDULE: a tile is one channel of one sample, line by line.
+        D, H, W = geometry[0], geometry[1], geometry[2]
+        nd, pd, ld, sd, nh, ph, lh, sh = geometry[3], geometry[4], geometry[5], geometry[6], geometry[7], geometry[8], geometry[9], geometry[10]
+        nw, pw, lw, sw = geometry[11], geometry[12], geometry[13], geometry[14]
+        for worker in prange(workers):
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                at, to = tile * D * H * W, tile * nd * nh * nw * pd * ph * pw
+                for slot in range(nd * nh * nw):
+                    ad, ah, aw = phases[slot // nw // nh], phases[nd + slot // nw % nh], phases[nd + nh + slot % nw]
+                    # (lw + j)·sw + aw lies in 0 … W − 1 for start ≤ j < stop
+                    start, stop = min(pw, max(0, -((lw * sw + aw) // sw))), min(pw, max(0, (W - 1 - aw) // sw - lw + 1))
+                    for jd in range(pd):
+                        for jh in range(ph):
+                            d, h = (ld + jd) * sd + ad, (lh + jh) * sh + ah
+                            inside = 0 <= d < D and 0 <= h < H
+                            begin, end, source = start if inside else 0, stop if inside else 0, at + (d * H + h) * W + lw * sw + aw
+                            for j in range(0, pw, width):
+                                if sw == 1:
+                                    one(x, source + j, out, to + j, begin - j, end - j, pw - j)
+                                elif sw == 2:
+                                    two(x, source + 2 * j, out, to + j, begin - j, end - j, pw - j)
+                                else:
+                                    for i in range(j, min(j + width, pw)):
+                                        out[unsigned(to + i)] = x[source + i * sw] if begin <= i < end else 0
+                            to += pw
+
+    return Kernel(planes, f"-{isa.name}-{dtype.name}")
+
+
+def copy_pixels(p: ConvProblem, x: Array, g: Grid) -> Array:
+    """Return x, of either layout, with its zeros and its channels last, flat: (groups, N, planes, C/groups), and the slack."""
+    channels = p.in_channels // p.groups
+    size = p.batch * p.in_channels * g.plane
+    out = np.empty(size + g.slack * channels, x.dtype)
+    out[size:] = 0
+    numbers = [(a.pitch, a.low) for a in g.axes]
+    geometry = np.array([p.batch, channels, *p.input, *(n for axis in numbers for n in axis), *p.strides("x")], np.int64)
+    lines = p.groups * p.batch * g.axes[0].pitch * g.axes[1].pitch
+    _parallel.run(_pixels(_simd.host(), x.dtype), lines, (0, x.dtype), (x.reshape(-1), out, geometry), size * TRANSPOSE_SECONDS)
+    return out
+
+
+def _transposer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+    """Return the function (x, xi, row, rows, columns, y, yi, column) that stores the transpose of rows × columns elements."""
+    block, width = _simd.transpose(isa, dtype), isa.width(dtype)
+
+    @inline
+    def transpose(x, xi, row, rows, columns, y, yi, column):  # type: ignore[no-untyped-def]
+        for c in range(0, columns, width):
+            for r in range(0, rows, width):
+                block(x, xi + r * row + c, row, rows - r, columns - c, y, yi + c * column + r, column)
+
+    return transpose
+
+
+@functools.cache
+def _pixels(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
+    transpose = _transposer(isa, dtype)
+
+    def pixels(first, last, workers, scratch, x, out, geometry):  # type: ignore[no-untyped-def]
+        # THE SCHEDULE: a tile is one line of pixels (group, n, d, h) with all channels of the group.
+        N, C, D, H, W = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4]
+        pd, ld, ph, lh, pw, lw = geometry[5], geometry[6], geometry[7], geometry[8], geometry[9], geometry[10]
+        xn, xc, xd, xh, xw = geometry[11], geometry[12], geometry[13], geometry[14], geometry[15]
+        start, stop = min(pw, max(0, -lw)), min(pw, max(0, W - lw))
+        for worker in prange(workers):
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                rest, h = tile // ph, lh + tile % ph
+                rest, d = rest // pd, ld + rest % pd
+                group, n = rest // N, rest % N
+                to = tile * pw * C
+                inside = 0 <= d < D and 0 <= h < H and start < stop
+                begin, end = (start, stop) if inside else (pw, pw)
+                for i in range(begin * C):
+                    out[unsigned(to + i)] = 0
+                for i in range(end * C, pw * C):
+                    out[unsigned(to + i)] = 0
+                at = n * xn + group * C * xc + d * xd + h * xh + (lw + begin) * xw
+                if not inside:
+                    continue
+                if xw == 1:
+                    transpose(x, at, xc, C, end - begin, out, to + begin * C, C)
+                else:
+                    for j in range(end - begin):
+                        for c in range(C):
+                            out[unsigned(to + (begin + j) * C + c)] = x[unsigned(at + j * xw + c)]
+
+    return Kernel(pixels, f"-{isa.name}-{dtype.name}")
+
+
+def transposed(x: Array, count: int, rows: int, columns: int, pitch: int, out: Array | None = None) -> Array:
+    """Return the transposes of ``count`` matrices of rows × columns, their rows ``pitch`` elements apart with zeros at the end."""
+    out = np.empty(count * columns * pitch, x.dtype) if out is None else out
+    wide = max(STRIP, 4096 // rows // STRIP * STRIP)
+    strips = -(-columns // wide)
+    arguments = (x.reshape(-1), out, rows, columns, pitch, strips, wide)
+    _parallel.run(_strips(_simd.host(), x.dtype), count * strips, (0, x.dtype), arguments, out.size * TRANSPOSE_SECONDS)
+    return out
+
+
+@functools.cache
+def _strips(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
+    transpose = _transposer(isa, dtype)
+
+    def strip(first, last, workers, scratch, x, out, rows, columns, pitch, strips, wide):  # type: ignore[no-untyped-def]
+        # THE SCHEDULE: a tile is a strip of columns of one matrix.
+        for worker in prange(workers):
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                matrix, column = tile // strips, tile % strips * wide
+                count, to = min(wide, columns - column), (matrix * columns + column) * pitch
+                transpose(x, matrix * rows * columns + column, columns, rows, count, out, to, pitch)
+                for c in range(count):
+                    for r in range(rows, pitch):
+                        out[unsigned(to + c * pitch + r)] = 0
+
+    return Kernel(strip, f"-{isa.name}-{dtype.name}")
+
+
+def exchanged(x: Array, count: int, rows: int, columns: int, run: int, out: Array | None = None) -> Array:
+    """Return (count, rows, columns, run) as (count, columns, rows, run)."""
+    if run == 1:
+        return transposed(x, count, rows, columns, rows, out)
+    out = np.empty(x.size, x.dtype) if out is None else out
+    strips = -(-rows // STRIP)
+    arguments = (x.reshape(-1), out, rows, columns, run, strips)
+    _parallel.run(_runs(_simd.host(), x.dtype), count * strips, (0, x.dtype), arguments, out.size * TRANSPOSE_SECONDS)
+    return out
+
+
+@functools.cache
+def _runs(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
+    move, width = _simd.move(isa, dtype, 1), isa.width(dtype)
+
+    def exchange(first, last, workers, scratch, x, out, rows, columns, run, strips):  # type: ignore[no-untyped-def]
+        # THE SCHEDULE: a tile is STRIP rows, so that runs are read and written near those before.
+        for worker in prange(workers):
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                n, row = tile // strips, tile % strips * STRIP
+                for c in range(columns):
+                    for r in range(row, min(row + STRIP, rows)):
+                        at, to = ((n * rows + r) * columns + c) * run, ((n * columns + c) * rows + r) * run
+                        for i in range(0, run, width):
+                            move(x, at + i, out, to + i, 0, run - i, run - i)
+
+    return Kernel(exchange, f"-{isa.name}-{dtype.name}")
