@@ -6,6 +6,10 @@ Algorithms, section 4.2), and the order of additions depends on the problem alon
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from numbaconv._jit import inline, unsigned
 
 
@@ -38,3 +42,13 @@ def total(parts, size, width, chunks):  # type: ignore[no-untyped-def]
                 parts[unsigned(i)] += parts[unsigned(level * width + i)]
         chunks >>= 1
         level += 1
+
+
+def add_pairwise(pieces: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Add up pieces[0], pieces[1], …, in place and in an order that depends on their number alone."""
+    with np.errstate(invalid="ignore", over="ignore"):  # as in the kernels, ∞ − ∞ is NaN and no more said
+        while len(pieces) > 1:
+            half = len(pieces) // 2
+            pieces[:half] += pieces[len(pieces) - half :]
+            pieces = pieces[: len(pieces) - half]
+    return pieces[0]
