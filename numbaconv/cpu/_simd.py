@@ -177,6 +177,12 @@ class _Emitter:
         align = ir.Constant(ir.IntType(32), self.dtype.itemsize)
         self.masked("store", ir.VoidType(), value, self.pointer(base, offset), align, mask)
 
+    def prefetch(self, base: Any, offset: Any, write: bool) -> None:
+        """Ask for a cache line that will soon be read or written; an address outside of the array does no harm."""
+        kind, word = ir.FunctionType(ir.VoidType(), [base.type, *[ir.IntType(32)] * 3]), ir.IntType(32)
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        self.builder.call(function, [self.builder.gep(base, [offset]), *(ir.Constant(word, n) for n in (int(write), 2, 1))])
+
     def transpose(self, rows: list[Any]) -> list[Any]:
         """Transpose width × width elements: log₂(width) rounds, each of which interleaves the halves of the list."""
         half, n = self.width // 2, self.width
@@ -244,24 +250,27 @@ def transform_tile(isa: Isa, dtype: np.dtype[Any], vertical: tuple[int, Formula]
 
 @functools.cache
 def load_transposed(isa: Isa, dtype: np.dtype[Any]) -> Any:
-    """Return a compiled-code function (source, at, stride, rows, first, last, out, to) -> None for a square of vectors.
+    """Return a compiled-code function (source, at, stride, rows, first, last, ahead, out, to) -> None for a square of vectors.
 
-    It computes out[to + j·width + r] = source[at + min(r, rows − 1)·stride + j] for first ≤ j < last, zeros for other j.
+    It computes out[to + j·width + r] = source[at + min(r, rows − 1)·stride + j] for first ≤ j < last, zeros for other j,
+    and prefetches what lies ``ahead`` elements behind each row.
     """
     width = vector_width(isa, dtype)
 
     @intrinsic
-    def load(typing, source, at, stride, rows, first, last, out, to):  # type: ignore[no-untyped-def]
-        signature = types.void(source, *[types.int64] * 5, out, types.int64)
+    def load(typing, source, at, stride, rows, first, last, ahead, out, to):  # type: ignore[no-untyped-def]
+        signature = types.void(source, *[types.int64] * 6, out, types.int64)
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             emit = _Emitter(context, builder, dtype, width)
-            _, at, stride, rows, first, last, _, to = arguments
-            x, y = emit.data(signature.args[0], arguments[0]), emit.data(signature.args[6], arguments[6])
+            _, at, stride, rows, first, last, ahead, _, to = arguments
+            x, y = emit.data(signature.args[0], arguments[0]), emit.data(signature.args[7], arguments[7])
             mask, last_row, loaded = emit.between(first, last), builder.sub(rows, _integer(1)), []
             for r in range(width):
                 row = builder.select(builder.icmp_signed("<", _integer(r), rows), _integer(r), last_row)
-                loaded.append(emit.load_lanes(x, builder.add(at, builder.mul(row, stride)), mask))
+                place = builder.add(at, builder.mul(row, stride))
+                loaded.append(emit.load_lanes(x, place, mask))
+                emit.prefetch(x, builder.add(place, ahead), False)
             for j, value in enumerate(emit.transpose(loaded)):
                 emit.store(value, y, builder.add(to, _integer(j * width)))
             return context.get_dummy_value()
@@ -273,24 +282,27 @@ def load_transposed(isa: Isa, dtype: np.dtype[Any]) -> Any:
 
 @functools.cache
 def store_transposed(isa: Isa, dtype: np.dtype[Any]) -> Any:
-    """Return a compiled-code function (source, at, out, to, stride, rows, last) -> None for a square of vectors.
+    """Return a compiled-code function (source, at, out, to, stride, rows, last, ahead) -> None for a square of vectors.
 
-    It computes out[to + r·stride + j] = source[at + j·width + r] for r < rows and j < last.
+    It computes out[to + r·stride + j] = source[at + j·width + r] for r < rows and j < last, and prefetches what lies ``ahead``
+    elements behind each row.
     """
     width = vector_width(isa, dtype)
 
     @intrinsic
-    def store(typing, source, at, out, to, stride, rows, last):  # type: ignore[no-untyped-def]
-        signature = types.void(source, types.int64, out, *[types.int64] * 4)
+    def store(typing, source, at, out, to, stride, rows, last, ahead):  # type: ignore[no-untyped-def]
+        signature = types.void(source, types.int64, out, *[types.int64] * 5)
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             emit = _Emitter(context, builder, dtype, width)
-            _, at, _, to, stride, rows, last = arguments
+            _, at, _, to, stride, rows, last, ahead = arguments
             x, y = emit.data(signature.args[0], arguments[0]), emit.data(signature.args[2], arguments[2])
             values = emit.transpose([emit.load(x, builder.add(at, _integer(j * width))) for j in range(width)])
             for r, value in enumerate(values):
                 here = builder.select(builder.icmp_signed("<", _integer(r), rows), last, _integer(0))
-                emit.store_lanes(value, y, builder.add(to, builder.mul(stride, _integer(r))), emit.between(_integer(0), here))
+                place = builder.add(to, builder.mul(stride, _integer(r)))
+                emit.store_lanes(value, y, place, emit.between(_integer(0), here))
+                emit.prefetch(y, builder.add(place, ahead), True)
             return context.get_dummy_value()
 
         return signature, generate

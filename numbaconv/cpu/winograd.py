@@ -323,7 +323,7 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _simd.Isa, dtype: np.dtype
     panels = -(-vectors // isa.vectors)
     together = max(1, LANES // (isa.vectors * width)) if not s.stationary else 1  # panels whose products are kept
     lanes = -(-vectors // panels) * width * together
-    pitch = _up(s.steps, width) # of a tile among the transformed ones
+    pitch = s.channels * (s.outer - 1) + _up(s.channels, width)  # of a tile among the transformed ones
     strip = AXES[tile[0]].positions * STRIP * width
     buffer = (max(STRIP * 8, taps) + width) * width
     splits = row_blocks = column_blocks = 1
@@ -419,7 +419,7 @@ def _kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kern
                         inside = 0 <= d < D and 0 <= h < H
                         if sw == 1 and inside:
                             for q in range(0, columns, width):
-                                load_transposed(x, source + q, sc, lanes, -w0 - q, W - w0 - q, strip, line + q * width)
+                                load_transposed(x, source + q, sc, lanes, -w0 - q, W - w0 - q, width * sc, strip, line + q * width)
                         else:
                             for q in range(columns):
                                 load_lanes(x, source + q * sw, strip, line + q * width, lanes if inside and 0 <= w0 + q < W else 0)
@@ -440,12 +440,13 @@ def _kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kern
         row_stride, channel_stride, flipped = geometry[14], geometry[15], geometry[16]
         many = max(1, STRIP * 8 // taps) if channel_stride == taps else 1  # channels that are transposed together
         sign = -1 if flipped else 1
-        for v in range(0, lanes, width):
-            valid = min(width, rows - v)
-            for c0 in range(0, channels, many):
-                columns = min(many, channels - c0) * taps
+        ahead = many * channel_stride
+        for c0 in range(0, channels, many):
+            columns = min(many, channels - c0) * taps
+            for v in range(0, lanes, width):
+                valid = min(width, rows - v)
                 for q in range(0, columns, width):
-                    load_transposed(w, at + v * row_stride + c0 * channel_stride + q, row_stride, valid, 0, columns - q, strip, q * width)
+                    load_transposed(w, at + v * row_stride + c0 * channel_stride + q, row_stride, valid, 0, columns - q, ahead, strip, q * width)
                 for c in range(c0, min(c0 + many, channels)):
                     for o in range(outer):
                         tap = (c - c0) * taps + (taps - 1 - o * inner if flipped else o * inner)
@@ -490,7 +491,7 @@ def _kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kern
                     to = tile // TW // TH // Z * yn + k * yk + z * yd + (i * mv + row) * yh + j * mh * yw
                     if yw == 1:
                         for q in range(0, columns, width):
-                            store_transposed(strip, line + q * width, y, to + q, yk, valid, columns - q)
+                            store_transposed(strip, line + q * width, y, to + q, yk, valid, columns - q, width * yk)
                     else:
                         for q in range(columns):
                             store_lanes(strip, line + q * width, y, to + q * yw, valid)
@@ -629,7 +630,7 @@ def _kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kern
                             zero += strip[unsigned(e)] * 0
                         to = ((group * rows + k0 + k) * channels + c0 + c) * taps + o * inner
                         for tap in range(0, inner, width):
-                            store_transposed(strip, tap * width, pieces[split], to + tap, taps, min(width, c1 - c0 - c), inner - tap)
+                            store_transposed(strip, tap * width, pieces[split], to + tap, taps, min(width, c1 - c0 - c), inner - tap, width * taps)
                 flags[job] = zero
 
     sources = {"weights": weights, "tiles": transform_tiles, "by_tiles": by_tiles, "by_panels": by_panels, "wgrad": wgrad}
