@@ -3,121 +3,35 @@
     y = Aᵀ [(G g) ⊙ (Bᵀ d)]        fprop, and dgrad as the fprop of the transposed problem
     dg = Gᵀ [(A dy) ⊙ (Bᵀ d)]      wgrad
 
-on the last axis, or nested on the last two (A. Lavin and S. Gray, arXiv:1509.09308). The tile has m = 2 or m = 4 outputs per axis;
-its points are 0, ±1, ∞ and, for m = 4, also ½ and −2, which halve the error of ±2. Each of the tile's positions is a matrix
-product: over channels and the filter's other axes for y, over tiles for dg. The transforms have channels in their vector
-lanes, so that neither the image's size nor its edges matter to them; a channels-first image is transposed in L1, strip by strip.
+on the last axis, or nested on the last two (A. Lavin and S. Gray, arXiv:1509.09308). A tile has m = 2 or m = 4 outputs per axis; its
+points are 0, ±1, ∞ and for m = 4 also ½ and −2, which halve the error of ±2. Each of the tile's positions is a matrix product:
+over channels and the filter's other axes for y, over tiles for dg. The transforms have channels in their vector lanes, so that
+neither the image's size nor its edges matter to them; a channels-first image is transposed in L1, strip by strip.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
 
-from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.cpu import _parallel, _simd, direct
 from numbaconv.cpu._sum import add_pairwise
-from numbaconv.cpu.bias import CODES, activate
+from numbaconv.cpu._winograd import ALIGNMENT, AXES, STRIP, Tile, kernels
+from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
-EXACT = False  # the errors are several times those of the direct sum
-STRIP = 64  # columns of the image that are transposed at a time: 6 × 64 × 16 floats stay in L1
-CHUNK = 256  # steps summed in one accumulator
+EXACT = False  # its errors are several times those of the direct sum
 TILES = 64  # tiles of a block at the most
-BLOCK = 3 << 18  # elements of a block's transformed tiles: 3 MiB of float32
+BLOCK = 3 << 18  # elements of a block's transformed tiles at the most: 3 MiB of float32
 LANES = 96  # output channels whose products are kept for a block
-SPLITS = 16  # pieces of wgrad's sum when there are too few filters to share
-ALIGNMENT = 64
+SPLITS = 16  # jobs that wgrad is cut into at the least, and blocks that a piece of its sum has at the most:
+MOST_BLOCKS = 64
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
-SECONDS = {"call": 1.5e-05, "input": 1e-10, "weights": 1e-10, "fma": 8.5e-12, "output": 1e-10}
+SECONDS = {"call": 3e-05, "input": 1e-10, "weights": 1e-10, "fma": 8.5e-12, "output": 1e-10, "sum": 5e-11}
 Array = np.ndarray[Any, Any]
-Formula = Callable[[list[Any]], list[Any]]
-
-
-class Axis(NamedTuple):
-    """One axis of a tile: its outputs and the five linear maps, written for vectors (or numbers)."""
-
-    outputs: int
-    input: Formula  # Bᵀ: inputs to positions
-    filter: Formula  # G: taps to positions
-    output: Formula  # Aᵀ: positions to outputs
-    gradient: Formula  # A: outputs to positions
-    taps: Formula  # Gᵀ: positions to taps
-
-    @property
-    def positions(self) -> int:
-        """How many inputs a tile reads, and products it needs."""
-        return self.outputs + 2 if self.outputs > 1 else 1
-
-
-def _same(d: list[Any]) -> list[Any]:
-    return d
-
-
-def _input2(d: list[Any]) -> list[Any]:
-    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[3] - d[1]]
-
-
-def _filter2(g: list[Any]) -> list[Any]:
-    ends, middle = 0.5 * (g[0] + g[2]), 0.5 * g[1]
-    return [g[0], ends + middle, ends - middle, g[2]]
-
-
-def _output2(p: list[Any]) -> list[Any]:
-    return [p[0] + (p[1] + p[2]), (p[1] - p[2]) + p[3]]
-
-
-def _gradient2(y: list[Any]) -> list[Any]:
-    return [y[0], y[0] + y[1], y[0] - y[1], y[1]]
-
-
-def _taps2(p: list[Any]) -> list[Any]:
-    total, difference = 0.5 * (p[1] + p[2]), 0.5 * (p[1] - p[2])
-    return [p[0] + total, difference, total + p[3]]
-
-
-def _input4(d: list[Any]) -> list[Any]:
-    u, v = d[3] - d[1], d[4] - d[2]
-    return [
-        (d[0] - d[2]) + v + 1.5 * u, u + v + 1.5 * (d[2] + d[3]), v - u + 1.5 * (d[3] - d[2]),
-        v + 2.0 * u, v - 0.5 * u, (d[5] - d[3]) - u + 1.5 * v,
-    ]  # fmt: skip
-
-
-def _filter4(g: list[Any]) -> list[Any]:
-    ends, middle = 1 / 3 * (g[0] + g[2]), 1 / 3 * g[1]
-    half = -16 / 15 * g[0] + -8 / 15 * g[1] + -4 / 15 * g[2]
-    return [g[0], ends + middle, middle - ends, half, 1 / 15 * g[0] + -2 / 15 * g[1] + 4 / 15 * g[2], g[2]]
-
-
-def _output4(p: list[Any]) -> list[Any]:
-    s, t = p[1] + p[2], p[1] - p[2]
-    return [p[0] + s + (p[3] + p[4]), t + 0.5 * p[3] + -2.0 * p[4], s + 0.25 * p[3] + 4.0 * p[4], (t + p[5]) + 0.125 * p[3] + -8.0 * p[4]]
-
-
-def _gradient4(y: list[Any]) -> list[Any]:
-    even, odd = y[0] + y[2], y[1] + y[3]
-    half = y[0] + 0.5 * y[1] + 0.25 * y[2] + 0.125 * y[3]
-    return [y[0], even + odd, even - odd, half, y[0] + -2.0 * y[1] + 4.0 * y[2] + -8.0 * y[3], y[3]]
-
-
-def _taps4(p: list[Any]) -> list[Any]:
-    s, t = 1 / 3 * (p[1] - p[2]), 1 / 3 * (p[1] + p[2])
-    return [p[0] + s + -16 / 15 * p[3] + 1 / 15 * p[4], t + -8 / 15 * p[3] + -2 / 15 * p[4], s + -4 / 15 * p[3] + 4 / 15 * p[4] + p[5]]
-
-
-AXES = {
-    1: Axis(1, _same, _same, _same, _same, _same),
-    2: Axis(2, _input2, _filter2, _output2, _gradient2, _taps2),
-    4: Axis(4, _input4, _filter4, _output4, _gradient4, _taps4),
-}
-Tile = tuple[int, int]  # outputs on the last but one axis (1 if that one is summed directly) and on the last
 
 
 class Packed(NamedTuple):
@@ -127,42 +41,107 @@ class Packed(NamedTuple):
     weights: Array
 
 
-class Shape(NamedTuple):
-    """Sizes of one operation cut into tiles: what the kernels unpack, and what `work` and `workspace` count."""
+class Layout(NamedTuple):
+    """How one operation is cut up: what the kernels unpack, and the elements that are allocated."""
 
     tile: Tile
-    positions: int
-    rows: int  # output channels per group
-    channels: int  # input channels per group
-    outer: int  # taps that are summed directly
-    tiles: int  # of all images
-    block: int  # tiles of a block
-    stationary: bool  # whether the weights of a panel meet all tiles at once, because they are larger than the tiles
+    work: dict[str, float]
+    geometry: tuple[int, ...]
+    image: tuple[int, ...]  # of x, as the kernels unpack it
+    result: tuple[int, ...]  # of y
+    jobs: int
+    blocks: int
+    panels: int
+    splits: int
+    stationary: bool  # whether a panel of weights meets all tiles, because the tiles are the smaller operand
+    weights: int  # elements of all transformed weights
+    transformed: int  # elements of all transformed tiles
+    scratch: int  # elements a thread
+    shared: int  # elements that all threads share
 
     @property
-    def steps(self) -> int:
-        """Length of the sum over channels and outer taps."""
-        return self.channels * self.outer
+    def seconds(self) -> float:
+        """Estimated time on one core."""
+        return sum(SECONDS[name] * count for name, count in self.work.items())
 
 
-def _shape(p: ConvProblem, op: Op, tile: Tile, isa: _simd.Isa) -> Shape:
-    rows, channels = p.out_channels // p.groups, p.in_channels // p.groups
-    outer = p.filter[0] * (p.filter[1] if tile[0] == 1 else 1)
-    positions = AXES[tile[0]].positions * AXES[tile[1]].positions
-    tiles = p.batch * p.output[0] * -(-p.output[1] // tile[0]) * -(-p.output[2] // tile[1])
-    most = TILES if op == "wgrad" else min(TILES, max(isa.rows, BLOCK // (positions * max(1, channels * outer))))
-    block = _up(-(-tiles // max(1, -(-tiles // most))), isa.rows)
-    return Shape(tile, positions, rows, channels, outer, tiles, block, tiles < rows)
+def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
+    """Count what takes time with the cheaper tile, or say why it can't be done. Elements count by their size, in float32's."""
+    return _layout(problem, op, dtype).work
 
 
-def _up(n: int, step: int) -> int:
-    """Round up to a multiple."""
-    return -(-n // step) * step
+def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
+    """Estimate the seconds on one core, or say why it can't be done."""
+    return _layout(problem, op, dtype).seconds
 
 
-def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
-    """Return the problem whose input is transformed: dgrad is the transposed problem's fprop."""
-    return problem.transpose() if op == "dgrad" else problem
+def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
+    """Bytes allocated besides the output: the transformed weights or tiles, or wgrad's pieces, and a block with its products per thread."""
+    layout = _layout(problem, op, dtype)
+    return (layout.shared + layout.jobs + layout.scratch * _parallel.get_num_threads()) * dtype.itemsize + ALIGNMENT
+
+
+def prepare(problem: ConvProblem, op: Op, w: Array) -> Packed:
+    """Transform weights."""
+    return _prepare(_layout(problem, op, w.dtype), w, problem.groups)
+
+
+def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
+    """Overwrite all of ``out``. What is not finite is computed again by the direct sum, which spreads NaN and infinity as it should."""
+    if not (_wgrad(problem, a, b, out) if op == "wgrad" else _fprop(problem, op, a, b, out, options)):
+        direct.run(problem, op, a, b, out, options)
+
+
+def _prepare(layout: Layout, w: Array, groups: int) -> Packed:
+    packed, isa = _aligned(layout.weights, w.dtype), _simd.host()
+    arguments = (w.reshape(-1), packed, np.array(layout.geometry, np.int64))
+    seconds = layout.weights * w.dtype.itemsize / 4 * SECONDS["weights"]
+    _parallel.run(kernels(isa, w.dtype, layout.tile)["weights"], groups * layout.panels, (layout.scratch, w.dtype), arguments, seconds)
+    return Packed(layout.tile, packed)
+
+
+def _fprop(problem: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: Options) -> bool:
+    """Compute fprop or dgrad, and return whether the result is finite."""
+    dtype, packed = y.dtype, options.packed
+    layout = _layout(problem, op, dtype, packed.tile if packed else None)
+    run, scratch = kernels(_simd.host(), dtype, layout.tile), (layout.scratch, dtype)
+    bias, flags = np.empty(0, dtype) if options.bias is None else options.bias, np.zeros(layout.jobs, dtype)
+    geometry, image, result = (np.array(values, np.int64) for values in (layout.geometry, layout.image, layout.result))
+    rest = (y.reshape(-1), bias, CODES[options.activation], flags, geometry, image, result)
+    if layout.stationary:
+        tiles, seconds = _aligned(layout.transformed, dtype), SECONDS["input"] * layout.work["input"]
+        _parallel.run(run["tiles"], problem.groups * layout.blocks, scratch, (x.reshape(-1), tiles, geometry, image), seconds)
+        weights = packed.weights if packed else w.reshape(-1)
+        _parallel.run(run["by_panels"], layout.jobs, scratch, (tiles, weights, packed is not None, *rest), layout.seconds)
+    else:
+        weights = (packed or _prepare(layout, w, problem.groups)).weights
+        _parallel.run(run["by_tiles"], layout.jobs, scratch, (x.reshape(-1), weights, *rest), layout.seconds)
+    return not flags.any()
+
+
+def _wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> bool:
+    """Compute wgrad, and return whether the result is finite."""
+    dtype, layout = dw.dtype, _layout(problem, "wgrad", dw.dtype)
+    flags, pieces = np.zeros(layout.jobs, dtype), dw.reshape(1, -1)
+    if layout.splits > 1:
+        pieces = np.empty((layout.splits, dw.size), dtype)
+    geometry, image, result = (np.array(values, np.int64) for values in (layout.geometry, layout.image, layout.result))
+    arguments = (x.reshape(-1), dy.reshape(-1), pieces, flags, geometry, image, result)
+    _parallel.run(kernels(_simd.host(), dtype, layout.tile)["wgrad"], layout.jobs, (layout.scratch, dtype), arguments, layout.seconds)
+    if layout.splits > 1:
+        dw.reshape(-1)[:] = add_pairwise(pieces)
+    return not flags.any()
+
+
+def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any], tile: Tile | None = None) -> Layout:
+    """Return how an operation is cut up, by default with the cheaper tile; worked out once per problem. Raise Unsupported if it can't be done."""
+    isa = _simd.host()
+    key = ("winograd", op, isa.name, dtype, tile)
+    if key not in problem.derived:
+        p = problem.transpose() if op == "dgrad" else problem
+        layouts = [_lay_out(p, op, t, isa, dtype) for t in _tiles(p, op, dtype) if tile in (None, t)]
+        problem.derived[key] = min(layouts, key=lambda layout: layout.seconds)
+    return problem.derived[key]
 
 
 def _tiles(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Tile]:
@@ -176,190 +155,79 @@ def _tiles(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Tile]:
             raise Unsupported(f"needs a {name} of 1, got {values}")
     if op == "wgrad" and p.flipped:
         raise Unsupported("needs taps that are not flipped for wgrad")
-    if 0 in (p.batch, p.in_channels, p.out_channels, *p.input):
-        raise Unsupported("needs a sum of at least one term")
+    axes = (1, 2) if p.filter[1] == 3 else (2,)
+    if 0 in (p.batch, p.in_channels, p.out_channels, p.input[0]) or any(p.input[axis] < 3 or p.output[axis] < 2 for axis in axes):
+        raise Unsupported("needs images of at least a tile")
+    if any(p.low[axis] > 2 or p.high[axis] > 2 for axis in axes):
+        raise Unsupported("needs outputs that all meet the input, whose error would be that of their neighbours")
     return [(m if p.filter[1] == 3 else 1, m) for m in (4, 2)]
 
 
-def _work(p: ConvProblem, op: Op, dtype: np.dtype[Any], tile: Tile) -> dict[str, float]:
-    isa, size = _simd.host(), dtype.itemsize / 4
-    s, width = _shape(p, op, tile, isa), _simd.vector_width(isa, dtype)
-    rows, channels, tiles = _up(s.rows, width), _up(s.channels, width), _up(s.tiles, isa.rows)
-    scale = p.groups * s.positions * size
-    if op == "wgrad":
-        wide, high = -(-s.channels // _panel(s.channels, width)), -(-s.rows // LANES)
-        return {
-            "call": 1,
-            "input": scale * s.tiles * s.outer * (channels * high + rows * wide),
-            "fma": scale * s.tiles * s.outer * channels * _up(s.rows, isa.rows),
-            "weights": scale * rows * channels * s.outer * max(2, s.tiles // s.block / 8),
-        }
-    return {
-        "call": 1,
-        "input": scale * s.tiles * channels * s.outer,
-        "weights": scale * rows * s.steps,
-        "fma": scale * tiles * s.steps * rows,
-        "output": scale * s.tiles * rows,
-    }
-
-
-def _seconds(work: dict[str, float]) -> float:
-    return sum(SECONDS[name] * count for name, count in work.items())
-
-
-def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
-    """Count what takes time with the cheaper tile, or say why it can't be done. Elements count by their size, in float32's."""
-    p = _forward(problem, op)
-    return min((_work(p, op, dtype, tile) for tile in _tiles(p, op, dtype)), key=_seconds)
-
-
-def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
-    """Estimate the seconds on one core, or say why it can't be done."""
-    return _seconds(work(problem, op, dtype))
-
-
-def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
-    """Bytes allocated besides the output: transformed weights or tiles, whichever are fewer, wgrad's pieces, and a block's products per thread."""
-    p = _forward(problem, op)
-    tile = min(_tiles(p, op, dtype), key=lambda tile: _seconds(_work(p, op, dtype, tile)))
-    layout = _layout(p, op, tile, _simd.host(), dtype)
-    return (layout.shared + layout.scratch * _parallel.get_num_threads()) * dtype.itemsize + 2 * ALIGNMENT
-
-
-def prepare(problem: ConvProblem, op: Op, w: Array) -> Packed:
-    """Transform weights."""
-    p = _forward(problem, op)
-    tile = min(_tiles(p, op, w.dtype), key=lambda tile: _seconds(_work(p, op, w.dtype, tile)))
-    isa = _simd.host()
-    layout = _layout(p, op, tile, isa, w.dtype)
-    packed = _aligned(layout.weights, w.dtype)
-    arguments = (w.reshape(-1), packed, layout.geometry)
-    seconds = layout.weights * SECONDS["weights"]
-    _parallel.run(_kernels(isa, w.dtype, tile)["weights"], p.groups * layout.panels, (layout.scratch, w.dtype), arguments, seconds)
-    return Packed(tile, packed)
-
-
-def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
-    """Overwrite all of ``out``; what is not finite is computed again by the direct sum, which alone spreads NaN and infinity as it should."""
-    finite = _wgrad(problem, a, b, out) if op == "wgrad" else _fprop(problem, op, a, b, out, options)
-    if not finite:
-        direct.run(problem, op, a, b, out, options)
-
-
-def _fprop(problem: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: Options) -> bool:
-    """Compute fprop or dgrad, and return whether the result is finite."""
-    isa, dtype, p = _simd.host(), y.dtype, _forward(problem, op)
-    packed: Packed | None = options.packed
-    counts = {tile: _work(p, op, dtype, tile) for tile in _tiles(p, op, dtype)}
-    tile = packed.tile if packed else min(counts, key=lambda tile: _seconds(counts[tile]))
-    layout, kernels, work = _layout(p, op, tile, isa, dtype), _kernels(isa, dtype, tile), counts[tile]
-    bias = np.empty(0, dtype) if options.bias is None else options.bias
-    flags = np.zeros(layout.jobs, dtype)
-    x, w, y, scratch = x.reshape(-1), w.reshape(-1), y.reshape(-1), (layout.scratch, dtype)
-    rest = (y, bias, CODES[options.activation], flags, layout.geometry, layout.x, layout.y)
-    if layout.stationary:
-        tiles = _aligned(layout.transformed, dtype)
-        _parallel.run(kernels["tiles"], p.groups * layout.blocks, scratch, (x, tiles, layout.geometry, layout.x), SECONDS["input"] * work["input"])
-        arguments = (tiles, packed.weights if packed else w, packed is not None, *rest)
-        _parallel.run(kernels["by_panels"], layout.jobs, scratch, arguments, _seconds(work))
-    else:
-        weights = packed.weights if packed else prepare(problem, op, w).weights
-        _parallel.run(kernels["by_tiles"], layout.jobs, scratch, (x, weights, *rest), _seconds(work))
-    return not flags.any()
-
-
-def _wgrad(p: ConvProblem, dy: Array, x: Array, dw: Array) -> bool:
-    """Compute wgrad, and return whether the result is finite."""
-    isa, dtype = _simd.host(), dw.dtype
-    counts = {tile: _work(p, "wgrad", dtype, tile) for tile in _tiles(p, "wgrad", dtype)}
-    tile = min(counts, key=lambda tile: _seconds(counts[tile]))
-    layout = _layout(p, "wgrad", tile, isa, dtype)
-    flags = np.zeros(layout.jobs, dtype)
-    pieces = np.empty((layout.splits, dw.size), dtype) if layout.splits > 1 else dw.reshape(1, -1)
-    arguments = (x.reshape(-1), dy.reshape(-1), pieces, flags, layout.geometry, layout.x, layout.y)
-    _parallel.run(_kernels(isa, dtype, tile)["wgrad"], layout.jobs, (layout.scratch, dtype), arguments, _seconds(counts[tile]))
-    if layout.splits > 1:
-        dw.reshape(-1)[:] = add_pairwise(pieces)
-    return not flags.any()
-
-
-class Layout(NamedTuple):
-    """Geometry as the kernels unpack it, and the elements that are allocated."""
-
-    geometry: Array
-    x: Array
-    y: Array
-    jobs: int
-    blocks: int
-    panels: int
-    splits: int
-    stationary: bool
-    weights: int  # elements of all transformed weights
-    transformed: int  # elements of all transformed tiles
-    scratch: int  # elements a thread
-    shared: int  # elements that all threads share
-
-
-def _image(p: ConvProblem, tensor: Any, tile: Tile) -> Array:
-    """Return tiles per axis, sizes, padding and strides of x or y."""
-    sizes, low = (p.input, p.low) if tensor == "x" else (p.output, (0, 0, 0))
-    tiles = (p.output[0], -(-p.output[1] // tile[0]), -(-p.output[2] // tile[1]))
-    channels = (p.in_channels if tensor == "x" else p.out_channels) // p.groups
-    return np.array((*tiles, *sizes, *low, *p.strides(tensor), channels), np.int64)
-
-
-def _layout(problem: ConvProblem, op: Op, tile: Tile, isa: _simd.Isa, dtype: np.dtype[Any]) -> Layout:
-    """Return how one operation is cut up; worked out once per problem."""
-    key = ("winograd", op, tile, isa.name, dtype)
-    if key not in problem.derived:
-        problem.derived[key] = _lay_out(problem, op, tile, isa, dtype)
-    return problem.derived[key]
+def _up(n: int, step: int) -> int:
+    """Round up to a multiple."""
+    return -(-n // step) * step
 
 
 def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _simd.Isa, dtype: np.dtype[Any]) -> Layout:
-    s, width = _shape(p, op, tile, isa), _simd.vector_width(isa, dtype)
-    taps, inner = math.prod(p.filter), 9 if tile[0] > 1 else 3
-    blocks, vectors = -(-s.tiles // s.block), -(-s.rows // width)
-    panels = -(-vectors // isa.vectors)
-    together = max(1, LANES // (isa.vectors * width)) if not s.stationary else 1  # panels whose products are kept
-    lanes = -(-vectors // panels) * width * together
-    pitch = s.channels * (s.outer - 1) + _up(s.channels, width)  # of a tile among the transformed ones
-    strip = AXES[tile[0]].positions * STRIP * width
-    buffer = (max(STRIP * 8, taps) + width) * width
-    splits = row_blocks = column_blocks = 1
+    rows, channels, width = p.out_channels // p.groups, p.in_channels // p.groups, _simd.vector_width(isa, dtype)
+    positions, taps = AXES[tile[0]].positions * AXES[tile[1]].positions, math.prod(p.filter)
+    inner = 9 if tile[0] > 1 else 3
+    outer = taps // inner
+    steps = channels * outer
+    per_image = (p.output[0], -(-p.output[1] // tile[0]), -(-p.output[2] // tile[1]))
+    tiles = p.batch * math.prod(per_image)
+    most = TILES if op == "wgrad" else min(TILES, max(isa.rows, BLOCK // (positions * steps)))
+    block = _up(-(-tiles // -(-tiles // most)), isa.rows)
+    blocks, vectors = -(-tiles // block), -(-rows // width)
+    panels, splits, row_blocks, column_blocks = -(-vectors // isa.vectors), 1, 1, 1
+    stationary = tiles < rows and op != "wgrad"
+    together = 1 if stationary else max(1, LANES // (isa.vectors * width))  # panels whose products are kept
+    lanes, pitch = -(-vectors // panels) * width * together, channels * (outer - 1) + _up(channels, width)
+    strip, buffer = AXES[tile[0]].positions * STRIP * width, (max(STRIP * 8, taps) + width) * width
+    scale = p.groups * positions * dtype.itemsize / 4
     if op == "wgrad":
-        columns, lanes = _panel(s.channels, width), _up(min(LANES, s.rows), math.lcm(width, isa.rows))
-        row_blocks, column_blocks = -(-s.rows // lanes), -(-s.channels // columns)
-        jobs = p.groups * s.outer * row_blocks * column_blocks
-        splits = max(1, min(blocks, -(-SPLITS // jobs)), -(-blocks // 64))
+        lanes, pitch = _up(min(LANES, rows), math.lcm(width, isa.rows)), _up(-(-channels // -(-channels // LANES)), width)
+        row_blocks, column_blocks = -(-rows // lanes), -(-channels // pitch)
+        jobs = p.groups * outer * row_blocks * column_blocks
+        splits = max(min(blocks, -(-SPLITS // jobs)), -(-blocks // MOST_BLOCKS))
         jobs *= splits
-        a = s.positions * (s.block * columns + 16)  # transformed tiles of x
-        b = s.positions * (s.block * lanes + 16)  # of dy
-        c = s.positions * (lanes * columns + 16)  # products
-        pitch = columns
+        # Scratch behind the strip: transformed tiles of x, transformed tiles of dy, products.
+        parts = (positions * (block * pitch + 16), positions * (block * lanes + 16), positions * (lanes * pitch + 16))
+        shared = splits * math.prod(p.shape("w")) if splits > 1 else 0
+        work = {
+            "call": 1,
+            "input": scale * tiles * outer * (_up(channels, width) * row_blocks + _up(rows, width) * column_blocks),
+            "weights": scale * _up(rows, width) * _up(channels, width) * outer * splits,
+            "fma": scale * tiles * outer * _up(channels, width) * _up(rows, isa.rows),
+            "sum": scale * blocks * outer * _up(channels, width) * _up(rows, isa.rows),
+        }
     else:
-        jobs = p.groups * (panels if s.stationary else blocks)
-        panel = s.positions * (lanes * s.steps + 16)
-        a = panel + buffer if s.stationary else s.positions * (s.block * pitch + 16)
-        b, c = buffer, s.positions * (s.block * lanes + 16)
-    weight_pitch, tile_pitch = vectors * width * s.steps + 16, s.block * pitch + 16
-    weights, transformed = p.groups * s.positions * weight_pitch, p.groups * blocks * s.positions * tile_pitch
-    weight_strides = (taps, s.rows * taps) if op == "dgrad" else (s.channels * taps, taps)  # of a row and a channel
+        jobs = p.groups * (panels if stationary else blocks)
+        # Scratch behind the strip: transformed tiles or weights, weights before the transform, products.
+        local = lanes * steps if stationary else block * pitch
+        parts = (positions * (local + 16), buffer, positions * (block * lanes + 16))
+        work = {
+            "call": 1,
+            "input": scale * tiles * _up(channels, width) * outer,
+            "weights": scale * _up(rows, width) * steps,
+            "fma": scale * _up(tiles, isa.rows) * steps * _up(rows, width),
+            "output": scale * tiles * _up(rows, width),
+        }
+    weight_step, tile_step = vectors * width * steps + 16, block * pitch + 16
+    weights, transformed = p.groups * positions * weight_step, p.groups * blocks * positions * tile_step
+    if op != "wgrad":
+        shared = transformed if stationary else weights
     geometry = (
-        s.rows, s.channels, s.outer, s.tiles, s.block, blocks, panels, together, pitch, lanes, weight_pitch, tile_pitch, taps, inner,
-        *weight_strides, int(p.flipped), p.filter[1] if tile[0] == 1 else 1, strip, strip + a, strip + a + b, splits, row_blocks, column_blocks,
+        rows, channels, outer, tiles, block, blocks, panels, together, pitch, lanes, weight_step, tile_step, taps, inner,
+        *((taps, rows * taps) if op == "dgrad" else (channels * taps, taps)), int(p.flipped), 1 if tile[0] > 1 else p.filter[1],
+        strip, strip + parts[0], strip + parts[0] + parts[1], splits, row_blocks, column_blocks,
     )  # fmt: skip
-    scratch = strip + a + b + c + ALIGNMENT // dtype.itemsize
-    shared = (splits > 1) * splits * math.prod(p.shape("w")) if op == "wgrad" else transformed if s.stationary else weights
+    image = (*per_image, *p.input, *p.low, *p.strides("x"), channels)
+    result = (*per_image, *p.output, 0, 0, 0, *p.strides("y"), rows)
     return Layout(
-        np.array(geometry, np.int64), _image(p, "x", tile), _image(p, "y", tile), jobs, blocks, panels, splits, s.stationary,
-        weights, transformed, scratch, shared,
+        tile, work, geometry, image, result, jobs, blocks, panels, splits, stationary, weights, transformed,
+        strip + sum(parts) + ALIGNMENT // dtype.itemsize, shared,
     )  # fmt: skip
-
-
-def _panel(channels: int, width: int) -> int:
-    """Return how many input channels a job of wgrad takes: about LANES, a multiple of a vector."""
-    return _up(-(-channels // -(-channels // LANES)), width)
 
 
 def _aligned(size: int, dtype: np.dtype[Any]) -> Array:
@@ -367,271 +235,3 @@ def _aligned(size: int, dtype: np.dtype[Any]) -> Array:
     raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size * dtype.itemsize].view(dtype)
-
-
-@inline
-def _line_start(array):  # type: ignore[no-untyped-def]
-    """Return the first index at a cache line."""
-    return (-array.ctypes.data % ALIGNMENT) // array.itemsize
-
-
-@functools.cache
-def _kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel]:
-    """Make the kernels of an instruction set, a dtype and a tile: sizes and formulas are part of the code."""
-    vertical, horizontal = AXES[tile[0]], AXES[tile[1]]
-    mv, mh, nv, nh = vertical.outputs, horizontal.outputs, vertical.positions, horizontal.positions
-    rv, positions, width, height, most = 3 if mv > 1 else 1, nv * nh, _simd.vector_width(isa, dtype), isa.rows, isa.vectors
-    segment = (STRIP - 2) // mh  # tiles of one row that are transposed together
-    transform = functools.partial(_simd.transform_tile, isa, dtype)
-    to_positions = transform((nv, vertical.input), (nh, horizontal.input))
-    weights_to_positions = transform((rv, vertical.filter), (3, horizontal.filter))
-    to_outputs = transform((nv, vertical.output), (nh, horizontal.output))
-    gradient_to_positions = transform((mv, vertical.gradient), (mh, horizontal.gradient))
-    to_taps = transform((nv, vertical.taps), (nh, horizontal.taps))
-    load_transposed, store_transposed = _simd.load_transposed(isa, dtype), _simd.store_transposed(isa, dtype)
-    load_lanes, store_lanes = _simd.copy_lanes(isa, dtype, True), _simd.copy_lanes(isa, dtype, False)
-    one, two, three = (_simd.multiply_strided(isa, dtype, min(v, most)) for v in (1, 2, 3))
-
-    @inline
-    def multiply(vectors, panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more):  # type: ignore[no-untyped-def]
-        if vectors == 3:
-            three(panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more)
-        elif vectors == 2:
-            two(panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more)
-        else:
-            one(panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more)
-
-    def make_load(to_tile, rows, extra):  # type: ignore[no-untyped-def]
-        @inline
-        def load(x, image, at, channels, first, count, t, r, strip, out, to, pitch, step):  # type: ignore[no-untyped-def]
-            # Transform ``count`` tiles of ``channels`` channels: position i of a tile goes to out[to + i·step + tile·pitch + channel].
-            Z, TH, TW, D, H, W, ld, lh, lw = image[0], image[1], image[2], image[3], image[4], image[5], image[6], image[7], image[8]
-            sn, sc, sd, sh, sw = image[9], image[10], image[11], image[12], image[13]
-            for c in range(0, channels, width):
-                lanes, tile = min(width, channels - c), first
-                while tile < first + count:
-                    j, i, z = tile % TW, tile // TW % TH, tile // TW // TH % Z
-                    run = min(first + count - tile, TW - j, segment)
-                    d, w0, columns = z + t - ld, j * mh - lw, run * mh + extra
-                    for row in range(rows):
-                        h, line = i * mv + row + r - lh, row * STRIP * width
-                        source = at + tile // TW // TH // Z * sn + c * sc + d * sd + h * sh + w0 * sw
-                        inside = 0 <= d < D and 0 <= h < H
-                        if sw == 1 and inside:
-                            for q in range(0, columns, width):
-                                load_transposed(x, source + q, sc, lanes, -w0 - q, W - w0 - q, width * sc, strip, line + q * width)
-                        else:
-                            for q in range(columns):
-                                load_lanes(x, source + q * sw, strip, line + q * width, lanes if inside and 0 <= w0 + q < W else 0)
-                    for q in range(run):
-                        place = to + (tile - first + q) * pitch + c
-                        to_tile(strip, q * mh * width, STRIP * width, width, out, place, nh * step, step)
-                    tile += run
-
-        return load
-
-    load_input = make_load(to_positions, nv, nh - mh)
-    load_gradient = make_load(gradient_to_positions, mv, 0)
-
-    @inline
-    def load_weights(w, at, rows, geometry, strip, out, to, lanes, step):  # type: ignore[no-untyped-def]
-        # Transform a panel of ``lanes`` rows of weights: position i of a step goes to out[to + i·step + s·lanes + row].
-        channels, outer, taps, inner = geometry[1], geometry[2], geometry[12], geometry[13]
-        row_stride, channel_stride, flipped = geometry[14], geometry[15], geometry[16]
-        many = max(1, STRIP * 8 // taps) if channel_stride == taps else 1  # channels that are transposed together
-        sign = -1 if flipped else 1
-        ahead = many * channel_stride
-        for c0 in range(0, channels, many):
-            columns = min(many, channels - c0) * taps
-            for v in range(0, lanes, width):
-                valid = min(width, rows - v)
-                for q in range(0, columns, width):
-                    load_transposed(w, at + v * row_stride + c0 * channel_stride + q, row_stride, valid, 0, columns - q, ahead, strip, q * width)
-                for c in range(c0, min(c0 + many, channels)):
-                    for o in range(outer):
-                        tap = (c - c0) * taps + (taps - 1 - o * inner if flipped else o * inner)
-                        place = to + (o * channels + c) * lanes + v
-                        weights_to_positions(strip, tap * width, sign * 3 * width, sign * width, out, place, nh * step, step)
-
-    @inline
-    def products(u, ui, us, v, vi, vs, pitch, tiles, steps, vectors, panels, p0, p1, out, oi, os, lanes):  # type: ignore[no-untyped-def]
-        # out[tile, lane] = Σ_s v[tile, s] · u[s, lane] at every position, for the panels p0 … p1 of the weights that start at u[ui].
-        for position in range(positions):
-            for panel in range(p0, p1):
-                v0, v1, base = vectors * panel // panels, vectors * (panel + 1) // panels, vectors * p0 // panels
-                n = (v1 - v0) * width
-                for s in range(0, steps, CHUNK):
-                    count = min(CHUNK, steps - s)
-                    for tile in range(0, tiles, height):
-                        multiply(
-                            v1 - v0, u, ui + position * us + (v0 - base) * width * steps + s * n, n, v, vi + position * vs + tile * pitch + s,
-                            pitch, 1, count, out, oi + position * os + tile * lanes + (v0 - base) * width, lanes, s,
-                        )  # fmt: skip
-
-    @inline
-    def store(m, mi, lanes, step, strip, y, image, group, k0, channels, first, count, bias, code):  # type: ignore[no-untyped-def]
-        # Transform the products of ``count`` tiles to outputs and store them; return 0, or NaN if one is not finite.
-        Z, TH, TW, P, Q = image[0], image[1], image[2], image[4], image[5]
-        yn, yk, yd, yh, yw = image[9], image[10], image[11], image[12], image[13]
-        zero = strip.dtype.type(0)
-        for c in range(0, channels, width):
-            valid, tile, k = min(width, channels - c), first, group * image[14] + k0 + c
-            while tile < first + count:
-                j, i, z = tile % TW, tile // TW % TH, tile // TW // TH % Z
-                run = min(first + count - tile, TW - j, segment)
-                columns = min(run * mh, Q - j * mh)
-                for q in range(run):
-                    to_outputs(m, mi + (tile - first + q) * lanes + c, nh * step, step, strip, q * mh * width, STRIP * width, width)
-                for row in range(min(mv, P - i * mv)):
-                    line = row * STRIP * width
-                    for e in range(columns * width):
-                        zero += strip[unsigned(line + e)] * 0
-                    if bias.size or code:
-                        finish(strip, line, columns, bias, k, valid, code)
-                    to = tile // TW // TH // Z * yn + k * yk + z * yd + (i * mv + row) * yh + j * mh * yw
-                    if yw == 1:
-                        for q in range(0, columns, width):
-                            store_transposed(strip, line + q * width, y, to + q, yk, valid, columns - q, width * yk)
-                    else:
-                        for q in range(columns):
-                            store_lanes(strip, line + q * width, y, to + q * yw, valid)
-                tile += run
-        return zero
-
-    @inline
-    def finish(strip, at, columns, bias, k, valid, code):  # type: ignore[no-untyped-def]
-        for q in range(columns):
-            for lane in range(valid):
-                value = strip[unsigned(at + q * width + lane)]
-                if bias.size:
-                    value += bias[unsigned(k + lane)]
-                strip[unsigned(at + q * width + lane)] = activate(value, code) if code else value
-
-    def weights(first, last, workers, scratch, w, packed, geometry):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: u = G g Gᵀ for all rows and steps.
-        # THE SCHEDULE: a tile is a panel of a group: up to VECTORS vectors of rows, transposed and transformed in L1.
-        rows, channels, outer, panels, step, taps = geometry[0], geometry[1], geometry[2], geometry[6], geometry[10], geometry[12]
-        vectors = (rows + width - 1) // width
-        for worker in prange(workers):
-            start = _line_start(scratch[worker])
-            strip = scratch[worker][start:]
-            for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                group, panel = job // panels, job % panels
-                v0, v1 = vectors * panel // panels, vectors * (panel + 1) // panels
-                at = group * rows * channels * taps + v0 * width * geometry[14]
-                to = group * positions * step + v0 * width * channels * outer
-                load_weights(w, at, rows - v0 * width, geometry, strip, packed, to, (v1 - v0) * width, step)
-
-    def by_tiles(first, last, workers, scratch, x, u, y, bias, code, flags, geometry, image, result):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: y = Aᵀ [Σ_s u[s] ⊙ (Bᵀ d[s] B)] A, s = (outer tap, channel).
-        # THE SCHEDULE: a tile of work is a block of tiles of one group, transformed once; some panels of weights at a time, their
-        # products at all positions stay in L2 until they are transformed to outputs.
-        rows, channels, outer, tiles, size, blocks = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        panels, together, pitch, lanes, weight_step, R = geometry[6], geometry[7], geometry[8], geometry[9], geometry[10], geometry[17]
-        vectors, steps, step = (rows + width - 1) // width, channels * outer, geometry[11]
-        for worker in prange(workers):
-            start = _line_start(scratch[worker])
-            strip, v, m = scratch[worker][start:], scratch[worker][start + geometry[18] :], scratch[worker][start + geometry[20] :]
-            for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                group, tile = job // blocks, job % blocks * size
-                count = min(size, tiles - tile)
-                for o in range(outer):
-                    load_input(x, image, group * channels * image[10], channels, tile, count, o // R, o % R, strip, v, o * channels, pitch, step)
-                zero = strip.dtype.type(0)
-                for p0 in range(0, panels, together):
-                    p1 = min(panels, p0 + together)
-                    k0, k1 = vectors * p0 // panels * width, min(rows, vectors * p1 // panels * width)
-                    ui = group * positions * weight_step + k0 * steps
-                    products(u, ui, weight_step, v, 0, step, pitch, count, steps, vectors, panels, p0, p1, m, 0, size * lanes + 16, lanes)
-                    zero += store(m, 0, lanes, size * lanes + 16, strip, y, result, group, k0, k1 - k0, tile, count, bias, code)
-                flags[job] = zero
-
-    def transform_tiles(first, last, workers, scratch, x, v, geometry, image):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: v = Bᵀ d B for all tiles and steps.
-        # THE SCHEDULE: a tile of work is a block of tiles of one group.
-        channels, outer, tiles, size, blocks = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        pitch, step, R = geometry[8], geometry[11], geometry[17]
-        for worker in prange(workers):
-            strip = scratch[worker][_line_start(scratch[worker]) :]
-            for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                group, tile = job // blocks, job % blocks * size
-                count, to = min(size, tiles - tile), job * positions * step
-                for o in range(outer):
-                    at = group * channels * image[10]
-                    load_input(x, image, at, channels, tile, count, o // R, o % R, strip, v, to + o * channels, pitch, step)
-
-    def by_panels(first, last, workers, scratch, v, w, packed, y, bias, code, flags, geometry, image, result):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: as in by_tiles.
-        # THE SCHEDULE: a tile of work is a panel of weights, transformed once if they are not packed; it meets all blocks of tiles.
-        rows, channels, outer, tiles, size, blocks = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        panels, pitch, lanes, step, taps = geometry[6], geometry[8], geometry[9], geometry[11], geometry[12]
-        vectors, steps = (rows + width - 1) // width, channels * outer
-        for worker in prange(workers):
-            start = _line_start(scratch[worker])
-            strip, m, local = scratch[worker][start:], scratch[worker][start + geometry[20] :], scratch[worker][start + geometry[18] :]
-            buffer = scratch[worker][start + geometry[19] :]
-            for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                group, panel = job // panels, job % panels
-                k0, k1 = vectors * panel // panels * width, vectors * (panel + 1) // panels * width
-                u, ui, weight_step = w, group * positions * geometry[10] + k0 * steps, geometry[10]
-                if not packed:
-                    u, ui, weight_step = local, 0, (k1 - k0) * steps + 16
-                    at = group * rows * channels * taps + k0 * geometry[14]
-                    load_weights(w, at, rows - k0, geometry, buffer, local, 0, k1 - k0, weight_step)
-                zero = strip.dtype.type(0)
-                for block in range(blocks):
-                    tile, vi = block * size, (group * blocks + block) * positions * step
-                    count = min(size, tiles - tile)
-                    products(
-                        u, ui, weight_step, v, vi, step, pitch, count, steps, vectors, panels, panel, panel + 1, m, 0, size * lanes + 16, lanes
-                    )  # fmt: skip
-                    valid = min(rows, k1) - k0
-                    zero += store(m, 0, lanes, size * lanes + 16, strip, y, result, group, k0, valid, tile, count, bias, code)
-                flags[job] = zero
-
-    def wgrad(first, last, workers, scratch, x, dy, pieces, flags, geometry, image, result):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: dw[k, c] = Gᵀ [Σ_tiles (A dy Aᵀ) ⊙ (Bᵀ d B)] G.
-        # THE SCHEDULE: a tile of work is a block of filters × a block of channels of one outer tap over one piece of the tiles' blocks;
-        # the products of all positions stay in L2 while blocks of tiles of x and dy are transformed and multiplied.
-        rows, channels, outer, tiles, size, blocks = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        columns, lanes, taps, inner, R = geometry[8], geometry[9], geometry[12], geometry[13], geometry[17]
-        splits, row_blocks, column_blocks = geometry[21], geometry[22], geometry[23]
-        for worker in prange(workers):
-            start = _line_start(scratch[worker])
-            strip, v = scratch[worker][start:], scratch[worker][start + geometry[18] :]
-            g, m = scratch[worker][start + geometry[19] :], scratch[worker][start + geometry[20] :]
-            for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                c0, rest = job % column_blocks * columns, job // column_blocks
-                k0, rest = rest % row_blocks * lanes, rest // row_blocks
-                o, rest = rest % outer, rest // outer
-                split, group = rest % splits, rest // splits
-                c1, k1 = min(channels, c0 + columns), min(rows, k0 + lanes)
-                vectors = (c1 - c0 + width - 1) // width
-                panels, begin = (vectors + most - 1) // most, blocks * split // splits
-                for block in range(begin, blocks * (split + 1) // splits):
-                    tile = block * size
-                    count, at_x, at_y = min(size, tiles - tile), (group * channels + c0) * image[10], (group * rows + k0) * result[10]
-                    load_input(x, image, at_x, c1 - c0, tile, count, o // R, o % R, strip, v, 0, columns, size * columns + 16)
-                    load_gradient(dy, result, at_y, k1 - k0, tile, count, 0, 0, strip, g, 0, lanes, size * lanes + 16)
-                    for position in range(positions):
-                        for panel in range(panels):
-                            v0, v1 = vectors * panel // panels, vectors * (panel + 1) // panels
-                            for k in range(0, k1 - k0, height):
-                                multiply(
-                                    v1 - v0, v, position * (size * columns + 16) + v0 * width, columns, g, position * (size * lanes + 16) + k, 1,
-                                    lanes, count, m, position * (lanes * columns + 16) + k * columns + v0 * width, columns, block - begin,
-                                )  # fmt: skip
-                zero = strip.dtype.type(0)
-                for k in range(k1 - k0):
-                    for c in range(0, c1 - c0, width):
-                        step = lanes * columns + 16
-                        to_taps(m, k * columns + c, nh * step, step, strip, 0, 3 * width, width)
-                        for e in range(inner * width):
-                            zero += strip[unsigned(e)] * 0
-                        to = ((group * rows + k0 + k) * channels + c0 + c) * taps + o * inner
-                        for tap in range(0, inner, width):
-                            store_transposed(strip, tap * width, pieces[split], to + tap, taps, min(width, c1 - c0 - c), inner - tap, width * taps)
-                flags[job] = zero
-
-    sources = {"weights": weights, "tiles": transform_tiles, "by_tiles": by_tiles, "by_panels": by_panels, "wgrad": wgrad}
-    return {name: Kernel(function, f"-{isa.name}-{dtype.name}-{mv}x{mh}") for name, function in sources.items()}
