@@ -166,8 +166,8 @@ def kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
     @inline
     def load_weights(w, at, rows, geometry, strip, out, to, lanes, step):  # type: ignore[no-untyped-def]
         # Transform a panel of ``lanes`` rows of weights: position i of a step goes to out[to + i·step + s·lanes + row].
-        channels, outer, taps, inner = geometry[1], geometry[2], geometry[12], geometry[13]
-        row_stride, channel_stride, flipped = geometry[14], geometry[15], geometry[16]
+        channels, outer, taps, inner = geometry[1], geometry[2], geometry[11], geometry[12]
+        row_stride, channel_stride, flipped = geometry[13], geometry[14], geometry[15]
         many = max(1, STRIP * 8 // taps) if channel_stride == taps else 1  # channels that are transposed together
         sign = -1 if flipped else 1
         ahead = many * channel_stride
@@ -184,22 +184,18 @@ def kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
                         weights_to_positions(strip, tap * width, sign * 3 * width, sign * width, out, place, nh * step, step)
 
     @inline
-    def products(u, ui, us, v, vi, vs, pitch, tiles, steps, vectors, panels, p0, p1, out, oi, os, lanes):  # type: ignore[no-untyped-def]
-        # out[tile, lane] = Σ_s v[tile, s] · u[s, lane] at every position, for the panels p0 … p1 of the weights that start at u[ui].
+    def products(u, ui, us, vectors, v, vi, vs, pitch, tiles, steps, out, os, lanes):  # type: ignore[no-untyped-def]
+        # out[tile, lane] = Σ_s v[tile, s] · u[s, lane] at every position, for a panel of weights.
+        n = vectors * width
         for position in range(positions):
-            for panel in range(p0, p1):
-                v0, v1, base = vectors * panel // panels, vectors * (panel + 1) // panels, vectors * p0 // panels
-                n = (v1 - v0) * width
-                for s in range(0, steps, CHUNK):
-                    count = min(CHUNK, steps - s)
-                    for tile in range(0, tiles, height):
-                        multiply(
-                            v1 - v0, u, ui + position * us + (v0 - base) * width * steps + s * n, n, v, vi + position * vs + tile * pitch + s,
-                            pitch, 1, count, out, oi + position * os + tile * lanes + (v0 - base) * width, lanes, s,
-                        )  # fmt: skip
+            for s in range(0, steps, CHUNK):
+                ps, count = ui + position * us + s * n, min(CHUNK, steps - s)
+                for tile in range(0, tiles, height):
+                    rows, to = vi + position * vs + tile * pitch + s, position * os + tile * lanes
+                    multiply(vectors, u, ps, n, v, rows, pitch, 1, count, out, to, lanes, s)
 
     @inline
-    def store(m, mi, lanes, step, strip, y, image, group, k0, channels, first, count, bias, code):  # type: ignore[no-untyped-def]
+    def store(m, lanes, step, strip, y, image, group, k0, channels, first, count, bias, code):  # type: ignore[no-untyped-def]
         # Transform the products of ``count`` tiles to outputs and store them; return 0, or NaN if one is not finite.
         Z, TH, TW, P, Q = image[0], image[1], image[2], image[4], image[5]
         yn, yk, yd, yh, yw = image[9], image[10], image[11], image[12], image[13]
@@ -211,7 +207,7 @@ def kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
                 run = min(first + count - tile, TW - j, segment)
                 columns = min(run * mh, Q - j * mh)
                 for q in range(run):
-                    to_outputs(m, mi + (tile - first + q) * lanes + c, nh * step, step, strip, q * mh * width, STRIP * width, width)
+                    to_outputs(m, (tile - first + q) * lanes + c, nh * step, step, strip, q * mh * width, STRIP * width, width)
                 for row in range(min(mv, P - i * mv)):
                     line = row * STRIP * width
                     for e in range(columns * width):
@@ -240,7 +236,7 @@ def kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
     def weights(first, last, workers, scratch, w, packed, geometry):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: u = G g Gᵀ for all rows and steps.
         # THE SCHEDULE: a tile is a panel of a group: up to VECTORS vectors of rows, transposed and transformed in L1.
-        rows, channels, outer, panels, step, taps = geometry[0], geometry[1], geometry[2], geometry[6], geometry[10], geometry[12]
+        rows, channels, outer, panels, step, taps = geometry[0], geometry[1], geometry[2], geometry[6], geometry[9], geometry[11]
         vectors = (rows + width - 1) // width
         for worker in prange(workers):
             start = _line_start(scratch[worker])
@@ -248,39 +244,38 @@ def kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
             for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 group, panel = job // panels, job % panels
                 v0, v1 = vectors * panel // panels, vectors * (panel + 1) // panels
-                at = group * rows * channels * taps + v0 * width * geometry[14]
+                at = group * rows * channels * taps + v0 * width * geometry[13]
                 to = group * positions * step + v0 * width * channels * outer
                 load_weights(w, at, rows - v0 * width, geometry, strip, packed, to, (v1 - v0) * width, step)
 
     def by_tiles(first, last, workers, scratch, x, u, y, bias, code, flags, geometry, image, result):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y = Aᵀ [Σ_s u[s] ⊙ (Bᵀ d[s] B)] A, s = (outer tap, channel).
-        # THE SCHEDULE: a tile of work is a block of tiles of one group, transformed once; some panels of weights at a time, their
-        # products at all positions stay in L2 until they are transformed to outputs.
+        # THE SCHEDULE: a tile of work is a block of tiles of one group, transformed once; its products with one panel of
+        # weights after the other, at all positions, stay in L2 until they are transformed to outputs.
         rows, channels, outer, tiles, size, blocks = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        panels, together, pitch, lanes, weight_step, R = geometry[6], geometry[7], geometry[8], geometry[9], geometry[10], geometry[17]
-        vectors, steps, step = (rows + width - 1) // width, channels * outer, geometry[11]
+        panels, pitch, lanes, weight_step, R = geometry[6], geometry[7], geometry[8], geometry[9], geometry[16]
+        vectors, steps, step = (rows + width - 1) // width, channels * outer, geometry[10]
         for worker in prange(workers):
             start = _line_start(scratch[worker])
-            strip, v, m = scratch[worker][start:], scratch[worker][start + geometry[18] :], scratch[worker][start + geometry[20] :]
+            strip, v, m = scratch[worker][start:], scratch[worker][start + geometry[17] :], scratch[worker][start + geometry[19] :]
             for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 group, tile = job // blocks, job % blocks * size
                 count = min(size, tiles - tile)
                 for o in range(outer):
                     load_input(x, image, group * channels * image[10], channels, tile, count, o // R, o % R, strip, v, o * channels, pitch, step)
                 zero = strip.dtype.type(0)
-                for p0 in range(0, panels, together):
-                    p1 = min(panels, p0 + together)
-                    k0, k1 = vectors * p0 // panels * width, min(rows, vectors * p1 // panels * width)
-                    ui = group * positions * weight_step + k0 * steps
-                    products(u, ui, weight_step, v, 0, step, pitch, count, steps, vectors, panels, p0, p1, m, 0, size * lanes + 16, lanes)
-                    zero += store(m, 0, lanes, size * lanes + 16, strip, y, result, group, k0, k1 - k0, tile, count, bias, code)
+                for panel in range(panels):
+                    k0, k1 = vectors * panel // panels * width, vectors * (panel + 1) // panels * width
+                    ui, valid = group * positions * weight_step + k0 * steps, min(rows, k1) - k0
+                    products(u, ui, weight_step, (k1 - k0) // width, v, 0, step, pitch, count, steps, m, size * lanes + 16, lanes)
+                    zero += store(m, lanes, size * lanes + 16, strip, y, result, group, k0, valid, tile, count, bias, code)
                 flags[job] = zero
 
     def transform_tiles(first, last, workers, scratch, x, v, geometry, image):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: v = Bᵀ d B for all tiles and steps.
         # THE SCHEDULE: a tile of work is a block of tiles of one group.
         channels, outer, tiles, size, blocks = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        pitch, step, R = geometry[8], geometry[11], geometry[17]
+        pitch, step, R = geometry[7], geometry[10], geometry[16]
         for worker in prange(workers):
             strip = scratch[worker][_line_start(scratch[worker]) :]
             for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
@@ -294,29 +289,27 @@ def kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
         # THE ALGORITHM: as in by_tiles.
         # THE SCHEDULE: a tile of work is a panel of weights, transformed once if they are not packed; it meets all blocks of tiles.
         rows, channels, outer, tiles, size, blocks = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        panels, pitch, lanes, step, taps = geometry[6], geometry[8], geometry[9], geometry[11], geometry[12]
+        panels, pitch, lanes, step, taps = geometry[6], geometry[7], geometry[8], geometry[10], geometry[11]
         vectors, steps = (rows + width - 1) // width, channels * outer
         for worker in prange(workers):
             start = _line_start(scratch[worker])
-            strip, m, local = scratch[worker][start:], scratch[worker][start + geometry[20] :], scratch[worker][start + geometry[18] :]
-            buffer = scratch[worker][start + geometry[19] :]
+            strip, m, local = scratch[worker][start:], scratch[worker][start + geometry[19] :], scratch[worker][start + geometry[17] :]
+            buffer = scratch[worker][start + geometry[18] :]
             for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 group, panel = job // panels, job % panels
                 k0, k1 = vectors * panel // panels * width, vectors * (panel + 1) // panels * width
-                u, ui, weight_step = w, group * positions * geometry[10] + k0 * steps, geometry[10]
+                u, ui, weight_step = w, group * positions * geometry[9] + k0 * steps, geometry[9]
                 if not packed:
                     u, ui, weight_step = local, 0, (k1 - k0) * steps + 16
-                    at = group * rows * channels * taps + k0 * geometry[14]
+                    at = group * rows * channels * taps + k0 * geometry[13]
                     load_weights(w, at, rows - k0, geometry, buffer, local, 0, k1 - k0, weight_step)
                 zero = strip.dtype.type(0)
                 for block in range(blocks):
                     tile, vi = block * size, (group * blocks + block) * positions * step
                     count = min(size, tiles - tile)
-                    products(
-                        u, ui, weight_step, v, vi, step, pitch, count, steps, vectors, panels, panel, panel + 1, m, 0, size * lanes + 16, lanes
-                    )  # fmt: skip
+                    products(u, ui, weight_step, (k1 - k0) // width, v, vi, step, pitch, count, steps, m, size * lanes + 16, lanes)
                     valid = min(rows, k1) - k0
-                    zero += store(m, 0, lanes, size * lanes + 16, strip, y, result, group, k0, valid, tile, count, bias, code)
+                    zero += store(m, lanes, size * lanes + 16, strip, y, result, group, k0, valid, tile, count, bias, code)
                 flags[job] = zero
 
     def wgrad(first, last, workers, scratch, x, dy, pieces, flags, geometry, image, result):  # type: ignore[no-untyped-def]
@@ -324,12 +317,12 @@ def kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
         # THE SCHEDULE: a tile of work is a block of filters × a block of channels of one outer tap over one piece of the tiles' blocks;
         # the products of all positions stay in L2 while blocks of tiles of x and dy are transformed and multiplied.
         rows, channels, outer, tiles, size, blocks = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        columns, lanes, taps, inner, R = geometry[8], geometry[9], geometry[12], geometry[13], geometry[17]
-        splits, row_blocks, column_blocks = geometry[21], geometry[22], geometry[23]
+        columns, lanes, taps, inner, R = geometry[7], geometry[8], geometry[11], geometry[12], geometry[16]
+        splits, row_blocks, column_blocks = geometry[20], geometry[21], geometry[22]
         for worker in prange(workers):
             start = _line_start(scratch[worker])
-            strip, v = scratch[worker][start:], scratch[worker][start + geometry[18] :]
-            g, m = scratch[worker][start + geometry[19] :], scratch[worker][start + geometry[20] :]
+            strip, v = scratch[worker][start:], scratch[worker][start + geometry[17] :]
+            g, m = scratch[worker][start + geometry[18] :], scratch[worker][start + geometry[19] :]
             for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 c0, rest = job % column_blocks * columns, job // column_blocks
                 k0, rest = rest % row_blocks * lanes, rest // row_blocks

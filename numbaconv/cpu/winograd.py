@@ -25,7 +25,7 @@ from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 EXACT = False  # its errors are several times those of the direct sum
 TILES = 64  # tiles of a block at the most
 BLOCK = 3 << 18  # elements of a block's transformed tiles at the most: 3 MiB of float32
-LANES = 96  # output channels whose products are kept for a block
+FILTERS, CHANNELS = 128, 96  # of a job of wgrad, at the most: its products at all positions are 1.7 MiB of float32
 SPLITS = 16  # jobs that wgrad is cut into at the least, and blocks that a piece of its sum has at the most:
 MOST_BLOCKS = 64
 
@@ -168,6 +168,11 @@ def _up(n: int, step: int) -> int:
     return -(-n // step) * step
 
 
+def _share(n: int, most: int, step: int) -> int:
+    """Cut n into equal parts of at most ``most``, and round their size up."""
+    return _up(-(-n // -(-n // most)), step)
+
+
 def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _simd.Isa, dtype: np.dtype[Any]) -> Layout:
     rows, channels, width = p.out_channels // p.groups, p.in_channels // p.groups, _simd.vector_width(isa, dtype)
     positions, taps = AXES[tile[0]].positions * AXES[tile[1]].positions, math.prod(p.filter)
@@ -177,16 +182,15 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _simd.Isa, dtype: np.dtype
     per_image = (p.output[0], -(-p.output[1] // tile[0]), -(-p.output[2] // tile[1]))
     tiles = p.batch * math.prod(per_image)
     most = TILES if op == "wgrad" else min(TILES, max(isa.rows, BLOCK // (positions * steps)))
-    block = _up(-(-tiles // -(-tiles // most)), isa.rows)
+    block = _share(tiles, most, isa.rows)
     blocks, vectors = -(-tiles // block), -(-rows // width)
     panels, splits, row_blocks, column_blocks = -(-vectors // isa.vectors), 1, 1, 1
     stationary = tiles < rows and op != "wgrad"
-    together = 1 if stationary else max(1, LANES // (isa.vectors * width))  # panels whose products are kept
-    lanes, pitch = -(-vectors // panels) * width * together, channels * (outer - 1) + _up(channels, width)
+    lanes, pitch = -(-vectors // panels) * width, channels * (outer - 1) + _up(channels, width)
     strip, buffer = AXES[tile[0]].positions * STRIP * width, (max(STRIP * 8, taps) + width) * width
     scale = p.groups * positions * dtype.itemsize / 4
     if op == "wgrad":
-        lanes, pitch = _up(min(LANES, rows), math.lcm(width, isa.rows)), _up(-(-channels // -(-channels // LANES)), width)
+        lanes, pitch = _share(rows, FILTERS, math.lcm(width, isa.rows)), _share(channels, CHANNELS, width)
         row_blocks, column_blocks = -(-rows // lanes), -(-channels // pitch)
         jobs = p.groups * outer * row_blocks * column_blocks
         splits = max(min(blocks, -(-SPLITS // jobs)), -(-blocks // MOST_BLOCKS))
@@ -218,7 +222,7 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _simd.Isa, dtype: np.dtype
     if op != "wgrad":
         shared = transformed if stationary else weights
     geometry = (
-        rows, channels, outer, tiles, block, blocks, panels, together, pitch, lanes, weight_step, tile_step, taps, inner,
+        rows, channels, outer, tiles, block, blocks, panels, pitch, lanes, weight_step, tile_step, taps, inner,
         *((taps, rows * taps) if op == "dgrad" else (channels * taps, taps)), int(p.flipped), 1 if tile[0] > 1 else p.filter[1],
         strip, strip + parts[0], strip + parts[0] + parts[1], splits, row_blocks, column_blocks,
     )  # fmt: skip
