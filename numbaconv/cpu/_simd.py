@@ -299,8 +299,9 @@ def store_transposed(isa: Isa, dtype: np.dtype[Any]) -> Any:
             x, y = emit.data(signature.args[0], arguments[0]), emit.data(signature.args[2], arguments[2])
             values = emit.transpose([emit.load(x, builder.add(at, _integer(j * width))) for j in range(width)])
             for r, value in enumerate(values):
-                here = builder.select(builder.icmp_signed("<", _integer(r), rows), last, _integer(0))
-                place = builder.add(to, builder.mul(stride, _integer(r)))
+                inside = builder.icmp_signed("<", _integer(r), rows)
+                here = builder.select(inside, last, _integer(0))
+                place = builder.add(to, builder.mul(stride, builder.select(inside, _integer(r), _integer(0))))  # no page that may be missing
                 emit.store_lanes(value, y, place, emit.between(_integer(0), here))
                 emit.prefetch(y, builder.add(place, ahead), True)
             return context.get_dummy_value()

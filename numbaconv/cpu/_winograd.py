@@ -356,5 +356,11 @@ def kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
                             store_transposed(strip, tap * width, pieces[split], to + tap, taps, min(width, c1 - c0 - c), inner - tap, width * taps)
                 flags[job] = zero
 
-    sources = {"weights": weights, "tiles": transform_tiles, "by_tiles": by_tiles, "by_panels": by_panels, "wgrad": wgrad}
+    sources: dict[str, Callable[..., None]] = {
+        "weights": weights,
+        "tiles": transform_tiles,
+        "by_tiles": by_tiles,
+        "by_panels": by_panels,
+        "wgrad": wgrad,
+    }
     return {name: Kernel(function, f"-{isa.name}-{dtype.name}-{mv}x{mh}") for name, function in sources.items()}
