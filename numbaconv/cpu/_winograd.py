@@ -170,7 +170,7 @@ def kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
         row_stride, channel_stride, flipped = geometry[13], geometry[14], geometry[15]
         many = max(1, STRIP * 8 // taps) if channel_stride == taps else 1  # channels that are transposed together
         sign = -1 if flipped else 1
-        ahead = many * channel_stride
+        ahead = max(many, 4) * channel_stride
         for c0 in range(0, channels, many):
             columns = min(many, channels - c0) * taps
             for v in range(0, lanes, width):
