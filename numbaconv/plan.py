@@ -55,7 +55,9 @@ def plan(problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str = "auto
     algorithms = room(device)
     found = candidates(problem, op, dtype, device)
     if method == "auto":
-        name, _ = min(((n, c) for n, c in found if isinstance(c, float)), key=lambda entry: entry[1])
+        exact = precision == "highest"  # an algorithm that rounds more than the direct sum says EXACT = False
+        able = [(c, n) for n, c in found if isinstance(c, float) and not (exact and not getattr(algorithms[n], "EXACT", True))]
+        _, name = min(able, key=lambda entry: entry[0])
     elif method in algorithms:
         name, answer = method, dict(found)[method]
         if isinstance(answer, str):

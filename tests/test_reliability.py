@@ -28,7 +28,7 @@ def expected():
     return np.einsum("nchwrs,kcrs->nkhw", windows, w, optimize=True)
 want = expected()
 def check(**options):
-    assert np.array_equal(nc.conv2d(x, w, padding=1, **options), want)
+    assert np.array_equal(nc.conv2d(x, w, padding=1, precision="highest", **options), want)
 nc.set_num_threads(4)
 """
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 
 # Error / (eps · Σ|x||w|) for random-sign and for all-positive data; what is not listed sums directly and keeps to DIRECT.
 DIRECT = (4.0, 8.0)
 TABLE = {"winograd": (64.0, 64.0)}
+WINOGRAD_TILE = 4
 INEXACT = frozenset({"winograd", "fft"})  # these do not promise exact results for small integers in floats
 
 
@@ -30,9 +32,24 @@ def tolerance(dtype: Any, contraction_length: int, algorithm: str, *, positive: 
     return promise * (2**0.5 if complex_ else 1.0) * float(np.finfo(dtype).eps)
 
 
-def allowed(magnitude: Any, dtype: Any, contraction_length: int, algorithm: str, *, positive: bool = False, activation: str | None = None) -> Any:
-    """Return the largest allowed absolute error per output, for Σ|x||w| (+ |bias|) in ``magnitude``."""
+def allowed(
+    magnitude: Any,
+    dtype: Any,
+    contraction_length: int,
+    algorithm: str,
+    *,
+    positive: bool = False,
+    activation: str | None = None,
+    channels_last: bool = False,
+) -> Any:
+    """Return the largest allowed absolute error per output, for Σ|x||w| (+ |bias|) in ``magnitude``.
+
+    A tile of Winograd is computed as a whole, so that an output is as far off as the largest of its neighbours allows.
+    """
     dtype = np.dtype(dtype)
+    if algorithm == "winograd":
+        size = 2 * WINOGRAD_TILE - 1
+        magnitude = maximum_filter(np.asarray(magnitude, np.float64), (1, 1, size, size, 1) if channels_last else (1, 1, 1, size, size))
     bound = tolerance(dtype, contraction_length + 1, algorithm, positive=positive) * magnitude
     if dtype.kind in "fc":
         bound = bound + contraction_length * float(np.finfo(dtype).smallest_subnormal)

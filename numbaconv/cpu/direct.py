@@ -13,7 +13,7 @@ from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.cpu import _parallel
-from numbaconv.cpu._sum import add_pieces, carry, levels, total
+from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.cpu.bias import CODES, store_row
 from numbaconv.problem import ConvProblem, Op, Options
 
@@ -77,7 +77,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         tiles, splits = int(geometry[0]), int(geometry[1])
         pieces = np.empty((splits, out.size), out.dtype)
         _parallel.run(_wgrad, tiles, scratch, (a.reshape(-1), b.reshape(-1), pieces, geometry, *tables), seconds)
-        out.reshape(-1)[:] = add_pieces(pieces)
+        out.reshape(-1)[:] = add_pairwise(pieces)
         return
     bias = np.empty(0, out.dtype) if options.bias is None else options.bias
     arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], geometry, *tables)

@@ -22,7 +22,7 @@ import numpy as np
 
 from numbaconv.cpu import _grid, _parallel, _product, _simd, direct
 from numbaconv.cpu._product import CHUNK, MOST
-from numbaconv.cpu._sum import add_pieces
+from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
@@ -148,7 +148,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         arguments = (rows.reshape(-1), lanes.reshape(-1), y.reshape(-1), bias, zeros, CODES[options.activation], flags, *launch[:6])
         _parallel.run(kernel, len(flags), (launch.scratch, dtype), arguments, seconds / len(launches))
         if y is not out:
-            y = add_pieces(y)
+            y = add_pairwise(y)
             if apart:
                 _put_in_order(p, problem, y, out.reshape(-1))
             else:

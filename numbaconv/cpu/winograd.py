@@ -1,0 +1,241 @@
+"""Winograd convolution: a tile of m outputs of a 3-tap filter costs m + 2 products per axis instead of 3·m (float32 and float64).
+
+    y = Aᵀ [(G g) ⊙ (Bᵀ d)]        fprop, and dgrad as the fprop of the transposed problem
+    dg = Gᵀ [(A dy) ⊙ (Bᵀ d)]      wgrad
+
+on the last axis, or nested on the last two (A. Lavin and S. Gray, arXiv:1509.09308). A tile has m = 2 or m = 4 outputs per axis; its
+points are 0, ±1, ∞ and for m = 4 also ½ and −2, which halve the error of ±2. Each of the tile's positions is a matrix product:
+over channels and the filter's other axes for y, over tiles for dg. The transforms have channels in their vector lanes, so that
+neither the image's size nor its edges matter to them; a channels-first image is transposed in L1, strip by strip.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbaconv.cpu import _parallel, _simd, direct
+from numbaconv.cpu._sum import add_pairwise
+from numbaconv.cpu._winograd import ALIGNMENT, AXES, STRIP, Tile, kernels
+from numbaconv.cpu.bias import CODES
+from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+
+EXACT = False  # its errors are several times those of the direct sum
+TILES = 64  # tiles of a block at the most
+BLOCK = 3 << 18  # elements of a block's transformed tiles at the most: 3 MiB of float32
+FILTERS, CHANNELS = 128, 96  # of a job of wgrad, at the most: its products at all positions are 1.7 MiB of float32
+SPLITS = 16  # jobs that wgrad is cut into at the least, and blocks that a piece of its sum has at the most:
+MOST_BLOCKS = 64
+
+# Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
+SECONDS = {"call": 1.2e-05, "input": 1.1e-10, "weights": 1.3e-10, "fma": 1e-11, "output": 2.1e-10, "sum": 9.9e-11}
+Array = np.ndarray[Any, Any]
+
+
+class Packed(NamedTuple):
+    """Transformed weights, (groups, positions, panels of lanes, steps, lanes), and the tile that they are for."""
+
+    tile: Tile
+    weights: Array
+
+
+class Layout(NamedTuple):
+    """How one operation is cut up: what the kernels unpack, and the elements that are allocated."""
+
+    tile: Tile
+    work: dict[str, float]
+    geometry: tuple[int, ...]
+    image: tuple[int, ...]  # of x, as the kernels unpack it
+    result: tuple[int, ...]  # of y
+    jobs: int
+    blocks: int
+    panels: int
+    splits: int
+    stationary: bool  # whether a panel of weights meets all tiles, because the tiles are the smaller operand
+    weights: int  # elements of all transformed weights
+    transformed: int  # elements of all transformed tiles
+    scratch: int  # elements a thread
+    shared: int  # elements that all threads share
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time on one core."""
+        return sum(SECONDS[name] * count for name, count in self.work.items())
+
+
+def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
+    """Count what takes time with the cheaper tile, or say why it can't be done. Elements count by their size, in float32's."""
+    return _layout(problem, op, dtype).work
+
+
+def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
+    """Estimate the seconds on one core, or say why it can't be done."""
+    return _layout(problem, op, dtype).seconds
+
+
+def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
+    """Bytes allocated besides the output: the transformed weights or tiles, or wgrad's pieces, and a block with its products per thread."""
+    layout = _layout(problem, op, dtype)
+    return (layout.shared + layout.jobs + layout.scratch * _parallel.get_num_threads()) * dtype.itemsize + ALIGNMENT
+
+
+def prepare(problem: ConvProblem, op: Op, w: Array) -> Packed:
+    """Transform weights."""
+    return _prepare(_layout(problem, op, w.dtype), w, problem.groups)
+
+
+def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
+    """Overwrite all of ``out``. What is not finite is computed again by the direct sum, which spreads NaN and infinity as it should."""
+    if not (_wgrad(problem, a, b, out) if op == "wgrad" else _fprop(problem, op, a, b, out, options)):
+        direct.run(problem, op, a, b, out, options)
+
+
+def _prepare(layout: Layout, w: Array, groups: int) -> Packed:
+    packed, isa = _aligned(layout.weights, w.dtype), _simd.host()
+    arguments = (w.reshape(-1), packed, np.array(layout.geometry, np.int64))
+    seconds = layout.weights * w.dtype.itemsize / 4 * SECONDS["weights"]
+    _parallel.run(kernels(isa, w.dtype, layout.tile)["weights"], groups * layout.panels, (layout.scratch, w.dtype), arguments, seconds)
+    return Packed(layout.tile, packed)
+
+
+def _fprop(problem: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: Options) -> bool:
+    """Compute fprop or dgrad, and return whether the result is finite."""
+    dtype, packed = y.dtype, options.packed
+    layout = _layout(problem, op, dtype, packed.tile if packed else None)
+    run, scratch = kernels(_simd.host(), dtype, layout.tile), (layout.scratch, dtype)
+    bias, flags = np.empty(0, dtype) if options.bias is None else options.bias, np.zeros(layout.jobs, dtype)
+    geometry, image, result = (np.array(values, np.int64) for values in (layout.geometry, layout.image, layout.result))
+    rest = (y.reshape(-1), bias, CODES[options.activation], flags, geometry, image, result)
+    if layout.stationary:
+        tiles, seconds = _aligned(layout.transformed, dtype), SECONDS["input"] * layout.work["input"]
+        _parallel.run(run["tiles"], problem.groups * layout.blocks, scratch, (x.reshape(-1), tiles, geometry, image), seconds)
+        weights = packed.weights if packed else w.reshape(-1)
+        _parallel.run(run["by_panels"], layout.jobs, scratch, (tiles, weights, packed is not None, *rest), layout.seconds)
+    else:
+        weights = (packed or _prepare(layout, w, problem.groups)).weights
+        _parallel.run(run["by_tiles"], layout.jobs, scratch, (x.reshape(-1), weights, *rest), layout.seconds)
+    return not flags.any()
+
+
+def _wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> bool:
+    """Compute wgrad, and return whether the result is finite."""
+    dtype, layout = dw.dtype, _layout(problem, "wgrad", dw.dtype)
+    flags, pieces = np.zeros(layout.jobs, dtype), dw.reshape(1, -1)
+    if layout.splits > 1:
+        pieces = np.empty((layout.splits, dw.size), dtype)
+    geometry, image, result = (np.array(values, np.int64) for values in (layout.geometry, layout.image, layout.result))
+    arguments = (x.reshape(-1), dy.reshape(-1), pieces, flags, geometry, image, result)
+    _parallel.run(kernels(_simd.host(), dtype, layout.tile)["wgrad"], layout.jobs, (layout.scratch, dtype), arguments, layout.seconds)
+    if layout.splits > 1:
+        dw.reshape(-1)[:] = add_pairwise(pieces)
+    return not flags.any()
+
+
+def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any], tile: Tile | None = None) -> Layout:
+    """Return how an operation is cut up, by default with the cheaper tile; worked out once per problem. Raise Unsupported if it can't be done."""
+    isa = _simd.host()
+    key = ("winograd", op, isa.name, dtype, tile)
+    if key not in problem.derived:
+        p = problem.transpose() if op == "dgrad" else problem
+        layouts = [_lay_out(p, op, t, isa, dtype) for t in _tiles(p, op, dtype) if tile in (None, t)]
+        problem.derived[key] = min(layouts, key=lambda layout: layout.seconds)
+    return problem.derived[key]
+
+
+def _tiles(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Tile]:
+    """Return the tiles that can do the problem, or say why none can."""
+    if dtype not in (np.float32, np.float64):
+        raise Unsupported(f"needs float32 or float64, got {dtype.name}")
+    if p.filter[2] != 3:
+        raise Unsupported(f"needs 3 taps on the last axis, got {p.filter[2]}")
+    for name, values in (("stride", p.stride), ("dilation", p.dilation), ("input dilation", p.input_dilation)):
+        if values != (1, 1, 1):
+            raise Unsupported(f"needs a {name} of 1, got {values}")
+    if op == "wgrad" and p.flipped:
+        raise Unsupported("needs taps that are not flipped for wgrad")
+    axes = (1, 2) if p.filter[1] == 3 else (2,)
+    if 0 in (p.batch, p.in_channels, p.out_channels, p.input[0]) or any(p.input[axis] < 3 or p.output[axis] < 2 for axis in axes):
+        raise Unsupported("needs images of at least a tile")
+    if any(p.low[axis] > 2 or p.high[axis] > 2 for axis in axes):
+        raise Unsupported("needs outputs that all meet the input, whose error would be that of their neighbours")
+    return [(m if p.filter[1] == 3 else 1, m) for m in (4, 2)]
+
+
+def _up(n: int, step: int) -> int:
+    """Round up to a multiple."""
+    return -(-n // step) * step
+
+
+def _share(n: int, most: int, step: int) -> int:
+    """Cut n into equal parts of at most ``most``, and round their size up."""
+    return _up(-(-n // -(-n // most)), step)
+
+
+def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _simd.Isa, dtype: np.dtype[Any]) -> Layout:
+    rows, channels, width = p.out_channels // p.groups, p.in_channels // p.groups, _simd.vector_width(isa, dtype)
+    positions, taps = AXES[tile[0]].positions * AXES[tile[1]].positions, math.prod(p.filter)
+    inner = 9 if tile[0] > 1 else 3
+    outer = taps // inner
+    steps = channels * outer
+    per_image = (p.output[0], -(-p.output[1] // tile[0]), -(-p.output[2] // tile[1]))
+    tiles = p.batch * math.prod(per_image)
+    most = TILES if op == "wgrad" else min(TILES, max(isa.rows, BLOCK // (positions * steps)))
+    block = _share(tiles, most, isa.rows)
+    blocks, vectors = -(-tiles // block), -(-rows // width)
+    panels, splits, row_blocks, column_blocks = -(-vectors // isa.vectors), 1, 1, 1
+    stationary = tiles < rows and op != "wgrad"
+    lanes, pitch = -(-vectors // panels) * width, channels * (outer - 1) + _up(channels, width)
+    strip, buffer = AXES[tile[0]].positions * STRIP * width, (max(STRIP * 8, taps) + width) * width
+    scale = p.groups * positions * dtype.itemsize / 4
+    if op == "wgrad":
+        lanes, pitch = _share(rows, FILTERS, math.lcm(width, isa.rows)), _share(channels, CHANNELS, width)
+        row_blocks, column_blocks = -(-rows // lanes), -(-channels // pitch)
+        jobs = p.groups * outer * row_blocks * column_blocks
+        splits = max(min(blocks, -(-SPLITS // jobs)), -(-blocks // MOST_BLOCKS))
+        jobs *= splits
+        # Scratch behind the strip: transformed tiles of x, transformed tiles of dy, products.
+        parts = (positions * (block * pitch + 16), positions * (block * lanes + 16), positions * (lanes * pitch + 16))
+        shared = splits * math.prod(p.shape("w")) if splits > 1 else 0
+        work = {
+            "call": 1,
+            "input": scale * tiles * outer * (_up(channels, width) * row_blocks + _up(rows, width) * column_blocks),
+            "weights": scale * _up(rows, width) * _up(channels, width) * outer * splits,
+            "fma": scale * tiles * outer * _up(channels, width) * _up(rows, isa.rows),
+            "sum": scale * blocks * outer * _up(channels, width) * _up(rows, isa.rows),
+        }
+    else:
+        jobs = p.groups * (panels if stationary else blocks)
+        # Scratch behind the strip: transformed tiles or weights, weights before the transform, products.
+        local = lanes * steps if stationary else block * pitch
+        parts = (positions * (local + 16), buffer, positions * (block * lanes + 16))
+        work = {
+            "call": 1,
+            "input": scale * tiles * _up(channels, width) * outer,
+            "weights": scale * _up(rows, width) * steps,
+            "fma": scale * _up(tiles, isa.rows) * steps * _up(rows, width),
+            "output": scale * tiles * _up(rows, width),
+        }
+    weight_step, tile_step = vectors * width * steps + 16, block * pitch + 16
+    weights, transformed = p.groups * positions * weight_step, p.groups * blocks * positions * tile_step
+    if op != "wgrad":
+        shared = transformed if stationary else weights
+    geometry = (
+        rows, channels, outer, tiles, block, blocks, panels, pitch, lanes, weight_step, tile_step, taps, inner,
+        *((taps, rows * taps) if op == "dgrad" else (channels * taps, taps)), int(p.flipped), 1 if tile[0] > 1 else p.filter[1],
+        strip, strip + parts[0], strip + parts[0] + parts[1], splits, row_blocks, column_blocks,
+    )  # fmt: skip
+    image = (*per_image, *p.input, *p.low, *p.strides("x"), channels)
+    result = (*per_image, *p.output, 0, 0, 0, *p.strides("y"), rows)
+    return Layout(
+        tile, work, geometry, image, result, jobs, blocks, panels, splits, stationary, weights, transformed,
+        strip + sum(parts) + ALIGNMENT // dtype.itemsize, shared,
+    )  # fmt: skip
+
+
+def _aligned(size: int, dtype: np.dtype[Any]) -> Array:
+    """Return an empty array that starts at a cache line."""
+    raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)

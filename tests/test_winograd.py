@@ -1,0 +1,139 @@
+"""Both tiles of Winograd, forced: errors, instruction sets, prepared weights, workspace, and what spreads NaN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import exact_sum, operands, poisoned
+from tolerance import allowed
+
+import numbaconv as nc
+from numbaconv import reference
+from numbaconv.cpu import _parallel, _simd, winograd
+from numbaconv.plan import plan
+from numbaconv.problem import OPS, ConvProblem, Options, Unsupported
+from numbaconv.recipe import TENSORS
+
+PROMISE = {2: 8.0, 4: 64.0}  # error / (eps · Σ|x||w|) of F(2,3) and F(4,3)
+LAYERS = [
+    ((2, 5, 9, 10), (7, 5, 3, 3), {"padding": 1}),  # more lanes than channels
+    ((1, 64, 14, 14), (72, 64, 3, 3), {"padding": 1}),  # fewer tiles than filters, and the other way round:
+    ((3, 18, 29, 33), (20, 18, 3, 3), {"padding": ((0, 2), (2, 1))}),
+    ((1, 300, 6, 6), (33, 300, 3, 3), {}),  # several chunks of the sum, several blocks of channels
+    ((1, 34, 12, 70), (200, 34, 3, 3), {"padding": 1}),  # several blocks of filters, rows longer than a strip
+    ((2, 20, 8, 7, 6), (12, 10, 3, 3, 3), {"padding": 1, "groups": 2}),  # the first axis is part of the sum
+    ((2, 20, 50), (33, 20, 3), {"padding": 1}),  # one axis
+    ((1, 12, 21, 20), (17, 12, 2, 3), {"padding": (3, 1)}),  # one axis, the other part of the sum
+]
+
+
+def problem_of(x: tuple[int, ...], w: tuple[int, ...], options: dict[str, Any], last: bool) -> ConvProblem:
+    shape = (x[0], *x[2:], x[1]) if last else x
+    return ConvProblem.from_shapes(shape, w, rank=len(x) - 2, channels_last=last, **options)
+
+
+def only(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = winograd._tiles
+    monkeypatch.setattr(winograd, "_tiles", lambda *problem: [t for t in every(*problem) if t[1] == tile])
+
+
+def compute(problem: ConvProblem, op: Any, a: Any, b: Any, packed: Any = None) -> Any:
+    out = poisoned(problem.shape(TENSORS[op][2]), a.dtype)
+    winograd.run(problem, op, a, b, out, Options(None, None, packed))
+    return out
+
+
+def cases() -> Iterator[ConvProblem]:
+    for layer in LAYERS:
+        for last in (False, True):
+            yield problem_of(*layer, last)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("tile", [2, 4])
+def test_errors_of_each_tile(tile, op, dtype, rng, monkeypatch):
+    only(tile, monkeypatch)
+    monkeypatch.setattr(winograd.direct, "run", lambda *_: pytest.fail("a finite result was taken for another"))
+    for problem in cases():
+        for kind in ("signed", "positive"):
+            a, b = operands(problem, op, dtype, rng, kind)
+            magnitude = reference.run(problem, op, abs(a).astype(np.float64), abs(b).astype(np.float64))
+            last = problem.channels_last and op != "wgrad"
+            bound = allowed(magnitude, dtype, problem.gemm_shape(op)[2], "winograd", channels_last=last) * PROMISE[tile] / PROMISE[4]
+            error = abs(compute(problem, op, a, b) - exact_sum(problem, op, a, b))
+            assert np.all(error <= bound), (problem, kind, float(np.max(error / bound)))
+
+
+@pytest.mark.parametrize("name", list(_simd.ISAS))
+def test_every_instruction_set(name, rng, monkeypatch):
+    monkeypatch.setattr(_simd, "host", lambda: _simd.ISAS[name])
+    problem = problem_of(*LAYERS[1], False)
+    for op, dtype in (("fprop", "float64"), ("wgrad", "float32")):
+        a, b = operands(problem, op, dtype, rng)
+        np.testing.assert_allclose(compute(problem, op, a, b), reference.run(problem, op, a, b), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("op", ["fprop", "dgrad"])
+def test_prepared_weights_serve_images_of_any_size(op, rng):
+    small, large = (ConvProblem.from_shapes((1, 40, size, size), (24, 40, 3, 3), rank=2, padding=1) for size in (6, 40))
+    for made, used in ((small, small), (small, large), (large, small)):
+        a, w = operands(used, op, "float32", rng)
+        np.testing.assert_allclose(compute(used, op, a, w, winograd.prepare(made, op, w)), reference.run(used, op, a, w), rtol=0, atol=2e-3)
+
+
+def test_workspace_is_what_is_allocated(rng, monkeypatch):
+    sizes: list[int] = []
+
+    def counting(shape: Any, dtype: Any = float) -> Any:
+        array = empty(shape, dtype)
+        sizes.append(array.nbytes)
+        return array
+
+    empty = np.empty
+    for problem in cases():
+        for op in OPS:
+            a, b = operands(problem, op, "float32", rng)
+            out = empty(problem.shape(TENSORS[op][2]), np.float32)
+            with nc.num_threads(1):
+                asked = winograd.workspace(problem, op, a.dtype)
+                winograd.run(problem, op, a, b, out, Options())  # compiles
+                sizes.clear()
+                with monkeypatch.context() as patch:
+                    patch.setattr(_parallel.np, "empty", counting)
+                    winograd.run(problem, op, a, b, out, Options())
+            assert max(sizes) <= asked <= sum(sizes) + 4096, (problem, op)
+
+
+def test_what_it_cannot_do():
+    def layer(x: tuple[int, ...], w: tuple[int, ...], **options: Any) -> ConvProblem:
+        return ConvProblem.from_shapes(x, w, rank=len(x) - 2, **options)
+
+    for problem, reason in (
+        (layer((1, 4, 9, 9), (4, 4, 5, 5)), "3 taps"), (layer((1, 4, 9, 9), (4, 4, 3, 3), stride=2), "stride"),
+        (layer((1, 4, 9, 9), (4, 4, 3, 3), dilation=2), "dilation"), (layer((1, 4, 2, 9), (4, 4, 3, 3), padding=1), "tile"),
+        (layer((1, 4, 9, 9), (4, 4, 3, 3), padding=3), "meet the input"), (layer((0, 4, 9, 9), (4, 4, 3, 3)), "tile"),
+    ):  # fmt: skip
+        with pytest.raises(Unsupported, match=reason):
+            winograd.cost(problem, "fprop", np.dtype("float32"))
+
+
+def test_the_highest_precision_leaves_it_out_unless_it_is_named():
+    problem, dtype = ConvProblem.from_shapes((1, 64, 56, 56), (64, 64, 3, 3), rank=2, padding=1), np.dtype("float32")
+    assert plan(problem, "fprop", dtype).name == "winograd"
+    assert plan(problem, "fprop", dtype, precision="highest").name != "winograd"
+    assert plan(problem, "fprop", dtype, "winograd", "highest").name == "winograd"
+
+
+def test_nan_stays_where_it_is_and_an_overflow_of_the_transform_does_no_harm(rng):
+    problem = ConvProblem.from_shapes((1, 16, 30, 30), (16, 16, 3, 3), rank=2, padding=1)
+    x, w = operands(problem, "fprop", "float32", rng, "signed")
+    x[0, 3, 0, 10, 11] = math.nan
+    y = compute(problem, "fprop", x, w)
+    assert np.isnan(y[..., 9:12, 10:13]).all() and np.isnan(y).sum() == 16 * 9
+    y = compute(problem, "fprop", np.full_like(x, 1e38), np.full_like(w, 1e-3))
+    assert np.isfinite(y).all()
