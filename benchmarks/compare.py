@@ -1,10 +1,13 @@
 """numbaconv beside its peers: ``python -m benchmarks.compare --suite resnet50 images --ops forward grad_weight --threads 1``.
 
 All contenders of a case get the same fresh random operands and as many threads, take turns in one process, and must agree.
-A ratio is a peer's median time over numbaconv's: above 1, numbaconv is faster. "best" is the fastest peer's; "cap" is the best
-peer's time over the least that the machine allows (see roofline.py), so that no ratio can pass it but by an algorithm with fewer
-operations; "reached" is the share of that limit at
-which numbaconv is, and what limits it; "workspace" is what numbaconv allocates besides its result.
+A ratio is a peer's median time over numbaconv's: above 1, numbaconv is faster. The columns beside the peers':
+
+- best: the fastest peer's ratio (so that of PyTorch's two layouts and SciPy's two functions the better one counts);
+- cap: the best peer's time over the least that the machine allows (see roofline.py); no ratio can pass it but by an algorithm
+  with fewer operations;
+- reached: that least time over numbaconv's, and what takes it;
+- workspace: what numbaconv allocates besides its result.
 """
 
 from __future__ import annotations
@@ -164,7 +167,8 @@ def summary(rows: list[Row]) -> str:
     """Return a markdown table of geometric means, a line per suite, operation and batch."""
     names = list(dict.fromkeys(name for row in rows for name in row.libraries))
     lines = []
-    for title, group in {**_grouped(rows), "**all**": rows}.items():
+    groups = _grouped(rows)
+    for title, group in {**groups, **({"**all**": rows} if len(groups) > 1 else {})}.items():
         ahead = sum(row.best is not None and row.best >= 1 for row in group)
         means = [_mean(row.libraries.get(name) for row in group) for name in names]
         ends = [_mean(get(row) for row in group) for get in (lambda row: row.best, lambda row: row.cap)]
@@ -224,7 +228,7 @@ def _kibibytes(size: int | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print one table per suite and, of several, a summary."""
+    """Print one table per suite and a summary."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", nargs="+", choices=[*SUITES, "networks"], default=["mixed"], help="networks: all of them, and the images")
     parser.add_argument("--ops", nargs="+", choices=OPS, default=["forward"])
@@ -240,15 +244,14 @@ def main(arguments: list[str] | None = None) -> None:
     settings = Settings(options.ops, options.batch, options.match, options.dtype, options.threads, options.seconds, options.prepared)
     nc.set_num_threads(settings.threads)
     peers.use_threads(settings.threads)
-    machine, found = roofline.measure(settings.dtype, settings.threads, min(settings.seconds, 0.5)), []
+    machine, found = roofline.measure(settings.dtype, settings.threads), []
     print(f"{settings.dtype}, {settings.threads} thread(s), {platform.machine()}, Python {platform.python_version()}: {machine}")
     for suite in dict.fromkeys(itertools.chain.from_iterable(NETWORKS if suite == "networks" else [suite] for suite in options.suite)):
         rows = list(SUITES[suite](suite, settings, machine))
         if rows:
             print(f"\n{suite}\n\n{table(rows)}", flush=True)
         found += rows
-    if len(_grouped(found)) > 1:
-        print(f"\n{summary(found)}")
+    print(f"\n{summary(found)}")
     if options.json:
         report = {**asdict(settings), "roofline": asdict(machine), "rows": [asdict(row) | {"best": row.best, "cap": row.cap} for row in found]}
         options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False))

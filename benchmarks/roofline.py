@@ -28,6 +28,7 @@ from numbaconv.cpu import _simd
 
 CACHED = 16 << 20  # bytes; between the two working sets below
 NEAR, FAR = 8 << 20, 96 << 20  # bytes of the triads' three arrays, of all threads together
+SECONDS = 1.0  # for each measurement: long enough to outlast what a neighbour does
 STEPS = 128  # of the micro-kernel: its panel takes half of a 48 KB cache
 
 
@@ -75,13 +76,13 @@ def winograd_applies(layer: Layer, dtype: str) -> bool:
     return dtype == "float32" and shape and set(layer.axes("stride", 1) + layer.axes("dilation", 1)) == {1} and min(layer.w_shape[:2]) >= 16
 
 
-def measure(dtype: str, threads: int, seconds: float) -> Roofline:
-    """Measure with ``threads`` threads at once; the best of what each of the three did within ``seconds``."""
+def measure(dtype: str, threads: int) -> Roofline:
+    """Measure with ``threads`` threads at once; the best of what each of the three did."""
     with ThreadPoolExecutor(threads) as pool:
 
         def best(make: Callable[[], Callable[[], Any]]) -> float:
             functions = [make() for _ in range(threads)]
-            end, least = time.perf_counter() + seconds, math.inf
+            end, least = time.perf_counter() + SECONDS, math.inf
             while least == math.inf or time.perf_counter() < end:
                 start = time.perf_counter()
                 list(pool.map(lambda function: function(), functions))
