@@ -119,7 +119,7 @@ def signals(suite: str, settings: Settings, machine: roofline.Roofline) -> Itera
     for name, case in SIGNALS.items():
         if settings.match in name:
             x, h = case.operands(settings.dtype)
-            contenders = {"numbaconv": lambda x=x, h=h: signal.convolve(x, h, mode="same")}
+            contenders: dict[str, Callable[[], Any]] = {"numbaconv": lambda x=x, h=h: signal.convolve(x, h, mode="same")}
             contenders |= {peer: call for peer, make in peers.SIGNAL_PEERS.items() if (call := make(case, x, h))}
             sums = np.linalg.norm(x) * np.linalg.norm(h)  # what an FFT's error is relative to
             yield Row(suite, name, "convolve", 1, 1, _measure(name, contenders, np.asarray(sums), settings))

@@ -1,4 +1,4 @@
-"""Which layers are measured: the distinct convolutions of real networks at batch 1, images, and a mixed dozen or two."""
+"""Which layers are measured: the distinct convolutions of real networks, images, and a mixture of them; cases.py explains the notation."""
 
 from __future__ import annotations
 
