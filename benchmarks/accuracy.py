@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.cases import OPS, Array, Layer
 from benchmarks.layers import METHODS
 from numbaconv import reference
-from numbaconv.recipe import OPERATIONS, problem_for
+from numbaconv.recipe import OPERATIONS
 
 # Few and many channels, small enough for the reference; 3×3 with stride 1 is what every algorithm can do.
 PROBLEMS = [Layer((1, c, 14, 14), (8, c, 3, 3), {"padding": 1}) for c in (1, 32, 256)]
@@ -40,10 +40,8 @@ def _error(layer: Layer, method: str, op: str, data: str) -> float:
 
 def exact(layer: Layer, op: str, a: Array, b: Array) -> Array:
     """Compute ``op`` in float64 by the reference."""
-    geometry = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "layout": None, **layer.options}
-    problem, _ = problem_for(False, "forward", layer.rank, layer.x_shape, layer.w_shape, geometry)
     first, second = (b, a) if op == "grad_weight" else (a, b)  # the reference takes dy before x
     axes = (1,) * (3 - layer.rank)
     wide = [t.astype(np.float64).reshape(*t.shape[:2], *axes, *t.shape[2:]) for t in (first, second)]
     shape = {"forward": layer.y_shape, "grad_input": layer.x_shape, "grad_weight": layer.w_shape}[op]
-    return reference.run(problem, OPERATIONS[False, op], *wide).reshape(shape)  # type: ignore[index]
+    return reference.run(layer.problem, OPERATIONS[False, op], *wide).reshape(shape)  # type: ignore[index]

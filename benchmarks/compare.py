@@ -1,15 +1,23 @@
-"""numbaconv beside its peers: ``python -m benchmarks.compare [--suite layers] [--ops …] [--match resnet] [--threads 2] [--json FILE]``.
+"""numbaconv beside its peers: ``python -m benchmarks.compare --suite resnet50 images --ops forward grad_weight --threads 1``.
 
 All contenders of a case get the same fresh random operands and as many threads, take turns in one process, and must agree.
-A ratio is a peer's median time over numbaconv's: above 1, numbaconv is faster.
+A ratio is a peer's median time over numbaconv's: above 1, numbaconv is faster. The columns beside the peers':
+
+- best: the fastest peer's ratio (so that of PyTorch's two layouts and SciPy's two functions the better one counts);
+- cap: the best peer's time over the least that the machine allows (see roofline.py); no ratio can pass it but by an algorithm
+  with fewer operations;
+- reached: that least time over numbaconv's, and what takes it;
+- workspace: what numbaconv allocates besides its result.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,105 +25,238 @@ from typing import Any
 import numpy as np
 
 import numbaconv as nc
-from benchmarks import peers
+from benchmarks import peers, roofline
 from benchmarks.alternate import duration, geometric_mean, markdown, medians
-from benchmarks.cases import LAYERS, OPS, SIGNALS, Array
+from benchmarks.cases import OPS, SIGNALS, Array
+from benchmarks.networks import LAYERS, NETWORKS
 
 AGREEMENT = 256  # in eps · Σ|x||w|: what Winograd may be off by, on either side, and then some
+HOPELESS, PATIENCE = 10, 0.5  # a peer that takes so many times as long as the fastest, and so many seconds, is called only once
+LIBRARY = {"torch channels_last": "torch", "scipy.ndimage": "SciPy", "scipy.signal": "SciPy"}  # contenders of which the better one counts
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case: the median seconds of everyone who can do it."""
+    """One case: the median seconds of everyone who can do it, and for a layer what the machine and numbaconv's plan say of it."""
 
+    suite: str
     case: str
+    op: str
+    asked_batch: int
+    batch: int
     seconds: dict[str, float]
+    floor: float | None = None
+    limit: str = ""
+    method: str = ""
+    workspace: int | None = None
 
     @property
     def ratios(self) -> dict[str, float]:
         """Each peer's time over numbaconv's."""
         return {name: time / self.seconds["numbaconv"] for name, time in self.seconds.items() if name != "numbaconv"}
 
+    @property
+    def libraries(self) -> dict[str, float]:
+        """The same, of each library the better contender."""
+        found: dict[str, float] = {}
+        for name, ratio in self.ratios.items():
+            library = LIBRARY.get(name, name)
+            found[library] = min(ratio, found.get(library, ratio))
+        return found
 
-def layers(ops: list[str], match: str, dtype: str, seconds: float) -> Iterator[Row]:
-    """Compare the named layers."""
-    for name, layer in LAYERS.items():
-        for op in ops if match in name else ():
-            a, b = layer.operands(op, dtype)
-            function = layer.bound(op)
-            contenders = {"numbaconv": lambda function=function, a=a, b=b: function(a, b)}
-            contenders |= {peer: call for peer, make in peers.LAYER_PEERS.items() if (call := make(layer, op, a, b))}
-            sums = layer.call(op, np.abs(a), np.abs(b), method="direct")
-            yield _measure(f"{name}, {op}", contenders, sums, dtype, seconds)
+    @property
+    def best(self) -> float | None:
+        """The fastest peer's time over numbaconv's."""
+        return min(self.ratios.values(), default=None)
+
+    @property
+    def reached(self) -> float | None:
+        """The least time that the machine allows, over numbaconv's."""
+        return self.floor / self.seconds["numbaconv"] if self.floor else None
+
+    @property
+    def cap(self) -> float | None:
+        """The fastest peer's time over the least that the machine allows."""
+        return self.best / self.reached if self.best and self.reached else None
 
 
-def signals(ops: list[str], match: str, dtype: str, seconds: float) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for on the command line, for every case."""
+
+    ops: list[str]
+    batch: list[int]
+    match: str
+    dtype: str
+    threads: int
+    seconds: float
+    prepared: bool
+
+
+def layers(suite: str, settings: Settings, machine: roofline.Roofline) -> Iterator[Row]:
+    """Compare the layers of a network."""
+    dtype, names = settings.dtype, [name for name in LAYERS[suite] if settings.match in name]
+    for batch, op, name in itertools.product(settings.batch, settings.ops, names):
+        layer = LAYERS[suite][name].batched(batch)
+        a, b = layer.operands(op, dtype)
+        function = layer.bound(op)
+        contenders: dict[str, Callable[[], Any]] = {peer: call for peer, make in peers.LAYER_PEERS.items() if (call := make(layer, op, a, b))}
+        sums = function(np.abs(a), np.abs(b))
+        if settings.prepared and op == "forward":
+            b = nc.prepare(b, layer.x_shape, transposed=layer.transposed, **layer.options)
+        contenders |= {"numbaconv": lambda function=function, a=a, b=b: function(a, b)}
+        seconds = _measure(f"{suite}: {name}, {op}", contenders, sums, settings)
+        plan = layer.plan(op, dtype)
+        yield Row(suite, name, op, batch, layer.x_shape[0], seconds, *machine.floor(layer, dtype), plan.name, plan.workspace)
+
+
+def signals(suite: str, settings: Settings, machine: roofline.Roofline) -> Iterator[Row]:
     """Compare the named signals and images."""
     try:
         from numbaconv import signal
     except ImportError:
         raise SystemExit("this version has no numbaconv.signal") from None
     for name, case in SIGNALS.items():
-        if match in name:
-            x, h = case.operands(dtype)
-            contenders = {"numbaconv": lambda x=x, h=h: signal.convolve(x, h, mode="same")}
+        if settings.match in name:
+            x, h = case.operands(settings.dtype)
+            contenders: dict[str, Callable[[], Any]] = {"numbaconv": lambda x=x, h=h: signal.convolve(x, h, mode="same")}
             contenders |= {peer: call for peer, make in peers.SIGNAL_PEERS.items() if (call := make(case, x, h))}
             sums = np.linalg.norm(x) * np.linalg.norm(h)  # what an FFT's error is relative to
-            yield _measure(name, contenders, np.asarray(sums), dtype, seconds)
+            yield Row(suite, name, "convolve", 1, 1, _measure(name, contenders, np.asarray(sums), settings))
 
 
-SUITES: dict[str, Callable[..., Iterator[Row]]] = {"layers": layers, "signals": signals}
+SUITES: dict[str, Callable[[str, Settings, roofline.Roofline], Iterator[Row]]] = {**dict.fromkeys(LAYERS, layers), "signals": signals}
 
 
-def _measure(case: str, contenders: dict[str, Callable[[], Any]], sums: Array, dtype: str, seconds: float) -> Row:
+def _measure(case: str, contenders: dict[str, Callable[[], Any]], sums: Array, settings: Settings) -> dict[str, float]:
     """Warm everyone up, check that they agree, and time them."""
-    results = {name: peers.as_numpy(call()) for name, call in contenders.items()}
-    ours, bound = results.pop("numbaconv"), AGREEMENT * np.finfo(dtype).eps * np.maximum(sums, np.finfo(dtype).tiny)
+    first: dict[str, float] = {}
+    results: dict[str, Array] = {}
+    for name, call in contenders.items():
+        start = time.perf_counter()
+        result = call()
+        first[name] = time.perf_counter() - start
+        results[name] = peers.as_numpy(result)
+    ours, real = results.pop("numbaconv"), np.finfo(settings.dtype)
+    bound = AGREEMENT * real.eps * np.maximum(sums, real.tiny)
     for name, theirs in results.items():
         if ours.shape != theirs.shape or (worst := float(np.max(np.abs(ours - theirs) / bound))) > 1:
             raise SystemExit(f"{case}: numbaconv and {name} disagree ({ours.shape} and {theirs.shape}, {worst:.3g} times what is allowed)")
-    return Row(case, medians(contenders, seconds))
+    hopeless = {name: first[name] for name in results if first[name] > max(HOPELESS * min(first.values()), PATIENCE)}
+    timed = {name: call for name, call in contenders.items() if name not in hopeless}
+    times = medians(timed, settings.seconds, settle=settings.threads > 1) | hopeless
+    return {name: times[name] for name in contenders}
 
 
 def table(rows: list[Row]) -> str:
-    """Return a markdown table with the ratio per case and, in its last line, the geometric means."""
+    """Return a markdown table with the ratios per case and, in its last line, the geometric means."""
     names = list(dict.fromkeys(name for row in rows for name in row.ratios))
-    lines = [[row.case, duration(row.seconds["numbaconv"]), *(_ratio(row.ratios.get(name)) for name in names), _ratio(_best(row))] for row in rows]
-    means = [geometric_mean(row.ratios[name] for row in rows if name in row.ratios) for name in names]
-    best = geometric_mean(ratio for row in rows if (ratio := _best(row)))
-    lines.append(["**geometric mean**", "", *map(_ratio, means), _ratio(best)])
-    return markdown(["case", "numbaconv", *(f"{name} ÷ numbaconv" for name in names), "best peer ÷ numbaconv"], lines)
+    lines = [
+        [
+            _label(row), row.method, duration(row.seconds["numbaconv"]), *(_ratio(row.ratios.get(name)) for name in names),
+            _ratio(row.best), _ratio(row.cap), f"{row.reached:.0%} {row.limit}" if row.reached else "", _kibibytes(row.workspace),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    means = [_mean(row.ratios.get(name) for row in rows) for name in names]
+    lines.append(["**geometric mean**", "", "", *means, _mean(row.best for row in rows), _mean(row.cap for row in rows), "", ""])
+    return markdown(["case", "method", "numbaconv", *names, "best", "cap", "reached", "workspace"], lines)
 
 
-def _best(row: Row) -> float | None:
-    return min(row.ratios.values(), default=None)
+def summary(rows: list[Row]) -> str:
+    """Return a markdown table of geometric means, a line per suite, operation and batch."""
+    names = list(dict.fromkeys(name for row in rows for name in row.libraries))
+    lines = []
+    groups = _grouped(rows)
+    for title, group in {**groups, **({"**all**": rows} if len(groups) > 1 else {})}.items():
+        ahead = sum(row.best is not None and row.best >= 1 for row in group)
+        means = [_mean(row.libraries.get(name) for row in group) for name in names]
+        ends = [_mean(get(row) for row in group) for get in (lambda row: row.best, lambda row: row.cap)]
+        worst = min((row.best for row in group if row.best), default=None)
+        lines.append([title, str(len(group)), *means, *ends, f"{ahead}", _ratio(worst)])
+    return markdown(["geometric means", "cases", *names, "best", "cap", "cases ahead", "worst"], lines)
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Draw the best peer's time over numbaconv's, a dot per case, a bar for each group's geometric mean and a tick for its cap."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot, ticker
+
+    groups = {title: [row for row in group if row.best] for title, group in _grouped(rows).items()}
+    figure, axes = pyplot.subplots(figsize=(9, 1.5 + 0.4 * len(groups)), layout="constrained")
+    for place, group in enumerate(groups.values()):
+        mean, cap = (geometric_mean(value for row in group if (value := get(row))) for get in (lambda row: row.best, lambda row: row.cap))
+        axes.barh(place, mean - 1, left=1, color="tab:blue", alpha=0.3)
+        axes.plot([row.best for row in group], [place] * len(group), "o", color="black", markersize=3, alpha=0.5)
+        axes.plot(cap, place, "|", color="tab:orange", markersize=16, markeredgewidth=2)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set(
+        xscale="log", xlabel="best peer's time ÷ numbaconv's (bar: geometric mean; tick: the cap)", yticks=range(len(groups)), yticklabels=groups
+    )
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.invert_yaxis()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _label(row: Row) -> str:
+    limited = f" of {row.asked_batch}" if row.batch < row.asked_batch else ""
+    return f"{row.case}, {row.op}" + (f", batch {row.batch}{limited}" if row.asked_batch > 1 else "")
+
+
+def _grouped(rows: list[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(f"{row.suite}, {row.op}" + (f", batch {row.asked_batch}" if row.asked_batch > 1 else ""), []).append(row)
+    return groups
+
+
+def _mean(ratios: Iterable[float | None]) -> str:
+    return _ratio(geometric_mean(ratio for ratio in ratios if ratio is not None))
 
 
 def _ratio(value: float | None) -> str:
     return "" if value is None or value != value else f"{value:.2f}"
 
 
+def _kibibytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1024:.0f} KiB"
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Print one table per suite."""
+    """Print one table per suite and a summary."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", nargs="+", choices=SUITES, default=["layers"])
+    parser.add_argument("--suite", nargs="+", choices=[*SUITES, "networks"], default=["mixed"], help="networks: all of them, and the images")
     parser.add_argument("--ops", nargs="+", choices=OPS, default=["forward"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="fewer where a call would take much longer than half a second")
     parser.add_argument("--match", default="", help="only cases whose name contains this")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--threads", type=int, default=nc.get_num_threads(), help="for everyone")
-    parser.add_argument("--seconds", type=float, default=2.0, help="per case, all contenders together")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the medians there too")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per case, all contenders together")
+    parser.add_argument("--prepared", action="store_true", help="pack numbaconv's filters beforehand (forward), as ONNX Runtime always does")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios there, as .png or .svg")
     options = parser.parse_args(arguments)
-    nc.set_num_threads(options.threads)
-    peers.use_threads(options.threads)
-    found = {}
-    for suite in options.suite:
-        found[suite] = list(SUITES[suite](options.ops, options.match, options.dtype, options.seconds))
-        print(f"\n{suite}, {options.dtype}, {options.threads} thread(s), {platform.machine()}, Python {platform.python_version()}\n")
-        print(table(found[suite]))
+    settings = Settings(options.ops, options.batch, options.match, options.dtype, options.threads, options.seconds, options.prepared)
+    nc.set_num_threads(settings.threads)
+    peers.use_threads(settings.threads)
+    machine, found = roofline.measure(settings.dtype, settings.threads), []
+    print(f"{settings.dtype}, {settings.threads} thread(s), {platform.machine()}, Python {platform.python_version()}: {machine}")
+    for suite in dict.fromkeys(itertools.chain.from_iterable(NETWORKS if suite == "networks" else [suite] for suite in options.suite)):
+        rows = list(SUITES[suite](suite, settings, machine))
+        if rows:
+            print(f"\n{suite}\n\n{table(rows)}", flush=True)
+        found += rows
+    print(f"\n{summary(found)}")
     if options.json:
-        report = {"threads": options.threads, "dtype": options.dtype, **{suite: [asdict(row) for row in rows] for suite, rows in found.items()}}
+        report = {**asdict(settings), "roofline": asdict(machine), "rows": [asdict(row) | {"best": row.best, "cap": row.cap} for row in found]}
         options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False))
+    if options.plot:
+        plot(found, options.plot)
 
 
 if __name__ == "__main__":

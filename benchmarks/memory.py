@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from benchmarks.cases import LAYERS, OPS, by_size
+from benchmarks.cases import OPS, by_size
 from benchmarks.layers import METHODS
-from numbaconv.plan import plan
-from numbaconv.recipe import OPERATIONS, problem_for
+from benchmarks.networks import MIXED
 
-NAMES = [name for name in by_size(LAYERS) if name.startswith(("smallest", "resnet50", "vgg16", "r3d18", "image"))]
+NAMES = [name for name in by_size(MIXED) if name.startswith(("smallest", "resnet50", "vgg16", "r3d18", "image"))]
 
 
 class Peak:
@@ -20,7 +17,7 @@ class Peak:
 
     def setup(self, layer: str, op: str) -> None:
         """Make the inputs; compiling is part of the peak in the first run alone, after which the cache has it."""
-        self.operands, self.function = LAYERS[layer].operands(op), LAYERS[layer].bound(op)
+        self.operands, self.function = MIXED[layer].operands(op), MIXED[layer].bound(op)
 
     def peakmem_layer(self, *params: str) -> None:
         """Call once."""
@@ -35,11 +32,7 @@ class Workspace:
 
     def setup(self, name: str, op: str, method: str) -> None:
         """Plan; a NotImplementedError means that the method cannot do the problem."""
-        layer = LAYERS[name]
-        geometry = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "layout": None, **layer.options}
-        problem, _ = problem_for(layer.transposed, "forward", layer.rank, layer.x_shape, layer.w_shape, geometry)
-        chosen = plan(problem, OPERATIONS[layer.transposed, op], np.dtype(np.float32), method)  # type: ignore[index]
-        self.bytes = chosen.workspace
+        self.bytes = MIXED[name].plan(op, method=method).workspace
 
     def track_workspace(self, *params: str) -> int:
         """Return the bytes."""

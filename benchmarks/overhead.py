@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numbaconv as nc
-from benchmarks.cases import LAYERS, OPS, Signal, random
+from benchmarks.cases import OPS, Signal, random
+from benchmarks.networks import MIXED
 
 
 class Overhead:
@@ -14,7 +15,7 @@ class Overhead:
 
     def setup(self, op: str) -> None:
         """Call once, so that compiling is not timed."""
-        case = LAYERS["smallest 3×3@5"]
+        case = MIXED["smallest 3×3@5"]
         self.operands, self.function = case.operands(op), case.bound(op)
         self.function(*self.operands)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numbaconv as nc
 from benchmarks.alternate import duration, geometric_mean, markdown, medians
-from benchmarks.cases import LAYERS
+from benchmarks.networks import MIXED
 
 CASES = ("smallest 3×3@5", "mobilenetv2 depthwise 144@56", "resnet50 3×3 256@14", "resnet50 3×3 64@56", "image 1024² 5×5", "vgg16 conv1_2 64@224")
 ONE, POOL, NUMBA = "one thread", "pool", "numba"
@@ -51,7 +51,7 @@ def measure(names: list[str], threads: int, seconds: float) -> list[tuple[str, d
     """Return the medians of every case in every mode."""
     found = []
     for name in names:
-        layer = LAYERS[name]
+        layer = MIXED[name]
         (a, b), function = layer.operands("forward"), layer.bound("forward")
         functions = modes(lambda function=function, a=a, b=b: function(a, b), threads)
         for warm in functions.values():

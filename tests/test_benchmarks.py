@@ -10,17 +10,25 @@ import math
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import benchmarks
-from benchmarks import compare, threads
-from benchmarks.cases import LAYERS, OPS
+from benchmarks import compare, roofline, threads
+from benchmarks.cases import OPS, Array, Layer, layer
+from benchmarks.networks import LAYERS
 
 PREFIXES = ("time_", "timeraw_", "track_", "peakmem_")
+
+
+@pytest.fixture(autouse=True)
+def _short_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "SECONDS", 0.0)
 
 
 def _suites() -> Iterator[tuple[type, str]]:
@@ -63,16 +71,43 @@ def _run(name: str, result: Any) -> None:
         subprocess.run([sys.executable, "-c", f"{setup}\n{statement}"], check=True)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_case_shapes_are_those_of_the_library(name: str) -> None:
+@pytest.mark.parametrize("suite", LAYERS)
+def test_case_shapes_are_those_of_the_library(suite: str) -> None:
     """Output shapes and multiply-adds, which cases.py computes for itself, are the library's."""
-    from numbaconv.recipe import problem_for
+    for case in LAYERS[suite].values():
+        assert case.problem.shape("x" if case.transposed else "y", case.rank) == case.y_shape
+        assert case.problem.macs == case.macs
 
-    layer = LAYERS[name]
-    geometry = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "layout": None, **layer.options}
-    problem, _ = problem_for(layer.transposed, "forward", layer.rank, layer.x_shape, layer.w_shape, geometry)
-    assert problem.shape("x" if layer.transposed else "y", layer.rank) == layer.y_shape
-    assert problem.macs == layer.macs
+
+def test_notation() -> None:
+    """Every part of a layer's line."""
+    assert layer("3→64 7×7 s2 @224") == Layer((1, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3})
+    assert layer("8→8 3×3 p0 d2 g8 @9×5") == Layer((1, 8, 9, 5), (8, 1, 3, 3), {"dilation": 2, "groups": 8})
+    assert layer("4→6 up 2×2 s2 g2 @5") == Layer((1, 4, 5, 5), (4, 3, 2, 2), {"stride": 2, "groups": 2}, transposed=True)
+    assert layer("3→45 1×7×7 s1×2×2 @4×9×9").options == {"stride": (1, 2, 2), "padding": (0, 3, 3)}
+    with pytest.raises(ValueError, match="C→K filter options @size"):
+        layer("3→64 7×7 s2")
+
+
+def test_batches_stay_at_half_a_second() -> None:
+    """Large layers get fewer samples than asked for, never none."""
+    assert layer("64→64 3×3 @56").batched(16).x_shape[0] == 16
+    assert layer("512→512 3×3 @28").batched(16).x_shape[0] == 16
+    assert layer("128→64 3×3 p0 @392").batched(16).x_shape[0] == 2
+    assert layer("3→3 31×31 g3 @1024").batched(16).x_shape[0] == 1
+
+
+def test_least_times() -> None:
+    """The largest of what arithmetic, data and the call take; Winograd where it may be used."""
+    machine = roofline.Roofline(flops=1e9, cache=1e9, memory=1e8, call=1e-6)
+    assert roofline.useful_macs(layer("1→1 3×3 @2")) == 16  # of 36 with the padding
+    assert roofline.useful_macs(layer("2→3 up 2×2 s2 @4")) == 2 * 3 * 4 * 16
+    assert machine.floor(layer("8→8 3×3 p0 @6"), "float32") == (2 * 64 * 9 * 16 / 1e9, "multiply-adds")
+    assert machine.floor(layer("16→16 3×3 p0 @6"), "float32") == (2 * 256 * 9 * 16 / 4 / 1e9, "Winograd")
+    assert machine.floor(layer("16→16 3×3 p0 @6"), "float64")[1] == "multiply-adds"
+    assert machine.floor(layer("1→1 1×1 @64"), "float32") == (4 * (2 * 64**2 + 1) / 1e9, "cache")
+    assert machine.floor(layer("1→1 1×1 @2048"), "float32")[1] == "memory"
+    assert machine.floor(layer("1→1 1×1 @1"), "float32") == (1e-6, "call")
 
 
 @pytest.mark.usefixtures("threads_restored")
@@ -82,7 +117,26 @@ def test_compare_prints_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     printed = capsys.readouterr().out
     assert "| smallest 3×3@5, grad_weight |" in printed and "**geometric mean**" in printed
     report = json.loads((tmp_path / "report.json").read_text())
-    assert [row["case"] for row in report["layers"]] == [f"smallest 3×3@5, {op}" for op in OPS]
+    assert [(row["suite"], row["case"], row["op"]) for row in report["rows"]] == [("mixed", "smallest 3×3@5", op) for op in OPS]
+    assert all(row["floor"] > 0 and row["workspace"] >= 0 for row in report["rows"])
+
+
+SMALL = ("2→4 3 s2 @9", "4→4 3×3 d2 @6", "4→8 3×3 g4 @6", "2→3 up 2×2 s2 @4", "2→2 3×1×3 s1×1×2 @4")
+
+
+@pytest.mark.usefixtures("threads_restored")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_peers_compute_the_same(dtype: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Every installed peer, on a layer of each kind and an image; `compare` itself checks that results agree."""
+    pytest.importorskip("matplotlib")
+    image = {"colour": replace(layer("3→3 5×5 g3 @9"), one_filter=True)}
+    monkeypatch.setitem(LAYERS, "mixed", {name: layer(name) for name in SMALL} | image)
+    compare.main(
+        ["--ops", *OPS, "--batch", "1", "2", "--dtype", dtype, "--seconds", "0", "--prepared", "--threads", "1", "--plot", str(tmp_path / "a.png")]
+    )
+    printed = capsys.readouterr().out
+    assert "| colour, forward, batch 2 |" in printed and "| mixed, grad_input, batch 2 | 6 |" in printed
+    assert (tmp_path / "a.png").stat().st_size > 1000
 
 
 @pytest.mark.usefixtures("threads_restored")
@@ -91,6 +145,20 @@ def test_compare_notices_a_wrong_result(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(compare.peers.LAYER_PEERS, "wrong", lambda layer, op, a, b: lambda: layer.call(op, a, b) + 1)
     with pytest.raises(SystemExit, match="numbaconv and wrong disagree"):
         compare.main(["--match", "smallest", "--seconds", "0"])
+
+
+@pytest.mark.usefixtures("threads_restored")
+def test_compare_calls_a_hopeless_peer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that takes very long is not repeated."""
+    calls = []
+
+    def slow(layer: Layer, op: str, a: Array, b: Array) -> Callable[[], Array]:
+        return lambda: calls.append(time.sleep(0.2)) or layer.call(op, a, b)
+
+    monkeypatch.setattr(compare, "PATIENCE", 0.1)
+    monkeypatch.setitem(compare.peers.LAYER_PEERS, "slow", slow)
+    compare.main(["--match", "smallest", "--seconds", "0", "--threads", "1"])
+    assert len(calls) == 1
 
 
 @pytest.mark.usefixtures("threads_restored")
