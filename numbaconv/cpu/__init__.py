@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from numbaconv.cpu import direct, gemm
+from numbaconv.cpu import direct, gemm, stencil
 
 # Ties go by this order; direct supports everything and is last.
-ALGORITHMS: dict[str, ModuleType] = {"gemm": gemm, "direct": direct}
+ALGORITHMS: dict[str, ModuleType] = {"gemm": gemm, "stencil": stencil, "direct": direct}

@@ -27,6 +27,7 @@ class Isa:
     vector_bytes: int
     rows: int
     vectors: int
+    stencil_rows: tuple[int, ...]  # of a stencil's tile, one vector wide
 
     def lanes(self, dtype: np.dtype[Any]) -> int:
         """Elements of a tile's row."""
@@ -34,7 +35,7 @@ class Isa:
 
 
 # Accumulators + loaded vectors + one broadcast must fit the registers: 32 of 64 bytes, 16 of 32, 32 of 16, and 16 of 16 (SSE2).
-ISAS = {isa.name: isa for isa in (Isa("avx512", 64, 8, 3), Isa("avx2", 32, 4, 3), Isa("neon", 16, 8, 3), Isa("portable", 16, 4, 2))}
+ISAS = {isa.name: isa for isa in (Isa("avx512", 64, 8, 3, (14, 7, 4)), Isa("avx2", 32, 4, 3, (7, 4)), Isa("neon", 16, 8, 3, (14, 7, 4)), Isa("portable", 16, 4, 2, (7, 4)))}
 
 
 @functools.cache
@@ -104,3 +105,164 @@ def multiply_tile(isa: Isa, dtype: np.dtype[Any]) -> Any:
         return signature, generate
 
     return multiply
+
+
+class _Vectors:
+    """Writes one machine vector's loads, stores and multiply-adds into a function that is being generated."""
+
+    def __init__(self, context: Any, builder: Any, isa: Isa, dtype: np.dtype[Any]) -> None:
+        self.context, self.builder, self.align = context, builder, dtype.itemsize
+        self.width = isa.vector_bytes // dtype.itemsize
+        self.scalar = ir.FloatType() if dtype == np.float32 else ir.DoubleType()
+        self.type = ir.VectorType(self.scalar, self.width)
+        name = f"llvm.fmuladd.v{self.width}{'f32' if dtype == np.float32 else 'f64'}"
+        self._fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(self.type, [self.type] * 3), name)
+        self.zero = ir.Constant(self.type, [ir.Constant(self.scalar, 0.0)] * self.width)
+
+    def at(self, array_type: Any, array: Any, index: Any) -> Any:
+        """Return the address of an element of an array argument."""
+        return self.builder.gep(self.context.make_array(array_type)(self.context, self.builder, array).data, [index])
+
+    def load(self, pointer: Any) -> Any:
+        return self.builder.load(self.builder.bitcast(pointer, self.type.as_pointer()), align=self.align)
+
+    def store(self, value: Any, pointer: Any) -> None:
+        self.builder.store(value, self.builder.bitcast(pointer, self.type.as_pointer()), align=self.align)
+
+    def splat(self, pointer: Any) -> Any:
+        """Return a vector of one element, repeated."""
+        one = self.builder.insert_element(ir.Constant(self.type, ir.Undefined), self.builder.load(pointer), int32(0))
+        return self.shuffle(one, ir.Constant(self.type, ir.Undefined), [0] * self.width)
+
+    def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        return self.builder.call(self._fma, [a, b, c])
+
+    def read_if(self, condition: Any, pointers: list[Any]) -> list[Any]:
+        """Return what the pointers point to, or zeros unless the condition holds."""
+        builder = self.builder
+        before = builder.block
+        with builder.if_then(condition):
+            values = [self.load(pointer) for pointer in pointers]
+            read = builder.block
+        phis = [builder.phi(self.type) for _ in pointers]
+        for phi, value in zip(phis, values, strict=True):
+            phi.add_incoming(self.zero, before)
+            phi.add_incoming(value, read)
+        return phis
+
+    def loop(self, count: Any, initial: list[Any], body: Any) -> list[Any]:
+        """Run body(k, sums) -> sums for k below count ≥ 1, the sums in registers, and return them."""
+        builder = self.builder
+        before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k, phis = builder.phi(ir.IntType(64)), [builder.phi(self.type) for _ in initial]
+        results = body(k, list(phis))
+        following = builder.add(k, int64(1))
+        for phi, first, later in zip((k, *phis), (int64(0), *initial), (following, *results), strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, loop)
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+        builder.position_at_end(after)
+        return results
+
+
+def int32(value: int) -> Any:
+    """Return a constant."""
+    return ir.Constant(ir.IntType(32), value)
+
+
+def int64(value: int) -> Any:
+    """Return a constant."""
+    return ir.Constant(ir.IntType(64), value)
+
+
+@functools.cache
+def stencil_tile(isa: Isa, dtype: np.dtype[Any], rows: int, taps: int, shared: bool) -> Any:
+    """Return a compiled-code function (x, xi, xstep, columns, ci, count, weights, wi, out, oi, ostep, add) -> None for count ≥ 1.
+
+    out[oi + b·ostep + l] (+)= Σ_m Σ_t weights[m, t] · x[xi + columns[ci + m] + (b + t)·xstep + l] for ``rows`` rows b, ``count``
+    columns m of ``taps`` taps t each and the lanes l of one vector; weights[m, t] is one element from wi on if they are
+    ``shared`` by the lanes, a vector otherwise; ``add`` says whether out is added to. Each loaded vector feeds up to ``taps`` rows.
+    """
+
+    @intrinsic
+    def stencil(typing, x, xi, xstep, columns, ci, count, weights, wi, out, oi, ostep, add):  # type: ignore[no-untyped-def]
+        i = types.int64
+        signature = types.void(x, i, i, columns, i, i, weights, i, out, i, i, i)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            x, xi, xstep, columns, ci, count, weights, wi, out, oi, ostep, add = arguments
+            v = _Vectors(context, builder, isa, dtype)
+            source, table = v.at(signature.args[0], x, xi), v.at(signature.args[3], columns, ci)
+            factors, target = v.at(signature.args[6], weights, wi), v.at(signature.args[8], out, oi)
+            size = 1 if shared else v.width
+
+            def column(k, sums):  # type: ignore[no-untyped-def]
+                start = builder.gep(source, [builder.load(builder.gep(table, [k]))])
+                first = builder.gep(factors, [builder.mul(k, int64(taps * size))])
+                read = v.splat if shared else v.load
+                w = [read(builder.gep(first, [int64(t * size)])) for t in range(taps)]
+                for row in range(rows + taps - 1):
+                    values = v.load(builder.gep(start, [builder.mul(xstep, int64(row))]))
+                    for t in range(max(0, row - rows + 1), min(taps, row + 1)):
+                        sums[row - t] = v.fma(w[t], values, sums[row - t])
+                return sums
+
+            targets = [builder.gep(target, [builder.mul(ostep, int64(b))]) for b in range(rows)]
+            initial = v.read_if(builder.icmp_signed("!=", add, int64(0)), targets)
+            for value, pointer in zip(v.loop(count, initial, column), targets, strict=True):
+                v.store(value, pointer)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return stencil
+
+
+@functools.cache
+def stencil_dots(isa: Isa, dtype: np.dtype[Any], rows: int, taps: int) -> Any:
+    """Return a compiled-code function (x, xi, dy, di, step, places, pi, count, sums, si) -> None for count ≥ 1.
+
+    sums[si + t·L + l] += Σ_m Σ_b dy[di + places[pi + m] + b·step + l] · x[xi + places[pi + m] + (b + t)·step + l] for ``taps`` taps
+    t and the L lanes l of one vector, over ``count`` places m and ``rows`` rows b: a place's rows of dy stay in registers.
+    """
+    sets = -(-8 // taps)  # sums of a tap, so that one multiply-add need not wait for the one before
+
+    @intrinsic
+    def dots(typing, x, xi, dy, di, step, places, pi, count, sums, si):  # type: ignore[no-untyped-def]
+        i = types.int64
+        signature = types.void(x, i, dy, i, i, places, i, i, sums, i)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            x, xi, dy, di, step, places, pi, count, sums, si = arguments
+            v = _Vectors(context, builder, isa, dtype)
+            source, slopes = v.at(signature.args[0], x, xi), v.at(signature.args[2], dy, di)
+            table, target = v.at(signature.args[5], places, pi), v.at(signature.args[8], sums, si)
+
+            def place(k, totals):  # type: ignore[no-untyped-def]
+                at = builder.load(builder.gep(table, [k]))
+                start, first = builder.gep(source, [at]), builder.gep(slopes, [at])
+                d = [v.load(builder.gep(first, [builder.mul(step, int64(b))])) for b in range(rows)]
+                for row in range(rows + taps - 1):
+                    values = v.load(builder.gep(start, [builder.mul(step, int64(row))]))
+                    for t in range(max(0, row - rows + 1), min(taps, row + 1)):
+                        n = t * sets + (row - t) % sets
+                        totals[n] = v.fma(d[row - t], values, totals[n])
+                return totals
+
+            totals = v.loop(count, [v.zero] * (taps * sets), place)
+            for t in range(taps):
+                parts = totals[t * sets : (t + 1) * sets]
+                while len(parts) > 1:
+                    parts = [builder.fadd(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)] + parts[len(parts) // 2 * 2 :]
+                pointer = builder.gep(target, [int64(t * v.width)])
+                v.store(builder.fadd(v.load(pointer), parts[0]), pointer)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return dots

@@ -1,0 +1,219 @@
+"""Stencils: convolutions with few channels in a group, where the taps are the long axis (float32 and float64).
+
+Depthwise and grouped layers, images, FIR filters. A block of outputs copies what it reads, padding included, into a cache of its
+own, with strides and transposed strides split into phases (see `_blocks`), so that a tap is an offset and a vector load. A
+tile of rows × one vector of outputs then stays in registers over all taps, and a loaded vector feeds a tap of each row above it.
+The lanes of a vector are neighbouring outputs of a row, or, where rows are short or channels last, neighbouring channels.
+dgrad is the fprop of the transposed problem.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from numbaconv._jit import Kernel, inline, unsigned
+from numbaconv.cpu import _parallel, _simd, direct
+from numbaconv.cpu._blocks import CHUNK, Blocks, build
+from numbaconv.cpu._packing import reads_zeros
+from numbaconv.cpu._sum import carry, levels, total
+from numbaconv.cpu.bias import CODES, activate, store_row
+from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+
+SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
+
+# Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
+SECONDS = {"call": 1e-05, "tile": 3e-07, "copy": 1e-10, "fma": 2e-11, "store": 1e-10}
+Array = np.ndarray[Any, Any]
+
+
+def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
+    """Count what takes time, or say why it can't be done. Elements count by their size, in float32's."""
+    if dtype not in (np.float32, np.float64):
+        raise Unsupported(f"needs float32 or float64, got {dtype.name}")
+    if problem.in_channels * problem.out_channels == 0:
+        raise Unsupported("needs a sum of at least one term")
+    if op == "wgrad":
+        raise Unsupported("wgrad is to be done")
+    blocks = _blocks(problem, op, dtype)
+    size = dtype.itemsize / 4
+    tiles, copy, taps = int(blocks.sizes[0]), int(blocks.sizes[17]), int(blocks.sizes[7])
+    return {"call": 1, "tile": tiles, "copy": tiles * copy * size, "fma": tiles * taps * size, "store": size}
+
+
+def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
+    """Estimate the seconds on one core, or say why it can't be done."""
+    return sum(SECONDS[name] * count for name, count in work(problem, op, dtype).items())
+
+
+def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
+    """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
+    blocks = _blocks(problem, op, dtype)
+    return blocks.scratch * dtype.itemsize * _parallel.get_num_threads()
+
+
+def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
+    """Overwrite all of ``out``."""
+    if reads_zeros(_forward(problem, op)) and not np.isfinite(b).all():
+        # 0·∞ in the padding would be NaN: only the sum that leaves the padding out is right.
+        return direct.run(problem, op, a, b, out, options)
+    blocks = _blocks(problem, op, out.dtype)
+    bias = np.empty(0, out.dtype) if options.bias is None else options.bias
+    arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], *blocks[:8])
+    kernel = _fprop(_simd.host(), out.dtype, blocks.rows, blocks.chain, False)
+    _parallel.run(kernel, int(blocks.sizes[0]), (blocks.scratch, out.dtype), arguments, cost(problem, op, out.dtype))
+
+
+@inline
+def _copy(to, at, source, first, step, n):  # type: ignore[no-untyped-def]
+    if step == 1:
+        for i in range(n):
+            to[unsigned(at + i)] = source[unsigned(first + i)]
+    elif step == 2:
+        for i in range(n):
+            to[unsigned(at + i)] = source[unsigned(first + 2 * i)]
+    else:
+        for i in range(n):
+            to[unsigned(at + i)] = source[unsigned(first + step * i)]
+
+
+@inline
+def _clear(to, at, n):  # type: ignore[no-untyped-def]
+    for i in range(n):
+        to[unsigned(at + i)] = 0
+
+
+@inline
+def _copy_rows(block, at, x, source, slices, n, group, z, p0, q0):  # type: ignore[no-untyped-def]
+    """Copy what a block reads, a row of each phase after the other, with zeros where there is no input."""
+    xn, xc, xd, xh, xw, H, W, down, across = source[0], source[1], source[2], source[3], source[4], source[5], source[6], source[7], source[8]
+    rows, pitch, C, T = source[11], source[12], source[13], source[14]
+    for c in range(C):
+        for t in range(T):
+            base, d = n * xn + (group * C + c) * xc + slices[z, t] * xd, slices[z, t]
+            for row in range(down * rows):
+                i = source[9] + p0 * down + row
+                for phase in range(across):
+                    to = at + (((c * T + t) * down + row % down) * across + phase) * rows * pitch + row // down * pitch
+                    if d < 0 or i < 0 or i >= H:
+                        _clear(block, to, pitch)
+                        continue
+                    left = source[10] + q0 * across + phase
+                    start = min(pitch, max(0, -(left // across)))
+                    stop = max(start, min(pitch, -((left - W) // across)))
+                    _clear(block, to, start)
+                    _copy(block, to + start, x, base + i * xh + (left + start * across) * xw, across * xw, stop - start)
+                    _clear(block, to + stop, pitch - stop)
+
+
+@inline
+def _store_rows(y, target, sums, at, n, k, z, p0, q0, phase, rows, pitch, size, bias, code):  # type: ignore[no-untyped-def]
+    """Write the sums of a row of tiles, the phases along w interleaved."""
+    yn, yk, yd, yh, yw, P, Q, down, across = target[0], target[1], target[2], target[3], target[4], target[5], target[6], target[7], target[8]
+    length = min(across * pitch, Q - across * q0)
+    for row in range(rows):
+        p = phase + down * (p0 + row)
+        if p >= P:
+            break
+        to, first = n * yn + k * yk + z * yd + p * yh + across * q0 * yw, at + row * pitch
+        if across == 1:
+            store_row(y, to, yw, length, sums, first, bias, k, code)
+            continue
+        if across == 2:
+            for q in range((length + 1) // 2):
+                sums[unsigned(2 * q)] = sums[unsigned(first + q)]
+                sums[unsigned(2 * q + 1)] = sums[unsigned(first + size + q)]
+        else:
+            for shift in range(across):
+                for q in range(pitch):
+                    sums[unsigned(shift + across * q)] = sums[unsigned(first + shift * size + q)]
+        store_row(y, to, yw, length, sums, 0, bias, k, code)
+
+
+@functools.cache
+def _fprop(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
+    """Make the kernel for tiles of so many rows and chains of so many taps and one less: both are part of its code."""
+    long = _simd.stencil_tile(isa, dtype, rows, chain, not channels)
+    short = _simd.stencil_tile(isa, dtype, rows, max(1, chain - 1), not channels)
+    lanes = isa.vector_bytes // dtype.itemsize
+    pixel = lanes if channels else 1
+    copy, store = (_copy_rows, _store_rows)
+
+    @inline
+    def read_weights(weights, w, group, sizes, taps):  # type: ignore[no-untyped-def]
+        for k in range(sizes[6]):
+            for tap in range(len(taps)):
+                weights[k * len(taps) + tap] = w[group * sizes[8] + k * sizes[9] + taps[tap]]
+
+    @inline
+    def add_taps(sums, at, width, block, first, weights, wi, sizes, columns, calls, start, stop):  # type: ignore[no-untyped-def]
+        # A row of tiles: each call adds its columns of taps to all of them, chunk after chunk.
+        tiles, tile_step, row_step, out_step, size, chunks = sizes[13], sizes[14], sizes[15], sizes[16], sizes[18], 0
+        if start == stop:
+            _clear(sums, at, size)
+        for i in range(start, stop):
+            column, count, length, tap, add = calls[i, 0], calls[i, 1], calls[i, 2], wi + calls[i, 3] * pixel, calls[i, 4]
+            for tile in range(tiles):
+                step = tile * tile_step
+                if length == chain:
+                    long(block, first + step, row_step, columns, column, count, weights, tap, sums, at + step, out_step, add)
+                else:
+                    short(block, first + step, row_step, columns, column, count, weights, tap, sums, at + step, out_step, add)
+            if calls[i, 5]:
+                carry(sums[at:], size, width, chunks)
+                chunks += 1
+        if chunks:
+            total(sums[at:], size, width, chunks)
+
+    def stencil(first, last, workers, scratch, x, w, y, bias, code, sizes, source, target, slices, columns, taps, calls, starts):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[n,k,z,p,q] = Σ_c Σ_t Σ_r Σ_s w[k,c,t,r,s] · x[n,c,i(z,t),i(p,r),i(q,s)], padding as zeros.
+        # THE SCHEDULE: a tile is a block of rows × outputs of one (n, z) and group (or vector of groups). What it reads is copied
+        # to L1 or L2; a row of register tiles takes all taps of one phase, CHUNK terms at a time, and is stored from L1.
+        group_blocks, Z, p_blocks, q_blocks, K = sizes[1], sizes[2], sizes[3], sizes[4], sizes[6]
+        height, width, high, copied, size, line = sizes[10], sizes[11], sizes[12], sizes[17], sizes[18], sizes[19]
+        down, across = target[7], target[8]
+        for worker in prange(workers):
+            block, weights = scratch[worker], scratch[worker][copied:]
+            sums = weights[K * len(taps) * pixel :]
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                rest, q0 = tile // q_blocks, tile % q_blocks * width
+                rest, p0 = rest // p_blocks, rest % p_blocks * height
+                rest, z = rest // Z, rest % Z
+                n, group = rest // group_blocks, rest % group_blocks
+                copy(block, 0, x, source, slices, n, group, z, p0, q0)
+                read_weights(weights, w, group, sizes, taps)
+                for k in range(K):
+                    for phase in range(down):
+                        for row in range(0, height, high):
+                            if phase + down * (p0 + row) >= target[5]:
+                                break
+                            for shift in range(across):
+                                start, stop = starts[phase * across + shift], starts[phase * across + shift + 1]
+                                at, wi, xi = line + shift * size, k * len(taps) * pixel, row * sizes[15]
+                                add_taps(sums, at, across * size, block, xi, weights, wi, sizes, columns, calls, start, stop)
+                            store(y, target, sums, line, n, group * K + k, z, p0 + row, q0, phase, high, width, size, bias, code)
+
+    return Kernel(stencil, f"-{isa.name}-{dtype.name}-{rows}x{chain}{'c' * channels}")
+
+
+def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
+    """Return the problem whose input is copied: dgrad is the transposed problem's fprop."""
+    if op != "dgrad":
+        return problem
+    if "transposed" not in problem.derived:
+        problem.derived["transposed"] = problem.transpose()
+    return problem.derived["transposed"]
+
+
+def _blocks(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Blocks:
+    """Return how the problem is cut; worked out once."""
+    isa = _simd.host()
+    key = ("stencil", op, isa.name, dtype)
+    if key not in problem.derived:
+        lanes = isa.vector_bytes // dtype.itemsize
+        problem.derived[key] = build(_forward(problem, op), op == "dgrad", isa, lanes, False)
+    return problem.derived[key]
