@@ -115,19 +115,41 @@ class _Vectors:
         self.width = isa.vector_bytes // dtype.itemsize
         self.scalar = ir.FloatType() if dtype == np.float32 else ir.DoubleType()
         self.type = ir.VectorType(self.scalar, self.width)
-        name = f"llvm.fmuladd.v{self.width}{'f32' if dtype == np.float32 else 'f64'}"
-        self._fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(self.type, [self.type] * 3), name)
+        self.suffix = f"v{self.width}{'f32' if dtype == np.float32 else 'f64'}"
+        self._fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(self.type, [self.type] * 3), f"llvm.fmuladd.{self.suffix}")
         self.zero = ir.Constant(self.type, [ir.Constant(self.scalar, 0.0)] * self.width)
 
     def at(self, array_type: Any, array: Any, index: Any) -> Any:
         """Return the address of an element of an array argument."""
         return self.builder.gep(self.context.make_array(array_type)(self.context, self.builder, array).data, [index])
 
-    def load(self, pointer: Any) -> Any:
-        return self.builder.load(self.builder.bitcast(pointer, self.type.as_pointer()), align=self.align)
+    def load(self, pointer: Any, count: Any = None) -> Any:
+        """Return a vector, or its first ``count`` lanes and zeros; a count may be negative or too large."""
+        if count is None:
+            return self.builder.load(self.builder.bitcast(pointer, self.type.as_pointer()), align=self.align)
+        return self.masked("load", self.type, [pointer, int32(self.align), self.mask(count), self.zero])
 
-    def store(self, value: Any, pointer: Any) -> None:
-        self.builder.store(value, self.builder.bitcast(pointer, self.type.as_pointer()), align=self.align)
+    def store(self, value: Any, pointer: Any, count: Any = None) -> None:
+        """Write a vector, or its first ``count`` lanes."""
+        if count is None:
+            self.builder.store(value, self.builder.bitcast(pointer, self.type.as_pointer()), align=self.align)
+        else:
+            self.masked("store", ir.VoidType(), [value, pointer, int32(self.align), self.mask(count)])
+
+    def mask(self, count: Any) -> Any:
+        """Return which lanes are below the count."""
+        indices = ir.VectorType(ir.IntType(64), self.width)
+        one = self.builder.insert_element(ir.Constant(indices, ir.Undefined), count, int32(0))
+        counts = self.shuffle(one, ir.Constant(indices, ir.Undefined), [0] * self.width)
+        return self.builder.icmp_signed("<", ir.Constant(indices, list(range(self.width))), counts)
+
+    def masked(self, what: str, result: Any, arguments: list[Any]) -> Any:
+        """Call LLVM's masked load or store."""
+        pointer = arguments.index(next(a for a in arguments if isinstance(a.type, ir.PointerType)))
+        arguments[pointer] = self.builder.bitcast(arguments[pointer], self.type.as_pointer())
+        name = f"llvm.masked.{what}.{self.suffix}.p0"
+        kind = ir.FunctionType(result, [a.type for a in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
 
     def splat(self, pointer: Any) -> Any:
         """Return a vector of one element, repeated."""
@@ -266,3 +288,45 @@ def stencil_dots(isa: Isa, dtype: np.dtype[Any], rows: int, taps: int) -> Any:
         return signature, generate
 
     return dots
+
+
+@functools.cache
+def move(isa: Isa, dtype: np.dtype[Any], step: int = 1) -> Any:
+    """Return a compiled-code function (source, si, out, oi, n, shift) -> None: out[oi + i] = source[si + i·step] + shift for i < n.
+
+    ``step`` is 1 or 2. Written as masked vectors, since rows are often shorter than what LLVM would unroll.
+    """
+
+    @intrinsic
+    def row(typing, source, si, out, oi, n, shift):  # type: ignore[no-untyped-def]
+        signature = types.void(source, types.int64, out, types.int64, types.int64, source.dtype)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            source, si, out, oi, n, shift = arguments
+            v = _Vectors(context, builder, isa, dtype)
+            first, to = v.at(signature.args[0], source, si), v.at(signature.args[2], out, oi)
+            one = builder.insert_element(ir.Constant(v.type, ir.Undefined), shift, int32(0))
+            shift = v.shuffle(one, ir.Constant(v.type, ir.Undefined), [0] * v.width)
+
+            def part(start, count):  # type: ignore[no-untyped-def]
+                """Move ``count`` elements, a vector of them if None."""
+                at = builder.gep(first, [builder.mul(start, int64(step))])
+                if step == 1:
+                    value = v.load(at, count)
+                else:
+                    halves = [builder.sub(builder.mul(count, int64(2)), int64(1 + h * v.width)) if count else None for h in (0, 1)]
+                    low = v.load(at, halves[0])
+                    high = v.load(builder.gep(at, [int64(v.width)]), halves[1] if count else int64(v.width - 1))
+                    value = v.shuffle(low, high, list(range(0, 2 * v.width, 2)))
+                v.store(builder.fadd(value, shift), builder.gep(to, [start]), count)
+
+            rest = builder.and_(n, int64(v.width - 1))
+            with cgutils.for_range(builder, builder.ashr(n, int64(v.width.bit_length() - 1))) as loop:
+                part(builder.mul(loop.index, int64(v.width)), None)
+            with builder.if_then(builder.icmp_signed("!=", rest, int64(0))):
+                part(builder.sub(n, rest), rest)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return row

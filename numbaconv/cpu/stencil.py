@@ -69,69 +69,88 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
 
 
 @inline
-def _copy(to, at, source, first, step, n):  # type: ignore[no-untyped-def]
-    if step == 1:
-        for i in range(n):
-            to[unsigned(at + i)] = source[unsigned(first + i)]
-    elif step == 2:
-        for i in range(n):
-            to[unsigned(at + i)] = source[unsigned(first + 2 * i)]
-    else:
-        for i in range(n):
-            to[unsigned(at + i)] = source[unsigned(first + step * i)]
-
-
-@inline
 def _clear(to, at, n):  # type: ignore[no-untyped-def]
     for i in range(n):
         to[unsigned(at + i)] = 0
 
 
-@inline
-def _copy_rows(block, at, x, source, slices, n, group, z, p0, q0):  # type: ignore[no-untyped-def]
-    """Copy what a block reads, a row of each phase after the other, with zeros where there is no input."""
-    xn, xc, xd, xh, xw, H, W, down, across = source[0], source[1], source[2], source[3], source[4], source[5], source[6], source[7], source[8]
-    rows, pitch, C, T = source[11], source[12], source[13], source[14]
-    for c in range(C):
-        for t in range(T):
-            base, d = n * xn + (group * C + c) * xc + slices[z, t] * xd, slices[z, t]
-            for row in range(down * rows):
-                i = source[9] + p0 * down + row
-                for phase in range(across):
-                    to = at + (((c * T + t) * down + row % down) * across + phase) * rows * pitch + row // down * pitch
-                    if d < 0 or i < 0 or i >= H:
-                        _clear(block, to, pitch)
-                        continue
-                    left = source[10] + q0 * across + phase
-                    start = min(pitch, max(0, -(left // across)))
-                    stop = max(start, min(pitch, -((left - W) // across)))
-                    _clear(block, to, start)
-                    _copy(block, to + start, x, base + i * xh + (left + start * across) * xw, across * xw, stop - start)
-                    _clear(block, to + stop, pitch - stop)
+@functools.cache
+def _copier(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+    """Make the function that copies what a block reads."""
+    move, every_second, zero = _simd.move(isa, dtype), _simd.move(isa, dtype, 2), dtype.type(0)
+
+    lanes = isa.vector_bytes // dtype.itemsize
+
+    @inline
+    def clear(block, start, stop):  # type: ignore[no-untyped-def]
+        for to in range(start, stop, lanes):
+            for lane in range(lanes):
+                block[unsigned(to + lane)] = 0
+
+    @inline
+    def copy(block, at, x, source, slices, n, group, z, p0, q0):  # type: ignore[no-untyped-def]
+        # Phase after phase, row after row, with zeros where there is no input: whole vectors of them, before the data.
+        xn, xc, xd, xh, xw, H, W, down, across = source[0], source[1], source[2], source[3], source[4], source[5], source[6], source[7], source[8]
+        rows, pitch, C, T = source[11], source[12], source[13], source[14]
+        for part in range(C * T * down * across):
+            phase, rest = part % across, part // across
+            shift, plane = rest % down, rest // down
+            d, left, step = slices[z, plane % T], source[10] + q0 * across + phase, across * xw
+            start = min(pitch, max(0, -(left // across)))
+            stop = max(start, min(pitch, -((left - W) // across)))
+            first = n * xn + (group * C + plane // T) * xc + d * xd + (left + start * across) * xw
+            to, i = at + part * rows * pitch, source[9] + p0 * down + shift
+            for _ in range(rows):
+                if d < 0 or i < 0 or i >= H:
+                    clear(block, to, to + pitch)
+                else:
+                    clear(block, to, to + min(start, 1))
+                    clear(block, to + stop // lanes * lanes, to + pitch)
+                    from_ = first + i * xh
+                    if start > lanes:
+                        clear(block, to, to + start)
+                    if step == 1:
+                        move(x, from_, block, to + start, stop - start, zero)
+                    elif step == 2:
+                        every_second(x, from_, block, to + start, stop - start, zero)
+                    else:
+                        for j in range(stop - start):
+                            block[unsigned(to + start + j)] = x[unsigned(from_ + step * j)]
+                to, i = to + pitch, i + down
+
+    return copy
 
 
-@inline
-def _store_rows(y, target, sums, at, n, k, z, p0, q0, phase, rows, pitch, size, bias, code):  # type: ignore[no-untyped-def]
-    """Write the sums of a row of tiles, the phases along w interleaved."""
-    yn, yk, yd, yh, yw, P, Q, down, across = target[0], target[1], target[2], target[3], target[4], target[5], target[6], target[7], target[8]
-    length = min(across * pitch, Q - across * q0)
-    for row in range(rows):
-        p = phase + down * (p0 + row)
-        if p >= P:
-            break
-        to, first = n * yn + k * yk + z * yd + p * yh + across * q0 * yw, at + row * pitch
-        if across == 1:
-            store_row(y, to, yw, length, sums, first, bias, k, code)
-            continue
-        if across == 2:
-            for q in range((length + 1) // 2):
-                sums[unsigned(2 * q)] = sums[unsigned(first + q)]
-                sums[unsigned(2 * q + 1)] = sums[unsigned(first + size + q)]
-        else:
-            for shift in range(across):
-                for q in range(pitch):
-                    sums[unsigned(shift + across * q)] = sums[unsigned(first + shift * size + q)]
-        store_row(y, to, yw, length, sums, 0, bias, k, code)
+@functools.cache
+def _storer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+    """Make the function that writes a row of tiles."""
+    move, zero = _simd.move(isa, dtype), dtype.type(0)
+
+    @inline
+    def store(y, target, sums, at, n, k, z, p0, q0, phase, rows, pitch, size, bias, code):  # type: ignore[no-untyped-def]
+        # The phases along w are interleaved in a line in front of the sums.
+        yn, yk, yd, yh, yw, P, Q, down, across = target[0], target[1], target[2], target[3], target[4], target[5], target[6], target[7], target[8]
+        length, shift = min(across * pitch, Q - across * q0), bias[k] if bias.size else zero
+        for row in range(rows):
+            p = phase + down * (p0 + row)
+            if p >= P:
+                break
+            to, first = n * yn + k * yk + z * yd + p * yh + across * q0 * yw, at + row * pitch
+            if across == 2:
+                for q in range((length + 1) // 2):
+                    sums[unsigned(2 * q)] = sums[unsigned(first + q)]
+                    sums[unsigned(2 * q + 1)] = sums[unsigned(first + size + q)]
+            elif across > 2:
+                for part in range(across):
+                    for q in range(pitch):
+                        sums[unsigned(part + across * q)] = sums[unsigned(first + part * size + q)]
+            first = first if across == 1 else 0
+            if code == 0 and yw == 1:
+                move(sums, first, y, to, length, shift)
+            else:
+                store_row(y, to, yw, length, sums, first, bias, k, code)
+
+    return store
 
 
 @functools.cache
@@ -141,7 +160,7 @@ def _fprop(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
     short = _simd.stencil_tile(isa, dtype, rows, max(1, chain - 1), not channels)
     lanes = isa.vector_bytes // dtype.itemsize
     pixel = lanes if channels else 1
-    copy, store = (_copy_rows, _store_rows)
+    copy, store = _copier(isa, dtype), _storer(isa, dtype)
 
     @inline
     def read_weights(weights, w, group, sizes, taps):  # type: ignore[no-untyped-def]
