@@ -48,6 +48,9 @@ class Blocks(NamedTuple):
     taps: Array  # per tap, chain after chain: its offset in the weights
     calls: Array  # per call of the micro-kernel: first column, columns, length of a chain, first tap, adds to the sum, ends a chunk
     starts: Array  # per phase: its first call; the last entry ends the last phase
+    slopes: Array  # for wgrad: dy, and its copy
+    itself: Array  # the slice of dy that z meets
+    places: Array  # where the tiles of a block begin in its copies
     rows: int  # vectors of a tile, one below the other
     chain: int  # taps of the longer chains
     scratch: int  # elements: the copy, the weights, the sums and a line of output
@@ -126,15 +129,18 @@ def build(p: ConvProblem, transposed: bool, isa: _simd.Isa, lanes: int, channels
     sizes = (
         p.batch * math.prod(blocks), *blocks, p.groups, K, len(taps), C * K * volume, volume if transposed else C * volume,
         height, vectors * outputs, 1 if flat else rows, vectors // rows if flat else vectors,
-        rows * lanes if flat else lanes, lanes if flat else pitch, vectors * lanes if not flat else lanes, size, sums, line_size,
+        rows * lanes if flat else lanes, lanes if flat else pitch, vectors * lanes if not flat else lanes, size, sums, line_size, height * pitch,
     )  # fmt: skip
     source = (*(xs[a] for a in order), p.input[h], p.input[w], high.step, wide.step, high.first, wide.first, height + high.reach, pitch, C, T, C * xs[1])
+    slopes = (*(ys[a] for a in order), p.output[h], p.output[w], 1, 1, 0, 0, height, pitch, K, 1, K * ys[1])
+    down, along = np.arange(0, height, 1 if flat else rows) * pitch, np.arange(0, vectors, rows if flat else 1) * lanes
     target = (*(ys[a] for a in order), p.output[h], p.output[w], high.phases, wide.phases)
     at = np.arange(p.output[0])[:, None] * p.stride[0] + np.arange(T) * p.dilation[0] - p.low[0]
     inside = (at % p.input_dilation[0] == 0) & (at >= 0) & (at // p.input_dilation[0] < p.input[0])
     slices = np.where(inside, at // p.input_dilation[0], -1)
+    itself, places = np.arange(p.output[0])[:, None], (down[:, None] + along).reshape(-1)
     scratch = size + K * len(taps) * pixel + line_size + sums * wide.phases * levels(len(taps), CHUNK)
-    arrays = (np.array(values, np.int64) for values in (sizes, source, target, slices, columns, taps, calls, starts))
+    arrays = (np.array(values, np.int64) for values in (sizes, source, target, slices, columns, taps, calls, starts, slopes, itself, places))
     return Blocks(*arrays, rows, chain, scratch)
 
 

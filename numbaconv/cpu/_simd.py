@@ -330,3 +330,24 @@ def move(isa: Isa, dtype: np.dtype[Any], step: int = 1) -> Any:
         return signature, generate
 
     return row
+
+
+@functools.cache
+def prefetch(write: bool) -> Any:
+    """Return a compiled-code function (array, index) -> None that asks for a cache line, to be written to or read; any index will do."""
+
+    @intrinsic
+    def ask(typing, array, index):  # type: ignore[no-untyped-def]
+        signature = types.void(array, types.int64)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            pointer = builder.gep(context.make_array(signature.args[0])(context, builder, arguments[0]).data, [arguments[1]])
+            pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [pointer.type, *[ir.IntType(32)] * 3])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(function, [pointer, int32(int(write)), int32(3), int32(1)])
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return ask

@@ -18,12 +18,14 @@ from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.cpu import _parallel, _simd, direct
-from numbaconv.cpu._blocks import CHUNK, Blocks, build
+from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._packing import reads_zeros
 from numbaconv.cpu._sum import carry, levels, total
 from numbaconv.cpu.bias import CODES, activate, store_row
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
+AHEAD = 4096  # elements between a copy and what it asks the cache for
+soon, soon_written = _simd.prefetch(False), _simd.prefetch(True)
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
@@ -37,9 +39,11 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs float32 or float64, got {dtype.name}")
     if problem.in_channels * problem.out_channels == 0:
         raise Unsupported("needs a sum of at least one term")
-    if op == "wgrad":
-        raise Unsupported("wgrad is to be done")
+    if op == "wgrad" and problem.input_dilation != (1, 1, 1):
+        raise Unsupported("needs an input that is not dilated for wgrad")
     blocks = _blocks(problem, op, dtype)
+    if op == "wgrad" and (scratch := _wgrad_scratch(blocks, dtype)) > 2 * LARGEST:
+        raise Unsupported(f"needs fewer channels or taps: their sums take {scratch} elements")
     size = dtype.itemsize / 4
     tiles, copy, taps = int(blocks.sizes[0]), int(blocks.sizes[17]), int(blocks.sizes[7])
     return {"call": 1, "tile": tiles, "copy": tiles * copy * size, "fma": tiles * taps * size, "store": size}
@@ -53,11 +57,16 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
     blocks = _blocks(problem, op, dtype)
+    if op == "wgrad":
+        pieces = _pieces(blocks) * math.prod(problem.shape("w"))
+        return (pieces + _wgrad_scratch(blocks, dtype) * _parallel.get_num_threads()) * dtype.itemsize
     return blocks.scratch * dtype.itemsize * _parallel.get_num_threads()
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
+    if op == "wgrad":
+        return _run_wgrad(problem, a, b, out)
     if reads_zeros(_forward(problem, op)) and not np.isfinite(b).all():
         # 0·∞ in the padding would be NaN: only the sum that leaves the padding out is right.
         return direct.run(problem, op, a, b, out, options)
@@ -66,6 +75,24 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], *blocks[:8])
     kernel = _fprop(_simd.host(), out.dtype, blocks.rows, blocks.chain, False)
     _parallel.run(kernel, int(blocks.sizes[0]), (blocks.scratch, out.dtype), arguments, cost(problem, op, out.dtype))
+
+
+def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
+    blocks, seconds = _blocks(problem, "wgrad", dw.dtype), cost(problem, "wgrad", dw.dtype)
+    pieces = np.empty((_pieces(blocks), dw.size), dw.dtype)
+    arguments = (dy.reshape(-1), x.reshape(-1), pieces, blocks.sizes, blocks.source, blocks.slices, blocks.slopes, blocks.itself,
+                 blocks.columns, blocks.taps, blocks.calls, blocks.places)  # fmt: skip
+    kernel = _wgrad(_simd.host(), dw.dtype, blocks.rows, blocks.chain, False)
+    _parallel.run(kernel, int(blocks.sizes[1]) * len(pieces), (_wgrad_scratch(blocks, dw.dtype), dw.dtype), arguments, seconds)
+    with np.errstate(invalid="ignore", over="ignore"):
+        while len(pieces) > 1:  # pairwise, in an order that depends on the problem alone
+            half = len(pieces) // 2
+            pieces[:half] += pieces[len(pieces) - half :]
+            pieces = pieces[: len(pieces) - half]
+    if np.isfinite(pieces).all():
+        dw.reshape(-1)[:] = pieces[0]
+    else:  # it may be 0·∞ in the padding or beyond the end of a row
+        direct.run(problem, "wgrad", dy, x, dw, Options())
 
 
 @inline
@@ -107,6 +134,8 @@ def _copier(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
                     clear(block, to, to + min(start, 1))
                     clear(block, to + stop // lanes * lanes, to + pitch)
                     from_ = first + i * xh
+                    for j in range(0, stop - start, lanes):
+                        soon(x, from_ + AHEAD + j * step)
                     if start > lanes:
                         clear(block, to, to + start)
                     if step == 1:
@@ -210,6 +239,9 @@ def _fprop(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
                         for row in range(0, height, high):
                             if phase + down * (p0 + row) >= target[5]:
                                 break
+                            for pr in range(high):
+                                for j in range(0, min(target[6], width * across), lanes):
+                                    soon_written(y, n * target[0] + (group * K + k) * target[1] + z * target[2] + (phase + down * (p0 + row + pr)) * target[3] + across * q0 * target[4] + j * target[4])
                             for shift in range(across):
                                 start, stop = starts[phase * across + shift], starts[phase * across + shift + 1]
                                 at, wi, xi = line + shift * size, k * len(taps) * pixel, row * sizes[15]
@@ -217,6 +249,70 @@ def _fprop(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
                             store(y, target, sums, line, n, group * K + k, z, p0 + row, q0, phase, high, width, size, bias, code)
 
     return Kernel(stencil, f"-{isa.name}-{dtype.name}-{rows}x{chain}{'c' * channels}")
+
+
+@functools.cache
+def _wgrad(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
+    """Make wgrad's kernel for places of so many rows and chains of so many taps and one less."""
+    long, short = _simd.stencil_dots(isa, dtype, rows, chain), _simd.stencil_dots(isa, dtype, rows, max(1, chain - 1))
+    lanes, room = isa.vector_bytes // dtype.itemsize, CHUNK // rows
+    copy = _copier(isa, dtype)
+
+    @inline
+    def add_places(sums, block, dy, sizes, columns, calls, places, first, count):  # type: ignore[no-untyped-def]
+        for k in range(sizes[6]):
+            for i in range(len(calls)):
+                column, length = calls[i, 0], calls[i, 2]
+                to, slopes = (k * sizes[7] + calls[i, 3]) * lanes, dy + k * sizes[20]
+                for m in range(calls[i, 1]):
+                    x, at = columns[column + m], to + m * length * lanes
+                    if length == chain:
+                        long(block, x, block, slopes, sizes[15], places, first, count, sums, at)
+                    else:
+                        short(block, x, block, slopes, sizes[15], places, first, count, sums, at)
+
+    @inline
+    def store(pieces, piece, sums, group, sizes, taps):  # type: ignore[no-untyped-def]
+        for k in range(sizes[6]):
+            for tap in range(len(taps)):
+                at, half = (k * len(taps) + tap) * lanes, lanes // 2
+                while half:
+                    for lane in range(half):
+                        sums[at + lane] += sums[at + lane + half]
+                    half //= 2
+                pieces[piece, group * sizes[8] + k * sizes[9] + taps[tap]] = sums[at]
+
+    def wgrad(first, last, workers, scratch, dy, x, pieces, sizes, source, slices, slopes, itself, columns, taps, calls, places):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: dw[k,c,t,r,s] = Σ_n Σ_z Σ_p Σ_q dy[n,k,z,p,q] · x[n,c,i(z,t),i(p,r),i(q,s)].
+        # THE SCHEDULE: a tile is one group over one piece of the blocks. A block's x and dy are copied to L1 or L2; for each chain
+        # of taps the rows of dy stay in registers, and a sum per tap and lane takes all places, CHUNK terms at a time.
+        group_blocks, Z, p_blocks, q_blocks, tiles = sizes[1], sizes[2], sizes[3], sizes[4], sizes[13]
+        height, width, high, copied = sizes[10], sizes[11], sizes[12], sizes[17]
+        size, blocks = sizes[6] * sizes[7] * lanes, sizes[0] // group_blocks
+        for worker in prange(workers):
+            block = scratch[worker]
+            sums = block[copied + sizes[6] * sizes[20] :]
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                group, piece, used, chunks = tile // len(pieces), tile % len(pieces), 0, 0
+                sums[:size] = 0
+                for unit in range(blocks * piece // len(pieces), blocks * (piece + 1) // len(pieces)):
+                    rest, q0 = unit // q_blocks, unit % q_blocks * width
+                    rest, p0 = rest // p_blocks, rest % p_blocks * height
+                    n, z = rest // Z, rest % Z
+                    copy(block, 0, x, source, slices, n, group, z, p0, q0)
+                    copy(block, copied, dy, slopes, itself, n, group, z, p0, q0)
+                    done, count = 0, (min(height, slopes[5] - p0) + high - 1) // high * tiles
+                    while done < count:
+                        now = min(count - done, room - used)
+                        add_places(sums, block, copied, sizes, columns, calls, places, done, now)
+                        done, used = done + now, used + now
+                        if used == room:
+                            carry(sums, size, size, chunks)
+                            used, chunks = 0, chunks + 1
+                total(sums, size, size, chunks)
+                store(pieces, piece, sums, group, sizes, taps)
+
+    return Kernel(wgrad, f"-{isa.name}-{dtype.name}-{rows}x{chain}{'c' * channels}")
 
 
 def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
@@ -236,3 +332,17 @@ def _blocks(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Blocks:
         lanes = isa.vector_bytes // dtype.itemsize
         problem.derived[key] = build(_forward(problem, op), op == "dgrad", isa, lanes, False)
     return problem.derived[key]
+
+
+def _pieces(blocks: Blocks) -> int:
+    """Return into how many pieces wgrad's sum is cut: as many as keep SPLITS tiles busy, whoever computes them."""
+    tiles, groups = int(blocks.sizes[0]), int(blocks.sizes[1])
+    return max(1, min(tiles // groups, -(-SPLITS // groups)))
+
+
+def _wgrad_scratch(blocks: Blocks, dtype: np.dtype[Any]) -> int:
+    """Elements that a thread needs: the copies of x and dy and the levels of the pairwise sums."""
+    tiles, groups, K, taps, copied, dy = (int(blocks.sizes[i]) for i in (0, 1, 6, 7, 17, 20))
+    terms = -(-tiles // groups // _pieces(blocks)) * len(blocks.places) * blocks.rows
+    lanes = _simd.host().vector_bytes // dtype.itemsize
+    return copied + K * dy + K * taps * lanes * levels(2 * terms, CHUNK)
