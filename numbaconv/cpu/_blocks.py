@@ -50,10 +50,11 @@ class Blocks(NamedTuple):
     starts: Array  # per phase: its first call; the last entry ends the last phase
     slopes: Array  # for wgrad: dy, and its copy
     itself: Array  # the slice of dy that z meets
-    places: Array  # where the tiles of a block begin in its copies
+    places: Array  # where the tiles of a block begin in the copies of x and of dy
+    channels: bool
     rows: int  # vectors of a tile, one below the other
     chain: int  # taps of the longer chains
-    scratch: int  # elements: the copy, the weights, the sums and a line of output
+    scratch: int  # elements: the copy, the weights, a line of output and the sums; the square of lanes is what a transposition may overrun
 
 
 def phases(p: ConvProblem, axis: int) -> Axis:
@@ -106,49 +107,51 @@ def build(p: ConvProblem, transposed: bool, isa: _simd.Isa, lanes: int, channels
     """
     C, K, T = p.in_channels // p.groups, p.out_channels // p.groups, p.filter[0]
     line = p.input[1] == p.output[1] == p.filter[1] == 1 and p.low[1] == 0
-    h, w = (2, 1) if line and channels else (1, 2)  # lines of channels run down, so that chains can
+    h, w = (2, 1) if line and channels and p.channels_last else (1, 2)  # lines of channels run down, so that chains can
     high, wide = phases(p, h), phases(p, w)
     flat = high.count == 1 and not channels  # a tile's vectors are then one behind the other
     pixel, outputs = (lanes, 1) if channels else (1, lanes)  # elements between neighbours of a row, outputs of a vector
+    stretch, across = (wide.step, 1) if channels else (1, wide.step)  # a row of channels needs no phases
+    reach = max((j for phase in wide.taps for _, j in phase), default=0) // across
     vectors = even(-(-wide.count // outputs), -(-(LONGEST_LINE if flat else WIDEST) // lanes))
     rows = min(isa.stencil_rows, key=lambda n: -(-(vectors if flat else high.count) // n) * (n + 3))
     vectors = -(-vectors // rows) * rows if flat else vectors
-    pitch = -(-(vectors * outputs + wide.reach) * pixel // lanes) * lanes
+    pitch = -(-((vectors * outputs - 1) * stretch + 1 + reach) * pixel // lanes) * lanes
     pitch += lanes * (pitch % 256 == 0)  # rows a power of two apart would share few sets of the cache
-    copies = C * T * high.step * wide.step
+    copies = C * T * high.step * across
     height = 1 if flat else even(high.count, BLOCK // (pitch * copies) - high.reach, rows)
     if C * T > MOST_PLANES or K > MOST_PLANES or C * math.prod(p.filter) > MOST_TAPS:
         raise Unsupported(f"needs at most {MOST_PLANES} channels in a group and {MOST_TAPS} taps, got {C * T}, {K} and {C * math.prod(p.filter)}")
     if (size := pitch * (height + high.reach) * copies) > LARGEST:
         raise Unsupported(f"needs taps that are nearer to each other: a block would copy {size} elements")
-    columns, taps, calls, starts, chain = _tables(p, transposed, (h, high), (w, wide), height + high.reach, pitch, pixel, 1 if flat else LONGEST)
+    columns, taps, calls, starts, chain = _tables(p, transposed, (h, high), (w, wide, across), height + high.reach, pitch, pixel, 1 if flat else LONGEST)
     blocks = (-(-p.groups // lanes) if channels else p.groups, p.output[0], -(-high.count // height), -(-wide.count // (vectors * outputs)))
     sums = (1 if flat else rows) * vectors * lanes
-    line_size, volume = wide.phases * vectors * outputs, math.prod(p.filter)
+    line_size, volume = (wide.phases * vectors + 1) * lanes, math.prod(p.filter)
     xs, ys, order = p.strides("x"), p.strides("y"), (0, 1, 2, 2 + h, 2 + w)
     sizes = (
         p.batch * math.prod(blocks), *blocks, p.groups, K, len(taps), C * K * volume, volume if transposed else C * volume,
         height, vectors * outputs, 1 if flat else rows, vectors // rows if flat else vectors,
-        rows * lanes if flat else lanes, lanes if flat else pitch, vectors * lanes if not flat else lanes, size, sums, line_size, height * pitch,
+        rows * lanes if flat else lanes, lanes if flat else pitch, vectors * lanes if not flat else lanes, size + lanes**2, sums, line_size, height * pitch, lanes * stretch if not flat else rows * lanes,
     )  # fmt: skip
-    source = (*(xs[a] for a in order), p.input[h], p.input[w], high.step, wide.step, high.first, wide.first, height + high.reach, pitch, C, T, C * xs[1])
-    slopes = (*(ys[a] for a in order), p.output[h], p.output[w], 1, 1, 0, 0, height, pitch, K, 1, K * ys[1])
+    source = (*(xs[a] for a in order), p.input[h], p.input[w], high.step, across, high.first, wide.first, height + high.reach, pitch, C, T, C * xs[1], wide.step, p.groups)
+    slopes = (*(ys[a] for a in order), p.output[h], p.output[w], 1, 1, 0, 0, height, pitch, K, 1, K * ys[1], 1, p.groups)
     down, along = np.arange(0, height, 1 if flat else rows) * pitch, np.arange(0, vectors, rows if flat else 1) * lanes
-    target = (*(ys[a] for a in order), p.output[h], p.output[w], high.phases, wide.phases)
+    target = (*(ys[a] for a in order), p.output[h], p.output[w], high.phases, wide.phases, K * ys[1], p.groups)
     at = np.arange(p.output[0])[:, None] * p.stride[0] + np.arange(T) * p.dilation[0] - p.low[0]
     inside = (at % p.input_dilation[0] == 0) & (at >= 0) & (at // p.input_dilation[0] < p.input[0])
     slices = np.where(inside, at // p.input_dilation[0], -1)
-    itself, places = np.arange(p.output[0])[:, None], (down[:, None] + along).reshape(-1)
-    scratch = size + K * len(taps) * pixel + line_size + sums * wide.phases * levels(len(taps), CHUNK)
+    itself, places = np.arange(p.output[0])[:, None], [(down[:, None] + along * step).reshape(-1) for step in (stretch, 1)]
+    scratch = size + lanes**2 + K * len(taps) * pixel + line_size + sums * wide.phases * levels(len(taps), CHUNK) + lanes**2
     arrays = (np.array(values, np.int64) for values in (sizes, source, target, slices, columns, taps, calls, starts, slopes, itself, places))
-    return Blocks(*arrays, rows, chain, scratch)
+    return Blocks(*arrays, channels, rows, chain, scratch)
 
 
 def _tables(
-    p: ConvProblem, transposed: bool, high: tuple[int, Axis], wide: tuple[int, Axis], rows: int, pitch: int, pixel: int, most: int
+    p: ConvProblem, transposed: bool, high: tuple[int, Axis], wide: tuple[int, Axis, int], rows: int, pitch: int, pixel: int, most: int
 ) -> tuple[list[int], list[int], list[tuple[int, ...]], list[int], int]:
     """Return columns, taps, calls, starts and the length of the longer chains, as `Blocks` says."""
-    (h, vertical), (w, horizontal) = high, wide
+    (h, vertical), (w, horizontal, parts) = high, wide
     C, K, (T, R, S) = p.in_channels // p.groups, p.out_channels // p.groups, p.filter
     volume, tap_strides = T * R * S, (R * S, S, 1)
     c_stride = K * volume if transposed else volume
@@ -164,10 +167,10 @@ def _tables(
             done = 0
             for length in pieces(len(run), chain):
                 down = run[done][1]
-                split = (((c * T + t) * vertical.step + down % vertical.step) * horizontal.step + across % horizontal.step) * part
+                split = (((c * T + t) * vertical.step + down % vertical.step) * parts + across % parts) * part
                 numbers = [t * tap_strides[0] + r * tap_strides[h] + s * tap_strides[w] for r, _ in run[done : done + length]]
                 offsets = [c * c_stride + (volume - 1 - n if p.flipped else n) for n in numbers]
-                chains[length].append((split + down // vertical.step * pitch + across // horizontal.step * pixel, offsets))
+                chains[length].append((split + down // vertical.step * pitch + across // parts * pixel, offsets))
                 done += length
         summed = 0
         for length, found in chains.items():

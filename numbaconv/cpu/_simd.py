@@ -249,7 +249,7 @@ def stencil_tile(isa: Isa, dtype: np.dtype[Any], rows: int, taps: int, shared: b
 def stencil_dots(isa: Isa, dtype: np.dtype[Any], rows: int, taps: int) -> Any:
     """Return a compiled-code function (x, xi, dy, di, step, places, pi, count, sums, si) -> None for count ≥ 1.
 
-    sums[si + t·L + l] += Σ_m Σ_b dy[di + places[pi + m] + b·step + l] · x[xi + places[pi + m] + (b + t)·step + l] for ``taps`` taps
+    sums[si + t·L + l] += Σ_m Σ_b dy[di + places[1, pi + m] + b·step + l] · x[xi + places[0, pi + m] + (b + t)·step + l] for ``taps`` taps
     t and the L lanes l of one vector, over ``count`` places m and ``rows`` rows b: a place's rows of dy stay in registers.
     """
     sets = -(-8 // taps)  # sums of a tap, so that one multiply-add need not wait for the one before
@@ -263,11 +263,13 @@ def stencil_dots(isa: Isa, dtype: np.dtype[Any], rows: int, taps: int) -> Any:
             x, xi, dy, di, step, places, pi, count, sums, si = arguments
             v = _Vectors(context, builder, isa, dtype)
             source, slopes = v.at(signature.args[0], x, xi), v.at(signature.args[2], dy, di)
-            table, target = v.at(signature.args[5], places, pi), v.at(signature.args[8], sums, si)
+            width = builder.extract_value(context.make_array(signature.args[5])(context, builder, places).shape, 1)
+            tables = [v.at(signature.args[5], places, index) for index in (pi, builder.add(pi, width))]
+            target = v.at(signature.args[8], sums, si)
 
             def place(k, totals):  # type: ignore[no-untyped-def]
-                at = builder.load(builder.gep(table, [k]))
-                start, first = builder.gep(source, [at]), builder.gep(slopes, [at])
+                at = [builder.load(builder.gep(table, [k])) for table in tables]
+                start, first = builder.gep(source, [at[0]]), builder.gep(slopes, [at[1]])
                 d = [v.load(builder.gep(first, [builder.mul(step, int64(b))])) for b in range(rows)]
                 for row in range(rows + taps - 1):
                     values = v.load(builder.gep(start, [builder.mul(step, int64(row))]))
@@ -351,3 +353,45 @@ def prefetch(write: bool) -> Any:
         return signature, generate
 
     return ask
+
+
+@functools.cache
+def transpose(isa: Isa, dtype: np.dtype[Any]) -> Any:
+    """Return a compiled-code function (source, si, sstep, rows, count, out, oi, ostep, columns, length) -> None for a square of L lanes.
+
+    out[oi + j·ostep + i] = source[si + i·sstep + j] for i < length and j < columns, where rows from ``rows`` on repeat the last and
+    columns from ``count`` on are zeros.
+    """
+
+    @intrinsic
+    def turn(typing, source, si, sstep, rows, count, out, oi, ostep, columns, length):  # type: ignore[no-untyped-def]
+        i = types.int64
+        signature = types.void(source, i, i, i, i, out, i, i, i, i)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            source, si, sstep, rows, count, out, oi, ostep, columns, length = arguments
+            v = _Vectors(context, builder, isa, dtype)
+            first, to = v.at(signature.args[0], source, si), v.at(signature.args[5], out, oi)
+
+            def row(start, step, number, last):  # type: ignore[no-untyped-def]
+                kept = builder.select(builder.icmp_signed("<", int64(number), last), int64(number), builder.sub(last, int64(1)))
+                return builder.gep(start, [builder.mul(kept, step)])
+
+            values = [v.load(row(first, sstep, n, rows), count) for n in range(v.width)]
+            half = v.width // 2
+            while half:  # exchange the off-diagonal quarters of squares of 2·half
+                low = [lane if not lane & half else lane - half + v.width for lane in range(v.width)]
+                high = [lane + half if not lane & half else lane + v.width for lane in range(v.width)]
+                pairs = [(n, n + half) for n in range(v.width) if not n & half]
+                turned = {}
+                for a, b in pairs:
+                    turned[a], turned[b] = v.shuffle(values[a], values[b], low), v.shuffle(values[a], values[b], high)
+                values = [turned[n] for n in range(v.width)]
+                half //= 2
+            for n in reversed(range(v.width)):  # those past the last are overwritten by it
+                v.store(values[n], row(to, ostep, n, columns), length)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return turn

@@ -26,6 +26,7 @@ from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 AHEAD = 4096  # elements between a copy and what it asks the cache for
 soon, soon_written = _simd.prefetch(False), _simd.prefetch(True)
+MOST_INTERLEAVED = 16  # outputs of a row: longer ones fill vectors better by themselves
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
@@ -73,7 +74,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     blocks = _blocks(problem, op, out.dtype)
     bias = np.empty(0, out.dtype) if options.bias is None else options.bias
     arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], *blocks[:8])
-    kernel = _fprop(_simd.host(), out.dtype, blocks.rows, blocks.chain, False)
+    kernel = _fprop(_simd.host(), out.dtype, blocks.rows, blocks.chain, blocks.channels)
     _parallel.run(kernel, int(blocks.sizes[0]), (blocks.scratch, out.dtype), arguments, cost(problem, op, out.dtype))
 
 
@@ -82,7 +83,7 @@ def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
     pieces = np.empty((_pieces(blocks), dw.size), dw.dtype)
     arguments = (dy.reshape(-1), x.reshape(-1), pieces, blocks.sizes, blocks.source, blocks.slices, blocks.slopes, blocks.itself,
                  blocks.columns, blocks.taps, blocks.calls, blocks.places)  # fmt: skip
-    kernel = _wgrad(_simd.host(), dw.dtype, blocks.rows, blocks.chain, False)
+    kernel = _wgrad(_simd.host(), dw.dtype, blocks.rows, blocks.chain, blocks.channels)
     _parallel.run(kernel, int(blocks.sizes[1]) * len(pieces), (_wgrad_scratch(blocks, dw.dtype), dw.dtype), arguments, seconds)
     with np.errstate(invalid="ignore", over="ignore"):
         while len(pieces) > 1:  # pairwise, in an order that depends on the problem alone
@@ -122,7 +123,7 @@ def _copier(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
         for part in range(C * T * down * across):
             phase, rest = part % across, part // across
             shift, plane = rest % down, rest // down
-            d, left, step = slices[z, plane % T], source[10] + q0 * across + phase, across * xw
+            d, left, step = slices[z, plane % T], source[10] + q0 * source[16] + phase, across * xw
             start = min(pitch, max(0, -(left // across)))
             stop = max(start, min(pitch, -((left - W) // across)))
             first = n * xn + (group * C + plane // T) * xc + d * xd + (left + start * across) * xw
@@ -183,34 +184,118 @@ def _storer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
+def _channel_copier(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+    """Make the function that copies what a block reads for neighbouring groups, their channels interleaved."""
+    move, turn, zero, lanes = _simd.move(isa, dtype), _simd.transpose(isa, dtype), dtype.type(0), isa.vector_bytes // dtype.itemsize
+
+    @inline
+    def copy(block, at, x, source, slices, n, group, z, p0, q0):  # type: ignore[no-untyped-def]
+        # Phase after phase of rows, row after row, with zeros where there is no input.
+        xn, xc, xd, xh, xw, H, W, down = source[0], source[1], source[2], source[3], source[4], source[5], source[6], source[7]
+        rows, pitch, C, T, lane_step, valid = source[11], source[12], source[13], source[14], source[15], min(lanes, source[17] - group)
+        for part in range(C * T * down):
+            shift, plane = part % down, part // down
+            d, left, to, i = slices[z, plane % T], source[10] + q0 * source[16], at + part * rows * pitch, source[9] + p0 * down + shift
+            start = min(pitch // lanes, max(0, -left))
+            stop = max(start, min(pitch // lanes, W - left))
+            first = n * xn + (group * C + plane // T) * xc + d * xd + left * xw
+            for _ in range(rows):
+                if d < 0 or i < 0 or i >= H:
+                    _clear(block, to, pitch)
+                else:
+                    _clear(block, to, start * lanes)
+                    from_ = first + i * xh
+                    if xw == 1:
+                        for j in range(start, stop, lanes):
+                            turn(x, from_ + j, lane_step, valid, min(lanes, stop - j), block, to + j * lanes, lanes, lanes, lanes)
+                    elif lane_step == 1:
+                        for j in range(start, stop):
+                            move(x, from_ + j * xw, block, to + j * lanes, valid, zero)
+                    else:
+                        for j in range(start, stop):
+                            for lane in range(valid):
+                                block[unsigned(to + j * lanes + lane)] = x[unsigned(from_ + j * xw + lane * lane_step)]
+                    _clear(block, to + stop * lanes, pitch - stop * lanes)
+                to, i = to + pitch, i + down
+
+    return copy
+
+
+@functools.cache
+def _channel_storer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+    """Make the function that writes a row of tiles whose lanes are neighbouring groups."""
+    turn, zero, lanes = _simd.transpose(isa, dtype), dtype.type(0), isa.vector_bytes // dtype.itemsize
+
+    @inline
+    def finish(sums, line, first, across, size, length, bias, k, step, valid, code):  # type: ignore[no-untyped-def]
+        # Interleave the phases along w, add the bias and apply the activation.
+        for lane in range(lanes):
+            sums[unsigned(line + lane)] = bias[k + min(lane, valid - 1) * step] if bias.size else zero
+        for q in range(length):
+            at, to = first + q % across * size + q // across * lanes, line + (1 + q) * lanes
+            for lane in range(lanes):
+                sums[unsigned(to + lane)] = sums[unsigned(at + lane)] + sums[unsigned(line + lane)]
+            if code:
+                for lane in range(lanes):
+                    sums[unsigned(to + lane)] = activate(sums[unsigned(to + lane)], code)
+
+    @inline
+    def store(y, target, sums, at, n, k, z, p0, q0, phase, rows, pitch, size, bias, code):  # type: ignore[no-untyped-def]
+        yn, yk, yd, yh, yw, P, Q, down, across = target[0], target[1], target[2], target[3], target[4], target[5], target[6], target[7], target[8]
+        lane_step, per_group = target[9], target[9] // yk
+        length, valid = min(across * pitch, Q - across * q0), min(lanes, target[10] - k // per_group)
+        for row in range(rows):
+            p = phase + down * (p0 + row)
+            if p >= P:
+                break
+            to, first = n * yn + k * yk + z * yd + p * yh + across * q0 * yw, at + row * pitch * lanes
+            finish(sums, 0, first, across, size, length, bias, k, per_group, valid, code)
+            if yw == 1:
+                for q in range(0, length, lanes):
+                    count = min(lanes, length - q)
+                    turn(sums, (1 + q) * lanes, lanes, count, lanes, y, to + q, lane_step, valid, count)
+            elif lane_step == 1:
+                for q in range(length):
+                    for lane in range(valid):
+                        y[unsigned(to + q * yw + lane)] = sums[unsigned((1 + q) * lanes + lane)]
+            else:
+                for q in range(length):
+                    for lane in range(valid):
+                        y[unsigned(to + q * yw + lane * lane_step)] = sums[unsigned((1 + q) * lanes + lane)]
+
+    return store
+
+
+@functools.cache
 def _fprop(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
     """Make the kernel for tiles of so many rows and chains of so many taps and one less: both are part of its code."""
     long = _simd.stencil_tile(isa, dtype, rows, chain, not channels)
     short = _simd.stencil_tile(isa, dtype, rows, max(1, chain - 1), not channels)
     lanes = isa.vector_bytes // dtype.itemsize
     pixel = lanes if channels else 1
-    copy, store = _copier(isa, dtype), _storer(isa, dtype)
+    copy, store = (_channel_copier(isa, dtype), _channel_storer(isa, dtype)) if channels else (_copier(isa, dtype), _storer(isa, dtype))
 
     @inline
     def read_weights(weights, w, group, sizes, taps):  # type: ignore[no-untyped-def]
-        for k in range(sizes[6]):
-            for tap in range(len(taps)):
-                weights[k * len(taps) + tap] = w[group * sizes[8] + k * sizes[9] + taps[tap]]
+        for lane in range(min(pixel, sizes[5] - group)):
+            for k in range(sizes[6]):
+                for tap in range(len(taps)):
+                    weights[(k * len(taps) + tap) * pixel + lane] = w[(group + lane) * sizes[8] + k * sizes[9] + taps[tap]]
 
     @inline
     def add_taps(sums, at, width, block, first, weights, wi, sizes, columns, calls, start, stop):  # type: ignore[no-untyped-def]
         # A row of tiles: each call adds its columns of taps to all of them, chunk after chunk.
-        tiles, tile_step, row_step, out_step, size, chunks = sizes[13], sizes[14], sizes[15], sizes[16], sizes[18], 0
+        tiles, tile_step, x_step, row_step, out_step, size, chunks = sizes[13], sizes[14], sizes[21], sizes[15], sizes[16], sizes[18], 0
         if start == stop:
             _clear(sums, at, size)
         for i in range(start, stop):
             column, count, length, tap, add = calls[i, 0], calls[i, 1], calls[i, 2], wi + calls[i, 3] * pixel, calls[i, 4]
             for tile in range(tiles):
-                step = tile * tile_step
+                x, to = first + tile * x_step, at + tile * tile_step
                 if length == chain:
-                    long(block, first + step, row_step, columns, column, count, weights, tap, sums, at + step, out_step, add)
+                    long(block, x, row_step, columns, column, count, weights, tap, sums, to, out_step, add)
                 else:
-                    short(block, first + step, row_step, columns, column, count, weights, tap, sums, at + step, out_step, add)
+                    short(block, x, row_step, columns, column, count, weights, tap, sums, to, out_step, add)
             if calls[i, 5]:
                 carry(sums[at:], size, width, chunks)
                 chunks += 1
@@ -231,7 +316,7 @@ def _fprop(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
                 rest, q0 = tile // q_blocks, tile % q_blocks * width
                 rest, p0 = rest // p_blocks, rest % p_blocks * height
                 rest, z = rest // Z, rest % Z
-                n, group = rest // group_blocks, rest % group_blocks
+                n, group = rest // group_blocks, rest % group_blocks * pixel
                 copy(block, 0, x, source, slices, n, group, z, p0, q0)
                 read_weights(weights, w, group, sizes, taps)
                 for k in range(K):
@@ -256,7 +341,7 @@ def _wgrad(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
     """Make wgrad's kernel for places of so many rows and chains of so many taps and one less."""
     long, short = _simd.stencil_dots(isa, dtype, rows, chain), _simd.stencil_dots(isa, dtype, rows, max(1, chain - 1))
     lanes, room = isa.vector_bytes // dtype.itemsize, CHUNK // rows
-    copy = _copier(isa, dtype)
+    copy, pixel = (_channel_copier(isa, dtype), lanes) if channels else (_copier(isa, dtype), 1)
 
     @inline
     def add_places(sums, block, dy, sizes, columns, calls, places, first, count):  # type: ignore[no-untyped-def]
@@ -275,12 +360,16 @@ def _wgrad(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
     def store(pieces, piece, sums, group, sizes, taps):  # type: ignore[no-untyped-def]
         for k in range(sizes[6]):
             for tap in range(len(taps)):
-                at, half = (k * len(taps) + tap) * lanes, lanes // 2
+                at, half, to = (k * len(taps) + tap) * lanes, lanes // 2, k * sizes[9] + taps[tap]
+                if channels:
+                    for lane in range(min(lanes, sizes[5] - group)):
+                        pieces[piece, (group + lane) * sizes[8] + to] = sums[at + lane]
+                    continue
                 while half:
                     for lane in range(half):
                         sums[at + lane] += sums[at + lane + half]
                     half //= 2
-                pieces[piece, group * sizes[8] + k * sizes[9] + taps[tap]] = sums[at]
+                pieces[piece, group * sizes[8] + to] = sums[at]
 
     def wgrad(first, last, workers, scratch, dy, x, pieces, sizes, source, slices, slopes, itself, columns, taps, calls, places):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: dw[k,c,t,r,s] = Σ_n Σ_z Σ_p Σ_q dy[n,k,z,p,q] · x[n,c,i(z,t),i(p,r),i(q,s)].
@@ -291,9 +380,9 @@ def _wgrad(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
         size, blocks = sizes[6] * sizes[7] * lanes, sizes[0] // group_blocks
         for worker in prange(workers):
             block = scratch[worker]
-            sums = block[copied + sizes[6] * sizes[20] :]
+            sums = block[copied + sizes[6] * sizes[20] + lanes * lanes :]
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                group, piece, used, chunks = tile // len(pieces), tile % len(pieces), 0, 0
+                group, piece, used, chunks = tile // len(pieces) * pixel, tile % len(pieces), 0, 0
                 sums[:size] = 0
                 for unit in range(blocks * piece // len(pieces), blocks * (piece + 1) // len(pieces)):
                     rest, q0 = unit // q_blocks, unit % q_blocks * width
@@ -330,7 +419,9 @@ def _blocks(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Blocks:
     key = ("stencil", op, isa.name, dtype)
     if key not in problem.derived:
         lanes = isa.vector_bytes // dtype.itemsize
-        problem.derived[key] = build(_forward(problem, op), op == "dgrad", isa, lanes, False)
+        p = _forward(problem, op)
+        channels = p.groups > 3 and (p.channels_last or (p.output[2] <= MOST_INTERLEAVED and p.output[1] > 1))
+        problem.derived[key] = build(p, op == "dgrad", isa, lanes, channels)
     return problem.derived[key]
 
 
@@ -343,6 +434,6 @@ def _pieces(blocks: Blocks) -> int:
 def _wgrad_scratch(blocks: Blocks, dtype: np.dtype[Any]) -> int:
     """Elements that a thread needs: the copies of x and dy and the levels of the pairwise sums."""
     tiles, groups, K, taps, copied, dy = (int(blocks.sizes[i]) for i in (0, 1, 6, 7, 17, 20))
-    terms = -(-tiles // groups // _pieces(blocks)) * len(blocks.places) * blocks.rows
+    terms = -(-tiles // groups // _pieces(blocks)) * blocks.places.shape[1] * blocks.rows
     lanes = _simd.host().vector_bytes // dtype.itemsize
-    return copied + K * dy + K * taps * lanes * levels(2 * terms, CHUNK)
+    return copied + K * dy + lanes**2 + K * taps * lanes * levels(2 * terms, CHUNK)
