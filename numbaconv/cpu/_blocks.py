@@ -34,7 +34,7 @@ class Axis(NamedTuple):
     first: int
     taps: list[list[tuple[int, int]]]
     reach: int  # how many inputs of a phase, beyond the outputs' number, are read
-    count: int  # outputs of a phase
+    outputs: int  # of a phase
 
 
 class Blocks(NamedTuple):
@@ -96,8 +96,8 @@ def longest_chain(lengths: list[int], most: int) -> int:
 
 def even(count: int, most: int, unit: int = 1) -> int:
     """Return the length, a multiple of ``unit``, of even parts of a count, none longer than ``most`` if that is a unit."""
-    parts = max(1, -(-count // max(unit, most // unit * unit)))
-    return max(unit, -(--(-count // parts) // unit) * unit)
+    parts = max(1, math.ceil(count / max(unit, most // unit * unit)))
+    return max(1, math.ceil(count / parts / unit)) * unit
 
 
 def build(p: ConvProblem, transposed: bool, isa: _simd.Isa, lanes: int, channels: bool) -> Blocks:
@@ -109,32 +109,52 @@ def build(p: ConvProblem, transposed: bool, isa: _simd.Isa, lanes: int, channels
     line = p.input[1] == p.output[1] == p.filter[1] == 1 and p.low[1] == 0
     h, w = (2, 1) if line and channels and p.channels_last else (1, 2)  # lines of channels run down, so that chains can
     high, wide = phases(p, h), phases(p, w)
-    flat = high.count == 1 and not channels  # a tile's vectors are then one behind the other
+    flat = high.outputs == 1 and not channels  # a tile's vectors are then one behind the other
     pixel, outputs = (lanes, 1) if channels else (1, lanes)  # elements between neighbours of a row, outputs of a vector
     stretch, across = (wide.step, 1) if channels else (1, wide.step)  # a row of channels needs no phases
     reach = max((j for phase in wide.taps for _, j in phase), default=0) // across
-    vectors = even(-(-wide.count // outputs), -(-(LONGEST_LINE if flat else WIDEST) // lanes))
-    rows = min(isa.stencil_rows, key=lambda n: -(-(vectors if flat else high.count) // n) * (n + 3))
+    vectors = even(-(-wide.outputs // outputs), -(-(LONGEST_LINE if flat else WIDEST) // lanes))
+    rows = min(isa.stencil_rows, key=lambda n: -(-(vectors if flat else high.outputs) // n) * (n + 3))
     vectors = -(-vectors // rows) * rows if flat else vectors
     pitch = -(-((vectors * outputs - 1) * stretch + 1 + reach) * pixel // lanes) * lanes
     pitch += lanes * (pitch % 256 == 0)  # rows a power of two apart would share few sets of the cache
     copies = C * T * high.step * across
-    height = 1 if flat else even(high.count, BLOCK // (pitch * copies) - high.reach, rows)
+    height = 1 if flat else even(high.outputs, BLOCK // (pitch * copies) - high.reach, rows)
     if C * T > MOST_PLANES or K > MOST_PLANES or C * math.prod(p.filter) > MOST_TAPS:
-        raise Unsupported(f"needs at most {MOST_PLANES} channels in a group and {MOST_TAPS} taps, got {C * T}, {K} and {C * math.prod(p.filter)}")
+        raise Unsupported(
+            f"needs at most {MOST_PLANES} channels in and out of a group and {MOST_TAPS} taps, got {C * T}, {K} and {C * math.prod(p.filter)}"
+        )
     if (size := pitch * (height + high.reach) * copies) > LARGEST:
         raise Unsupported(f"needs taps that are nearer to each other: a block would copy {size} elements")
-    columns, taps, calls, starts, chain = _tables(p, transposed, (h, high), (w, wide, across), height + high.reach, pitch, pixel, 1 if flat else LONGEST)
-    blocks = (-(-p.groups // lanes) if channels else p.groups, p.output[0], -(-high.count // height), -(-wide.count // (vectors * outputs)))
+    columns, taps, calls, starts, chain = _tables(
+        p, transposed, (h, high), (w, wide, across), height + high.reach, pitch, pixel, 1 if flat else LONGEST
+    )
+    blocks = (-(-p.groups // lanes) if channels else p.groups, p.output[0], -(-high.outputs // height), -(-wide.outputs // (vectors * outputs)))
     sums = (1 if flat else rows) * vectors * lanes
     line_size, volume = (wide.phases * vectors + 1) * lanes, math.prod(p.filter)
     xs, ys, order = p.strides("x"), p.strides("y"), (0, 1, 2, 2 + h, 2 + w)
     sizes = (
         p.batch * math.prod(blocks), *blocks, p.groups, K, len(taps), C * K * volume, volume if transposed else C * volume,
         height, vectors * outputs, 1 if flat else rows, vectors // rows if flat else vectors,
-        rows * lanes if flat else lanes, lanes if flat else pitch, vectors * lanes if not flat else lanes, size + lanes**2, sums, line_size, height * pitch, lanes * stretch if not flat else rows * lanes,
+        rows * lanes if flat else lanes, lanes if flat else pitch, lanes if flat else vectors * lanes, size + lanes**2, sums, line_size, height * pitch,
+        rows * lanes if flat else lanes * stretch,
     )  # fmt: skip
-    source = (*(xs[a] for a in order), p.input[h], p.input[w], high.step, across, high.first, wide.first, height + high.reach, pitch, C, T, C * xs[1], wide.step, p.groups)
+    source = (
+        *(xs[a] for a in order),
+        p.input[h],
+        p.input[w],
+        high.step,
+        across,
+        high.first,
+        wide.first,
+        height + high.reach,
+        pitch,
+        C,
+        T,
+        C * xs[1],
+        wide.step,
+        p.groups,
+    )
     slopes = (*(ys[a] for a in order), p.output[h], p.output[w], 1, 1, 0, 0, height, pitch, K, 1, K * ys[1], 1, p.groups)
     down, along = np.arange(0, height, 1 if flat else rows) * pitch, np.arange(0, vectors, rows if flat else 1) * lanes
     target = (*(ys[a] for a in order), p.output[h], p.output[w], high.phases, wide.phases, K * ys[1], p.groups)
@@ -143,8 +163,8 @@ def build(p: ConvProblem, transposed: bool, isa: _simd.Isa, lanes: int, channels
     slices = np.where(inside, at // p.input_dilation[0], -1)
     itself, places = np.arange(p.output[0])[:, None], [(down[:, None] + along * step).reshape(-1) for step in (stretch, 1)]
     scratch = size + lanes**2 + K * len(taps) * pixel + line_size + sums * wide.phases * levels(len(taps), CHUNK) + lanes**2
-    arrays = (np.array(values, np.int64) for values in (sizes, source, target, slices, columns, taps, calls, starts, slopes, itself, places))
-    return Blocks(*arrays, channels, rows, chain, scratch)
+    tables = [np.array(values, np.int64) for values in (sizes, source, target, slices, columns, taps, calls, starts, slopes, itself, places)]
+    return Blocks(*tables, channels, rows, chain, scratch)  # type: ignore[call-arg, arg-type]
 
 
 def _tables(

@@ -35,7 +35,15 @@ class Isa:
 
 
 # Accumulators + loaded vectors + one broadcast must fit the registers: 32 of 64 bytes, 16 of 32, 32 of 16, and 16 of 16 (SSE2).
-ISAS = {isa.name: isa for isa in (Isa("avx512", 64, 8, 3, (14, 7, 4)), Isa("avx2", 32, 4, 3, (7, 4)), Isa("neon", 16, 8, 3, (14, 7, 4)), Isa("portable", 16, 4, 2, (7, 4)))}
+ISAS = {
+    isa.name: isa
+    for isa in (
+        Isa("avx512", 64, 8, 3, (14, 7, 4)),
+        Isa("avx2", 32, 4, 3, (7, 4)),
+        Isa("neon", 16, 8, 3, (14, 7, 4)),
+        Isa("portable", 16, 4, 2, (7, 4)),
+    )
+}
 
 
 @functools.cache

@@ -26,11 +26,11 @@ from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 AHEAD = 4096  # elements between a copy and what it asks the cache for
 soon, soon_written = _simd.prefetch(False), _simd.prefetch(True)
-MOST_INTERLEAVED = 16  # outputs of a row: longer ones fill vectors better by themselves
+MOST_INTERLEAVED = 32  # outputs of a row: longer ones fill vectors by themselves (benchmarks/layers.py: 0.12 ms for 0.17 at 28, 0.42 for 0.36 at 56)
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
-SECONDS = {"call": 1e-05, "tile": 3e-07, "copy": 1e-10, "fma": 2e-11, "store": 1e-10}
+SECONDS = {"call": 1.8e-05, "copy": 1e-10, "strided": 5e-10, "fma": 1.3e-11, "micro": 3.5e-08, "dot": 2.3e-11, "chain": 3.1e-08}
 Array = np.ndarray[Any, Any]
 
 
@@ -45,9 +45,15 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad" and (scratch := _wgrad_scratch(blocks, dtype)) > 2 * LARGEST:
         raise Unsupported(f"needs fewer channels or taps: their sums take {scratch} elements")
-    size = dtype.itemsize / 4
-    tiles, copy, taps = int(blocks.sizes[0]), int(blocks.sizes[17]), int(blocks.sizes[7])
-    return {"call": 1, "tile": tiles, "copy": tiles * copy * size, "fma": tiles * taps * size, "store": size}
+    size, sizes = dtype.itemsize / 4, [int(value) for value in blocks.sizes]
+    bands = sizes[0] * sizes[6] * (sizes[10] // sizes[12])  # rows of tiles
+    multiplied = bands * sizes[7] * sizes[18] * size
+    copied = sizes[0] * (sizes[17] + sizes[6] * sizes[20] * (op == "wgrad")) * size
+    strided = problem.channels_last and not blocks.channels and problem.in_channels > 1
+    counts = {"call": 1, "strided" if strided else "copy": copied}
+    if op == "wgrad":
+        return counts | {"dot": multiplied, "chain": bands // sizes[12] * len(blocks.columns)}
+    return counts | {"fma": multiplied, "micro": bands * sizes[13] * len(blocks.calls)}
 
 
 def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
@@ -326,7 +332,15 @@ def _fprop(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
                                 break
                             for pr in range(high):
                                 for j in range(0, min(target[6], width * across), lanes):
-                                    soon_written(y, n * target[0] + (group * K + k) * target[1] + z * target[2] + (phase + down * (p0 + row + pr)) * target[3] + across * q0 * target[4] + j * target[4])
+                                    soon_written(
+                                        y,
+                                        n * target[0]
+                                        + (group * K + k) * target[1]
+                                        + z * target[2]
+                                        + (phase + down * (p0 + row + pr)) * target[3]
+                                        + across * q0 * target[4]
+                                        + j * target[4],
+                                    )
                             for shift in range(across):
                                 start, stop = starts[phase * across + shift], starts[phase * across + shift + 1]
                                 at, wi, xi = line + shift * size, k * len(taps) * pixel, row * sizes[15]
