@@ -136,7 +136,8 @@ def build(p: ConvProblem, transposed: bool, isa: _simd.Isa, lanes: int, channels
     sizes = (
         p.batch * math.prod(blocks), *blocks, p.groups, K, len(taps), C * K * volume, volume if transposed else C * volume,
         height, vectors * outputs, 1 if flat else rows, vectors // rows if flat else vectors,
-        rows * lanes if flat else lanes, lanes if flat else pitch, lanes if flat else vectors * lanes, size + lanes**2, sums, line_size, height * pitch,
+        rows * lanes if flat else lanes, lanes if flat else pitch, lanes if flat else vectors * lanes,
+        size + lanes**2, sums, line_size, height * pitch,
         rows * lanes if flat else lanes * stretch,
     )  # fmt: skip
     source = (
