@@ -98,12 +98,13 @@ def measure(dtype: str, threads: int) -> Roofline:
 def _products(dtype: np.dtype[Any]) -> tuple[int, Callable[[], Callable[[], Any]]]:
     """Return the operations of a millisecond or so of micro-kernels, and what makes a function that does them."""
     isa, repeats = _simd.host(), 1000
-    multiply, lanes = _simd.multiply_tile(isa, dtype), isa.lanes(dtype)
+    multiply, lanes, rows, steps = _simd.multiply(isa, dtype, isa.vectors), isa.lanes(dtype), isa.rows, np.arange(STEPS)
+    a_steps, b_steps = steps * rows, steps * lanes
 
     @inline
     def products(panel: Array, weights: Array, tile: Array) -> None:
         for _ in range(repeats):
-            multiply(panel, 0, weights, 0, STEPS, tile, 0)
+            multiply(weights, 0, 1, rows, a_steps, 0, panel, 0, b_steps, 0, STEPS, tile, 0, 0)
 
     def make() -> Callable[[], Any]:
         arrays = [random((STEPS * lanes,), dtype.name), random((STEPS * isa.rows,), dtype.name), random((isa.rows * lanes,), dtype.name)]

@@ -126,6 +126,11 @@ def grid(p: ConvProblem, split: bool) -> tuple[Grid, list[tuple[Reads, ...]]]:
     return Grid(tuple(axes), copied, zeros), list(itertools.product(*per_axis))  # type: ignore[arg-type]
 
 
+def reads_zeros(p: ConvProblem) -> bool:
+    """Return whether zeros around or between the input's elements are part of any sum."""
+    return p.input_dilation != (1, 1, 1) or any(low > 0 for low in p.low) or any(high > 0 for high in p.high)
+
+
 def copy_planes(p: ConvProblem, x: Array, g: Grid) -> Array:
     """Return x (channels first) with its zeros and phases, flat: (N, C, phases, planes), and the slack."""
     size = p.batch * p.in_channels * g.plane

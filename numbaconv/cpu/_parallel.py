@@ -34,6 +34,7 @@ from numbaconv._jit import Kernel
 BATCH_SECONDS = 0.004  # long enough to hide a 13 µs hand-over, short enough for a prompt Ctrl-C
 YIELD_SECONDS = 0.3e-3  # a caller that sleeps at the end of a call is woken on the core of the thread that it waited for
 SERIAL_SECONDS = 60e-6  # below this a second thread costs more than it brings
+CACHE_LINE = 64  # bytes
 MOST_THREADS = 1024  # more would be a mistake, and start that many
 Array = np.ndarray[Any, Any]
 
@@ -166,17 +167,25 @@ def run(kernel: Kernel, tiles: int, scratch: tuple[int, Any], arguments: tuple[A
     """Run ``kernel`` over ``tiles`` tiles; ``scratch`` is (elements, dtype) for each thread, ``seconds`` the estimated serial time."""
     if tiles == 0:
         return
-    size, dtype = scratch
     batches = min(tiles, max(1, math.ceil(seconds / BATCH_SECONDS)))
     workers = 1 if seconds < SERIAL_SECONDS else min(get_num_threads(), tiles)
     if workers == 1 and batches == 1:
-        kernel.serial(0, tiles, 1, np.empty((1, size), dtype), *arguments)
+        kernel.serial(0, tiles, 1, _aligned(1, *scratch), *arguments)
     elif _mode == "numba" and workers > 1:
-        _run_numba(kernel, tiles, workers, np.empty((workers, size), dtype), arguments, seconds)
+        _run_numba(kernel, tiles, workers, _aligned(workers, *scratch), arguments, seconds)
     else:
         batches = min(tiles, max(batches, 4 * workers)) if workers > 1 else batches
-        job = _Job(kernel.serial, tiles, batches, np.empty((workers, size), dtype), arguments)
+        job = _Job(kernel.serial, tiles, batches, _aligned(workers, *scratch), arguments)
         _pool.run(job, workers - 1)
+
+
+def _aligned(workers: int, size: int, dtype: np.dtype[Any]) -> Array:
+    """Allocate a row for each worker that starts on a cache line: a vector that straddles two costs two loads."""
+    line = CACHE_LINE // np.dtype(dtype).itemsize
+    size = -(-size // line) * line
+    raw = np.empty(workers * size + line, dtype)
+    first = -raw.ctypes.data % CACHE_LINE // raw.itemsize
+    return raw[first : first + workers * size].reshape(workers, size)
 
 
 def _run_numba(kernel: Kernel, tiles: int, workers: int, scratch: Array, arguments: tuple[Any, ...], seconds: float) -> None:

@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 def kernel(isa: _simd.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
     """Make the product kernel of an instruction set: its tile shape is part of the code."""
     width, height = isa.width(dtype), isa.rows
-    tiles = [_simd.multiply(isa, dtype, v) for v in range(1, isa.most_vectors(dtype) + 1)]
+    tiles = [_simd.multiply(isa, dtype, v) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
     store = _simd.store(isa, dtype, bias_per_lane)
 

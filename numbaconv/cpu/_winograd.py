@@ -10,7 +10,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _simd
+from numbaconv.cpu import _simd, _simd_winograd
 from numbaconv.cpu.bias import activate
 
 STRIP = 64  # columns of the image that are transposed at a time: 6 × 64 × 16 floats stay in L1
@@ -110,17 +110,17 @@ def kernels(isa: _simd.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
     """Make the kernels of an instruction set, a dtype and a tile: sizes and formulas are part of the code."""
     vertical, horizontal = AXES[tile[0]], AXES[tile[1]]
     mv, mh, nv, nh = vertical.outputs, horizontal.outputs, vertical.positions, horizontal.positions
-    rv, positions, width, height, most = 3 if mv > 1 else 1, nv * nh, _simd.vector_width(isa, dtype), isa.rows, isa.vectors
+    rv, positions, width, height, most = 3 if mv > 1 else 1, nv * nh, isa.width(dtype), isa.rows, isa.vectors
     segment = (STRIP - 2) // mh  # tiles of one row that are transposed together
-    transform = functools.partial(_simd.transform_tile, isa, dtype)
+    transform = functools.partial(_simd_winograd.transform_tile, isa, dtype)
     to_positions = transform((nv, vertical.input), (nh, horizontal.input))
     weights_to_positions = transform((rv, vertical.filter), (3, horizontal.filter))
     to_outputs = transform((nv, vertical.output), (nh, horizontal.output))
     gradient_to_positions = transform((mv, vertical.gradient), (mh, horizontal.gradient))
     to_taps = transform((nv, vertical.taps), (nh, horizontal.taps))
-    load_transposed, store_transposed = _simd.load_transposed(isa, dtype), _simd.store_transposed(isa, dtype)
-    load_lanes, store_lanes = _simd.copy_lanes(isa, dtype, True), _simd.copy_lanes(isa, dtype, False)
-    one, two, three = (_simd.multiply_strided(isa, dtype, min(v, most)) for v in (1, 2, 3))
+    load_transposed, store_transposed = _simd_winograd.load_transposed(isa, dtype), _simd_winograd.store_transposed(isa, dtype)
+    load_lanes, store_lanes = _simd_winograd.copy_lanes(isa, dtype, True), _simd_winograd.copy_lanes(isa, dtype, False)
+    one, two, three = (_simd_winograd.multiply_strided(isa, dtype, min(v, most)) for v in (1, 2, 3))
 
     @inline
     def multiply(vectors, panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more):  # type: ignore[no-untyped-def]

@@ -141,7 +141,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         bias = zeros.copy()
         bias[: p.out_channels] = options.bias
     kernel, broken = _product.kernel(isa, dtype, p.channels_last and op != "wgrad"), False
-    taps, apart = math.prod(p.filter), op == "wgrad" and not _as_stored(p, problem)
+    apart = op == "wgrad" and not _as_stored(p, problem)
     for launch in launches:
         y = np.empty((launch.pieces, out.size), dtype) if launch.pieces > 1 or apart else out
         flags = np.zeros(int(launch.geometry[0]), np.int8)
@@ -160,8 +160,10 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
 
 
 def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
-    """Return the problem whose input has zeros around it: dgrad is the transposed problem's fprop, and wgrad the transposed one's
-    too, with the roles of x and dy exchanged, which pays where dy is the smaller of the two to transpose."""
+    """Return the problem whose input has zeros around it: dgrad is the transposed problem's fprop.
+
+    wgrad may be the transposed problem's wgrad, x and dy exchanged: that pays where dy is the smaller of the two to transpose.
+    """
     if op == "fprop" or op == "wgrad" and not _exchanges(problem):
         return problem
     if "transposed" not in problem.derived:
@@ -244,7 +246,7 @@ def _pixel_lanes(p: ConvProblem, op: Op, g: _grid.Grid, part: tuple[_grid.Reads,
     first = np.arange(0, filters, isa.rows)
     blocks = np.stack([first * a_row, np.minimum(isa.rows, filters - first), first * volume, first], 1)
     places, targets = g.places(part), _targets(p, part)
-    columns, table = _columns(places, targets, isa.width(dtype), isa.most_vectors(dtype), _vectors(g, part, isa.width(dtype)))
+    columns, table = _columns(places, targets, isa.width(dtype), isa.vectors, _vectors(g, part, isa.width(dtype)))
     b = (channels * g.plane, p.in_channels * g.plane, 0)
     y = (filters * volume, p.out_channels * volume, 0, volume)
     return _launch(p, p.batch, 1, 1, (a_group, 0, 0, a_row), b, y, filters, a_steps, b_steps, blocks, columns, table, isa, dtype, _every(p, g, dtype))
@@ -263,7 +265,7 @@ def _pixel_rows(p: ConvProblem, op: Op, g: _grid.Grid, part: tuple[_grid.Reads, 
     blocks = _pixel_blocks(places, targets, a_row, y_row, isa.rows)
     width = isa.width(dtype)
     lanes = np.arange(filters)
-    columns, table = _columns(lanes, lanes, width, isa.most_vectors(dtype), pitch // width)
+    columns, table = _columns(lanes, lanes, width, isa.vectors, pitch // width)
     y = (filters, p.out_channels * volume, 0, y_row)
     return _launch(p, p.batch, 1, 1, (group, sample, 0, a_row), (channels * math.prod(p.filter) * pitch, 0, 0), y, filters, a_steps, b_steps,
                    blocks, columns, table, isa, dtype, 0)  # fmt: skip
@@ -284,7 +286,7 @@ def _wgrad(p: ConvProblem, op: Op, g: _grid.Grid, part: tuple[_grid.Reads, ...],
     lines, tables, at = [], [], 0
     for run in _runs(p):
         here = slice(at, at + run)
-        line, table = _columns(lanes[here], targets[here], isa.width(dtype), isa.most_vectors(dtype), -(-run // isa.width(dtype)), p.flipped)
+        line, table = _columns(lanes[here], targets[here], isa.width(dtype), isa.vectors, -(-run // isa.width(dtype)), p.flipped)
         lines.append(line)
         tables.append(table)
         at += run
@@ -374,9 +376,11 @@ def _launch(p, outer, reps, pieces, a, b, y, bias_group, a_steps, b_steps, block
     if pieces is None:
         pieces = max(1, min(reps * -(-steps // CHUNK), -(-FEWEST_TILES // tiles)))
     geometry = (
-        tiles * pieces, blocks_each, supers, outer, lines_each, line_groups, pieces, reps, steps, max(b_steps, default=0), steps, *a, *b, *y, bias_group, every,
+        tiles * pieces, blocks_each, supers, outer, lines_each, line_groups, pieces, reps, steps, max(b_steps, default=0), steps,
+        *a, *b, *y, bias_group, every,
     )  # fmt: skip
     panel = np.concatenate([np.arange(CHUNK) * v * isa.width(dtype) for v in range(1, MOST + 1)])
     scratch = _product.scratch(blocks_each, lines_each, isa, dtype)
     table = np.concatenate([b_steps, panel])
-    return Launch(np.array(geometry, np.int64), a_steps.astype(np.int64), table.astype(np.int64), blocks.astype(np.int64), columns, targets, scratch, pieces)
+    tables = (np.array(values, np.int64) for values in (geometry, a_steps, table, blocks))
+    return Launch(*tables, columns, targets, scratch, pieces)

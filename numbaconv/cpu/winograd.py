@@ -174,7 +174,7 @@ def _share(n: int, most: int, step: int) -> int:
 
 
 def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _simd.Isa, dtype: np.dtype[Any]) -> Layout:
-    rows, channels, width = p.out_channels // p.groups, p.in_channels // p.groups, _simd.vector_width(isa, dtype)
+    rows, channels, width = p.out_channels // p.groups, p.in_channels // p.groups, isa.width(dtype)
     positions, taps = AXES[tile[0]].positions * AXES[tile[1]].positions, math.prod(p.filter)
     inner = 9 if tile[0] > 1 else 3
     outer = taps // inner

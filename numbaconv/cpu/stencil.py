@@ -1,0 +1,453 @@
+"""Stencils: convolutions with few channels in a group, where the taps are the long axis (float32 and float64).
+
+Depthwise and grouped layers, images, FIR filters. A block of outputs copies what it reads, padding included, into a cache of its
+own, with strides and transposed strides split into phases (see `_blocks`), so that a tap is an offset and a vector load. A
+tile of rows × one vector of outputs then stays in registers over all taps, and a loaded vector feeds a tap of each row above it.
+The lanes of a vector are neighbouring outputs of a row, or, where rows are short or channels last, neighbouring channels.
+dgrad is the fprop of the transposed problem.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from numbaconv._jit import Kernel, inline, unsigned
+from numbaconv.cpu import _parallel, _simd, _simd_stencil, direct
+from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
+from numbaconv.cpu._grid import reads_zeros
+from numbaconv.cpu._sum import carry, levels, total
+from numbaconv.cpu.bias import CODES, activate, store_row
+from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+
+AHEAD = 4096  # elements between a copy and what it asks the cache for
+soon, soon_written = _simd_stencil.prefetch(False), _simd_stencil.prefetch(True)
+MOST_INTERLEAVED = 32  # outputs of a row: longer ones fill vectors by themselves (benchmarks/layers.py: 0.12 ms for 0.17 at 28, 0.42 for 0.36 at 56)
+SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
+
+# Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
+SECONDS = {"call": 1.3e-05, "copy": 1.2e-10, "strided": 3.6e-10, "fma": 1.3e-11, "micro": 3.8e-08, "dot": 2.3e-11, "chain": 2.6e-08}
+Array = np.ndarray[Any, Any]
+
+
+def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
+    """Count what takes time, or say why it can't be done. Elements count by their size, in float32's."""
+    if dtype not in (np.float32, np.float64):
+        raise Unsupported(f"needs float32 or float64, got {dtype.name}")
+    if problem.in_channels * problem.out_channels == 0:
+        raise Unsupported("needs a sum of at least one term")
+    if op == "wgrad" and problem.input_dilation != (1, 1, 1):
+        raise Unsupported("needs an input that is not dilated for wgrad")
+    blocks = _blocks(problem, op, dtype)
+    if op == "wgrad" and (scratch := _wgrad_scratch(blocks, dtype)) > 2 * LARGEST:
+        raise Unsupported(f"needs fewer channels or taps: their sums take {scratch} elements")
+    size, sizes = dtype.itemsize / 4, [int(value) for value in blocks.sizes]
+    bands = sizes[0] * sizes[6] * (sizes[10] // sizes[12])  # rows of tiles
+    multiplied = bands * sizes[7] * sizes[18] * size
+    copied = sizes[0] * (sizes[17] + sizes[6] * sizes[20] * (op == "wgrad")) * size
+    strided = problem.channels_last and not blocks.channels and problem.in_channels > 1
+    counts = {"call": 1, "strided" if strided else "copy": copied}
+    if op == "wgrad":
+        return counts | {"dot": multiplied, "chain": bands // sizes[12] * len(blocks.columns)}
+    return counts | {"fma": multiplied, "micro": bands * sizes[13] * len(blocks.calls)}
+
+
+def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
+    """Estimate the seconds on one core, or say why it can't be done."""
+    return sum(SECONDS[name] * count for name, count in work(problem, op, dtype).items())
+
+
+def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
+    """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
+    blocks = _blocks(problem, op, dtype)
+    if op == "wgrad":
+        pieces = _pieces(blocks) * math.prod(problem.shape("w"))
+        return (pieces + _wgrad_scratch(blocks, dtype) * _parallel.get_num_threads()) * dtype.itemsize
+    return blocks.scratch * dtype.itemsize * _parallel.get_num_threads()
+
+
+def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
+    """Overwrite all of ``out``."""
+    if op == "wgrad":
+        return _run_wgrad(problem, a, b, out)
+    if reads_zeros(_forward(problem, op)) and not np.isfinite(b).all():
+        # 0·∞ in the padding would be NaN: only the sum that leaves the padding out is right.
+        return direct.run(problem, op, a, b, out, options)
+    blocks = _blocks(problem, op, out.dtype)
+    bias = np.empty(0, out.dtype) if options.bias is None else options.bias
+    arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], *blocks[:8])
+    kernel = _fprop(_simd.host(), out.dtype, blocks.rows, blocks.chain, blocks.channels)
+    _parallel.run(kernel, int(blocks.sizes[0]), (blocks.scratch, out.dtype), arguments, cost(problem, op, out.dtype))
+
+
+def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
+    blocks, seconds = _blocks(problem, "wgrad", dw.dtype), cost(problem, "wgrad", dw.dtype)
+    pieces = np.empty((_pieces(blocks), dw.size), dw.dtype)
+    arguments = (dy.reshape(-1), x.reshape(-1), pieces, blocks.sizes, blocks.source, blocks.slices, blocks.slopes, blocks.itself,
+                 blocks.columns, blocks.taps, blocks.calls, blocks.places)  # fmt: skip
+    kernel = _wgrad(_simd.host(), dw.dtype, blocks.rows, blocks.chain, blocks.channels)
+    _parallel.run(kernel, int(blocks.sizes[1]) * len(pieces), (_wgrad_scratch(blocks, dw.dtype), dw.dtype), arguments, seconds)
+    with np.errstate(invalid="ignore", over="ignore"):
+        while len(pieces) > 1:  # pairwise, in an order that depends on the problem alone
+            half = len(pieces) // 2
+            pieces[:half] += pieces[len(pieces) - half :]
+            pieces = pieces[: len(pieces) - half]
+    if np.isfinite(pieces).all():
+        dw.reshape(-1)[:] = pieces[0]
+    else:  # it may be 0·∞ in the padding or beyond the end of a row
+        direct.run(problem, "wgrad", dy, x, dw, Options())
+
+
+@inline
+def _clear(to, at, n):  # type: ignore[no-untyped-def]
+    for i in range(n):
+        to[unsigned(at + i)] = 0
+
+
+@functools.cache
+def _copier(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+    """Make the function that copies what a block reads."""
+    move, every_second, zero = _simd_stencil.move(isa, dtype), _simd_stencil.move(isa, dtype, 2), dtype.type(0)
+
+    lanes = isa.vector_bytes // dtype.itemsize
+
+    @inline
+    def clear(block, start, stop):  # type: ignore[no-untyped-def]
+        for to in range(start, stop, lanes):
+            for lane in range(lanes):
+                block[unsigned(to + lane)] = 0
+
+    @inline
+    def copy(block, at, x, source, slices, n, group, z, p0, q0):  # type: ignore[no-untyped-def]
+        # Phase after phase, row after row, with zeros where there is no input: whole vectors of them, before the data.
+        xn, xc, xd, xh, xw, H, W, down, across = source[0], source[1], source[2], source[3], source[4], source[5], source[6], source[7], source[8]
+        rows, pitch, C, T = source[11], source[12], source[13], source[14]
+        for part in range(C * T * down * across):
+            phase, rest = part % across, part // across
+            shift, plane = rest % down, rest // down
+            d, left, step = slices[z, plane % T], source[10] + q0 * source[16] + phase, across * xw
+            start = min(pitch, max(0, -(left // across)))
+            stop = max(start, min(pitch, -((left - W) // across)))
+            first = n * xn + (group * C + plane // T) * xc + d * xd + (left + start * across) * xw
+            to, i = at + part * rows * pitch, source[9] + p0 * down + shift
+            for _ in range(rows):
+                if d < 0 or i < 0 or i >= H:
+                    clear(block, to, to + pitch)
+                else:
+                    clear(block, to, to + min(start, 1))
+                    clear(block, to + stop // lanes * lanes, to + pitch)
+                    from_ = first + i * xh
+                    for j in range(0, stop - start, lanes):
+                        soon(x, from_ + AHEAD + j * step)
+                    if start > lanes:
+                        clear(block, to, to + start)
+                    if step == 1:
+                        move(x, from_, block, to + start, stop - start, zero)
+                    elif step == 2:
+                        every_second(x, from_, block, to + start, stop - start, zero)
+                    else:
+                        for j in range(stop - start):
+                            block[unsigned(to + start + j)] = x[unsigned(from_ + step * j)]
+                to, i = to + pitch, i + down
+
+    return copy
+
+
+@functools.cache
+def _storer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+    """Make the function that writes a row of tiles."""
+    move, zero = _simd_stencil.move(isa, dtype), dtype.type(0)
+
+    @inline
+    def store(y, target, sums, at, n, k, z, p0, q0, phase, rows, pitch, size, bias, code):  # type: ignore[no-untyped-def]
+        # The phases along w are interleaved in a line in front of the sums.
+        yn, yk, yd, yh, yw, P, Q, down, across = target[0], target[1], target[2], target[3], target[4], target[5], target[6], target[7], target[8]
+        length, shift = min(across * pitch, Q - across * q0), bias[k] if bias.size else zero
+        for row in range(rows):
+            p = phase + down * (p0 + row)
+            if p >= P:
+                break
+            to, first = n * yn + k * yk + z * yd + p * yh + across * q0 * yw, at + row * pitch
+            if across == 2:
+                for q in range((length + 1) // 2):
+                    sums[unsigned(2 * q)] = sums[unsigned(first + q)]
+                    sums[unsigned(2 * q + 1)] = sums[unsigned(first + size + q)]
+            elif across > 2:
+                for part in range(across):
+                    for q in range(pitch):
+                        sums[unsigned(part + across * q)] = sums[unsigned(first + part * size + q)]
+            first = first if across == 1 else 0
+            if code == 0 and yw == 1:
+                move(sums, first, y, to, length, shift)
+            else:
+                store_row(y, to, yw, length, sums, first, bias, k, code)
+
+    return store
+
+
+@functools.cache
+def _channel_copier(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+    """Make the function that copies what a block reads for neighbouring groups, their channels interleaved."""
+    move, turn, zero, lanes = _simd_stencil.move(isa, dtype), _simd_stencil.transpose(isa, dtype), dtype.type(0), isa.vector_bytes // dtype.itemsize
+
+    @inline
+    def copy(block, at, x, source, slices, n, group, z, p0, q0):  # type: ignore[no-untyped-def]
+        # Phase after phase of rows, row after row, with zeros where there is no input.
+        xn, xc, xd, xh, xw, H, W, down = source[0], source[1], source[2], source[3], source[4], source[5], source[6], source[7]
+        rows, pitch, C, T, lane_step, valid = source[11], source[12], source[13], source[14], source[15], min(lanes, source[17] - group)
+        for part in range(C * T * down):
+            shift, plane = part % down, part // down
+            d, left, to, i = slices[z, plane % T], source[10] + q0 * source[16], at + part * rows * pitch, source[9] + p0 * down + shift
+            start = min(pitch // lanes, max(0, -left))
+            stop = max(start, min(pitch // lanes, W - left))
+            first = n * xn + (group * C + plane // T) * xc + d * xd + left * xw
+            for _ in range(rows):
+                if d < 0 or i < 0 or i >= H:
+                    _clear(block, to, pitch)
+                else:
+                    _clear(block, to, start * lanes)
+                    from_ = first + i * xh
+                    if xw == 1:
+                        for j in range(start, stop, lanes):
+                            turn(x, from_ + j, lane_step, valid, min(lanes, stop - j), block, to + j * lanes, lanes, lanes, lanes)
+                    elif lane_step == 1:
+                        for j in range(start, stop):
+                            move(x, from_ + j * xw, block, to + j * lanes, valid, zero)
+                    else:
+                        for j in range(start, stop):
+                            for lane in range(valid):
+                                block[unsigned(to + j * lanes + lane)] = x[unsigned(from_ + j * xw + lane * lane_step)]
+                    _clear(block, to + stop * lanes, pitch - stop * lanes)
+                to, i = to + pitch, i + down
+
+    return copy
+
+
+@functools.cache
+def _channel_storer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+    """Make the function that writes a row of tiles whose lanes are neighbouring groups."""
+    turn, zero, lanes = _simd_stencil.transpose(isa, dtype), dtype.type(0), isa.vector_bytes // dtype.itemsize
+
+    @inline
+    def finish(sums, line, first, across, size, length, bias, k, step, valid, code):  # type: ignore[no-untyped-def]
+        # Interleave the phases along w, add the bias and apply the activation.
+        for lane in range(lanes):
+            sums[unsigned(line + lane)] = bias[k + min(lane, valid - 1) * step] if bias.size else zero
+        for q in range(length):
+            at, to = first + q % across * size + q // across * lanes, line + (1 + q) * lanes
+            for lane in range(lanes):
+                sums[unsigned(to + lane)] = sums[unsigned(at + lane)] + sums[unsigned(line + lane)]
+            if code:
+                for lane in range(lanes):
+                    sums[unsigned(to + lane)] = activate(sums[unsigned(to + lane)], code)
+
+    @inline
+    def store(y, target, sums, at, n, k, z, p0, q0, phase, rows, pitch, size, bias, code):  # type: ignore[no-untyped-def]
+        yn, yk, yd, yh, yw, P, Q, down, across = target[0], target[1], target[2], target[3], target[4], target[5], target[6], target[7], target[8]
+        lane_step, per_group = target[9], target[9] // yk
+        length, valid = min(across * pitch, Q - across * q0), min(lanes, target[10] - k // per_group)
+        for row in range(rows):
+            p = phase + down * (p0 + row)
+            if p >= P:
+                break
+            to, first = n * yn + k * yk + z * yd + p * yh + across * q0 * yw, at + row * pitch * lanes
+            finish(sums, 0, first, across, size, length, bias, k, per_group, valid, code)
+            if yw == 1:
+                for q in range(0, length, lanes):
+                    count = min(lanes, length - q)
+                    turn(sums, (1 + q) * lanes, lanes, count, lanes, y, to + q, lane_step, valid, count)
+            elif lane_step == 1:
+                for q in range(length):
+                    for lane in range(valid):
+                        y[unsigned(to + q * yw + lane)] = sums[unsigned((1 + q) * lanes + lane)]
+            else:
+                for q in range(length):
+                    for lane in range(valid):
+                        y[unsigned(to + q * yw + lane * lane_step)] = sums[unsigned((1 + q) * lanes + lane)]
+
+    return store
+
+
+@functools.cache
+def _fprop(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
+    """Make the kernel for tiles of so many rows and chains of so many taps and one less: both are part of its code."""
+    long = _simd_stencil.stencil_tile(isa, dtype, rows, chain, not channels)
+    short = _simd_stencil.stencil_tile(isa, dtype, rows, max(1, chain - 1), not channels)
+    lanes = isa.vector_bytes // dtype.itemsize
+    pixel = lanes if channels else 1
+    copy, store = (_channel_copier(isa, dtype), _channel_storer(isa, dtype)) if channels else (_copier(isa, dtype), _storer(isa, dtype))
+
+    @inline
+    def read_weights(weights, w, group, sizes, taps):  # type: ignore[no-untyped-def]
+        for lane in range(min(pixel, sizes[5] - group)):
+            for k in range(sizes[6]):
+                for tap in range(len(taps)):
+                    weights[(k * len(taps) + tap) * pixel + lane] = w[(group + lane) * sizes[8] + k * sizes[9] + taps[tap]]
+
+    @inline
+    def add_taps(sums, at, width, block, first, weights, wi, sizes, columns, calls, start, stop):  # type: ignore[no-untyped-def]
+        # A row of tiles: each call adds its columns of taps to all of them, chunk after chunk.
+        tiles, tile_step, x_step, row_step, out_step, size, chunks = sizes[13], sizes[14], sizes[21], sizes[15], sizes[16], sizes[18], 0
+        if start == stop:
+            _clear(sums, at, size)
+        for i in range(start, stop):
+            column, count, length, tap, add = calls[i, 0], calls[i, 1], calls[i, 2], wi + calls[i, 3] * pixel, calls[i, 4]
+            for tile in range(tiles):
+                x, to = first + tile * x_step, at + tile * tile_step
+                if length == chain:
+                    long(block, x, row_step, columns, column, count, weights, tap, sums, to, out_step, add)
+                else:
+                    short(block, x, row_step, columns, column, count, weights, tap, sums, to, out_step, add)
+            if calls[i, 5]:
+                carry(sums[at:], size, width, chunks)
+                chunks += 1
+        if chunks:
+            total(sums[at:], size, width, chunks)
+
+    def stencil(first, last, workers, scratch, x, w, y, bias, code, sizes, source, target, slices, columns, taps, calls, starts):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[n,k,z,p,q] = Σ_c Σ_t Σ_r Σ_s w[k,c,t,r,s] · x[n,c,i(z,t),i(p,r),i(q,s)], padding as zeros.
+        # THE SCHEDULE: a tile is a block of rows × outputs of one (n, z) and group (or vector of groups). What it reads is copied
+        # to L1 or L2; a row of register tiles takes all taps of one phase, CHUNK terms at a time, and is stored from L1.
+        group_blocks, Z, p_blocks, q_blocks, K = sizes[1], sizes[2], sizes[3], sizes[4], sizes[6]
+        height, width, high, copied, size, line = sizes[10], sizes[11], sizes[12], sizes[17], sizes[18], sizes[19]
+        down, across = target[7], target[8]
+        for worker in prange(workers):
+            block, weights = scratch[worker], scratch[worker][copied:]
+            sums = weights[K * len(taps) * pixel :]
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                rest, q0 = tile // q_blocks, tile % q_blocks * width
+                rest, p0 = rest // p_blocks, rest % p_blocks * height
+                rest, z = rest // Z, rest % Z
+                n, group = rest // group_blocks, rest % group_blocks * pixel
+                copy(block, 0, x, source, slices, n, group, z, p0, q0)
+                read_weights(weights, w, group, sizes, taps)
+                for k in range(K):
+                    for phase in range(down):
+                        for row in range(0, height, high):
+                            if phase + down * (p0 + row) >= target[5]:
+                                break
+                            for pr in range(high):
+                                for j in range(0, min(target[6], width * across), lanes):
+                                    soon_written(
+                                        y,
+                                        n * target[0]
+                                        + (group * K + k) * target[1]
+                                        + z * target[2]
+                                        + (phase + down * (p0 + row + pr)) * target[3]
+                                        + across * q0 * target[4]
+                                        + j * target[4],
+                                    )
+                            for shift in range(across):
+                                start, stop = starts[phase * across + shift], starts[phase * across + shift + 1]
+                                at, wi, xi = line + shift * size, k * len(taps) * pixel, row * sizes[15]
+                                add_taps(sums, at, across * size, block, xi, weights, wi, sizes, columns, calls, start, stop)
+                            store(y, target, sums, line, n, group * K + k, z, p0 + row, q0, phase, high, width, size, bias, code)
+
+    return Kernel(stencil, f"-{isa.name}-{dtype.name}-{rows}x{chain}{'c' * channels}")
+
+
+@functools.cache
+def _wgrad(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
+    """Make wgrad's kernel for places of so many rows and chains of so many taps and one less."""
+    long, short = _simd_stencil.stencil_dots(isa, dtype, rows, chain), _simd_stencil.stencil_dots(isa, dtype, rows, max(1, chain - 1))
+    lanes, room = isa.vector_bytes // dtype.itemsize, CHUNK // rows
+    copy, pixel = (_channel_copier(isa, dtype), lanes) if channels else (_copier(isa, dtype), 1)
+
+    @inline
+    def add_places(sums, block, dy, sizes, columns, calls, places, first, count):  # type: ignore[no-untyped-def]
+        for k in range(sizes[6]):
+            for i in range(len(calls)):
+                column, length = calls[i, 0], calls[i, 2]
+                to, slopes = (k * sizes[7] + calls[i, 3]) * lanes, dy + k * sizes[20]
+                for m in range(calls[i, 1]):
+                    x, at = columns[column + m], to + m * length * lanes
+                    if length == chain:
+                        long(block, x, block, slopes, sizes[15], places, first, count, sums, at)
+                    else:
+                        short(block, x, block, slopes, sizes[15], places, first, count, sums, at)
+
+    @inline
+    def store(pieces, piece, sums, group, sizes, taps):  # type: ignore[no-untyped-def]
+        for k in range(sizes[6]):
+            for tap in range(len(taps)):
+                at, half, to = (k * len(taps) + tap) * lanes, lanes // 2, k * sizes[9] + taps[tap]
+                if channels:
+                    for lane in range(min(lanes, sizes[5] - group)):
+                        pieces[piece, (group + lane) * sizes[8] + to] = sums[at + lane]
+                    continue
+                while half:
+                    for lane in range(half):
+                        sums[at + lane] += sums[at + lane + half]
+                    half //= 2
+                pieces[piece, group * sizes[8] + to] = sums[at]
+
+    def wgrad(first, last, workers, scratch, dy, x, pieces, sizes, source, slices, slopes, itself, columns, taps, calls, places):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: dw[k,c,t,r,s] = Σ_n Σ_z Σ_p Σ_q dy[n,k,z,p,q] · x[n,c,i(z,t),i(p,r),i(q,s)].
+        # THE SCHEDULE: a tile is one group over one piece of the blocks. A block's x and dy are copied to L1 or L2; for each chain
+        # of taps the rows of dy stay in registers, and a sum per tap and lane takes all places, CHUNK terms at a time.
+        group_blocks, Z, p_blocks, q_blocks, tiles = sizes[1], sizes[2], sizes[3], sizes[4], sizes[13]
+        height, width, high, copied = sizes[10], sizes[11], sizes[12], sizes[17]
+        size, blocks = sizes[6] * sizes[7] * lanes, sizes[0] // group_blocks
+        for worker in prange(workers):
+            block = scratch[worker]
+            sums = block[copied + sizes[6] * sizes[20] + lanes * lanes :]
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                group, piece, used, chunks = tile // len(pieces) * pixel, tile % len(pieces), 0, 0
+                sums[:size] = 0
+                for unit in range(blocks * piece // len(pieces), blocks * (piece + 1) // len(pieces)):
+                    rest, q0 = unit // q_blocks, unit % q_blocks * width
+                    rest, p0 = rest // p_blocks, rest % p_blocks * height
+                    n, z = rest // Z, rest % Z
+                    copy(block, 0, x, source, slices, n, group, z, p0, q0)
+                    copy(block, copied, dy, slopes, itself, n, group, z, p0, q0)
+                    done, count = 0, (min(height, slopes[5] - p0) + high - 1) // high * tiles
+                    while done < count:
+                        now = min(count - done, room - used)
+                        add_places(sums, block, copied, sizes, columns, calls, places, done, now)
+                        done, used = done + now, used + now
+                        if used == room:
+                            carry(sums, size, size, chunks)
+                            used, chunks = 0, chunks + 1
+                total(sums, size, size, chunks)
+                store(pieces, piece, sums, group, sizes, taps)
+
+    return Kernel(wgrad, f"-{isa.name}-{dtype.name}-{rows}x{chain}{'c' * channels}")
+
+
+def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
+    """Return the problem whose input is copied: dgrad is the transposed problem's fprop."""
+    if op != "dgrad":
+        return problem
+    if "transposed" not in problem.derived:
+        problem.derived["transposed"] = problem.transpose()
+    return problem.derived["transposed"]
+
+
+def _blocks(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Blocks:
+    """Return how the problem is cut; worked out once."""
+    isa = _simd.host()
+    key = ("stencil", op, isa.name, dtype)
+    if key not in problem.derived:
+        lanes = isa.vector_bytes // dtype.itemsize
+        p = _forward(problem, op)
+        channels = p.groups > 3 and (p.channels_last or (p.output[2] <= MOST_INTERLEAVED and p.output[1] > 1))
+        problem.derived[key] = build(p, op == "dgrad", isa, lanes, channels)
+    return problem.derived[key]
+
+
+def _pieces(blocks: Blocks) -> int:
+    """Return into how many pieces wgrad's sum is cut: as many as keep SPLITS tiles busy, whoever computes them."""
+    tiles, groups = int(blocks.sizes[0]), int(blocks.sizes[1])
+    return max(1, min(tiles // groups, -(-SPLITS // groups)))
+
+
+def _wgrad_scratch(blocks: Blocks, dtype: np.dtype[Any]) -> int:
+    """Elements that a thread needs: the copies of x and dy and the levels of the pairwise sums."""
+    tiles, groups, K, taps, copied, dy = (int(blocks.sizes[i]) for i in (0, 1, 6, 7, 17, 20))
+    terms = -(-tiles // groups // _pieces(blocks)) * blocks.places.shape[1] * blocks.rows
+    lanes = _simd.host().vector_bytes // dtype.itemsize
+    return copied + K * dy + lanes**2 + K * taps * lanes * levels(2 * terms, CHUNK)
