@@ -31,7 +31,7 @@ class Reads(NamedTuple):
 
     first: int
     every: int
-    count: int
+    outputs: int
     taps: tuple[tuple[int, int], ...]
 
 
@@ -58,11 +58,10 @@ class Axis(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The three axes, whether the input must be copied to have them, and whether the copy holds zeros."""
+    """The three axes, and whether the input must be copied to have them."""
 
     axes: tuple[Axis, Axis, Axis]
     copied: bool
-    zeros: bool
 
     @property
     def plane(self) -> int:
@@ -75,12 +74,6 @@ class Grid(NamedTuple):
         _, h, w = self.axes
         return (h.size - h.pitch) * w.pitch + w.size - w.pitch + SLACK
 
-    def places(self, parts: tuple[Reads, ...]) -> Array:
-        """Return the place of the outputs of three axes' reads, in their order."""
-        _, h, w = self.axes
-        units = (h.pitch * w.pitch, w.pitch, 1)
-        return _sums([np.arange(part.count) * axis.step * unit for part, axis, unit in zip(parts, self.axes, units, strict=True)])
-
     def offsets(self, parts: tuple[Reads, ...]) -> Array:
         """Return the offset of every tap of three axes' reads, in their order."""
         d, h, w = self.axes
@@ -91,10 +84,10 @@ class Grid(NamedTuple):
         for part, axis, unit, jump in zip(parts, self.axes, units, jumps, strict=True):
             at = [divmod(offset, axis.stride) for _, offset in part.taps]
             terms.append(np.array([(j - axis.low) * unit + axis.phases.index(phase) * jump for j, phase in at], np.int64))
-        return _sums(terms)
+        return sums(terms)
 
 
-def _sums(terms: list[Array]) -> Array:
+def sums(terms: list[Array]) -> Array:
     """Return the sum of every combination, the last axis fastest."""
     return sum(np.ix_(*terms)).astype(np.int64).reshape(-1)  # type: ignore[union-attr]
 
@@ -102,28 +95,27 @@ def _sums(terms: list[Array]) -> Array:
 def taps(p: ConvProblem, parts: tuple[Reads, ...]) -> Array:
     """Return the index in the filter of every tap of three axes' reads, in their order."""
     _, R, S = p.filter
-    return _sums([np.array([tap for tap, _ in part.taps], np.int64) * unit for part, unit in zip(parts, (R * S, S, 1), strict=True)])
+    return sums([np.array([tap for tap, _ in part.taps], np.int64) * unit for part, unit in zip(parts, (R * S, S, 1), strict=True)])
 
 
 def grid(p: ConvProblem, split: bool) -> tuple[Grid, list[tuple[Reads, ...]]]:
     """Return the grid that p's outputs read, in phases if ``split``, and those outputs in groups that read alike."""
     per_axis = [reads(p, axis) for axis in range(3)]
-    axes, copied, zeros = [], False, False
+    axes, copied = [], False
     for a, parts in enumerate(per_axis):
         stride = p.stride[a] if split else 1
         step = 1 if split else p.stride[a]
-        ends = [(offset // stride, (part.count - 1) * step + offset // stride, offset % stride) for part in parts for _, offset in part.taps]
+        ends = [(offset // stride, (part.outputs - 1) * step + offset // stride, offset % stride) for part in parts for _, offset in part.taps]
         low, last = min((e[0] for e in ends), default=0), max((e[1] for e in ends), default=0)
         before, behind = max(0, -low), max(0, last - (p.input[a] - 1) // stride)
-        zeros |= stride > 1 or before + behind > 0
-        spread = max(((part.count - 1) * step for part in parts), default=0)  # of the outputs, which must stay apart
+        spread = max(((part.outputs - 1) * step for part in parts), default=0)  # of the outputs, which must stay apart
         size = max(last - low, spread) + 1
         copied |= stride > 1 or before + behind > 0 or spread >= p.input[a]
         shared = min(before, behind, size - 1 - spread) if stride == 1 and a > 0 else 0
         axes.append(Axis(stride, tuple(sorted({e[2] for e in ends})) or (0,), low, size - shared, size, step))
     if not copied:  # the input itself, all of it
         axes = [Axis(1, (0,), 0, p.input[a], p.input[a], axis.step) for a, axis in enumerate(axes)]
-    return Grid(tuple(axes), copied, zeros), list(itertools.product(*per_axis))  # type: ignore[arg-type]
+    return Grid(tuple(axes), copied), list(itertools.product(*per_axis))  # type: ignore[arg-type]
 
 
 def reads_zeros(p: ConvProblem) -> bool:

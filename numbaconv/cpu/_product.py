@@ -42,7 +42,8 @@ def kernel(isa: _simd.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                         panel[unsigned(to + i)] = b[source + i] if source + i < b.size else 0
 
     @inline
-    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, b, b_place, b_steps, b_step, count, vectors, sums, add, every, ahead, ahead_step):  # type: ignore[no-untyped-def]
+    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, b, b_place, b_steps, b_step, count, vectors, sums, add, every,  # type: ignore[no-untyped-def]
+                      ahead, ahead_step):  # fmt: skip
         size = height * vectors * width
         for block in range(filled):
             at, valid, to = place + blocks[first + block, 0], blocks[first + block, 1], block * size
@@ -83,20 +84,24 @@ def kernel(isa: _simd.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
         return broken
 
     @inline
-    def add_chunk(a, at_a, a_row, b, at_b, reach, line, blocks, first, filled, a_steps, b_steps, panel_table, step, count, sums, panel, add, every, ahead, ahead_step):  # type: ignore[no-untyped-def]
+    def add_chunk(a, at_a, a_row, b, at_b, reach, line, blocks, first, filled, a_steps, b_steps, panel_table, step, count, sums, panel, add,  # type: ignore[no-untyped-def]
+                  every, ahead, ahead_step):  # fmt: skip
         vectors = line[COUNT]
         if line[NEIGHBOURS] and at_b + line[PLACES] + reach + vectors * width <= b.size:
-            multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, b, at_b + line[PLACES], b_steps, step, count, vectors, sums, add, every, ahead, ahead_step)
+            multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, b, at_b + line[PLACES], b_steps, step, count, vectors, sums, add,
+                          every, ahead, ahead_step)  # fmt: skip
         else:
             gather(panel, b, at_b, line, vectors, b_steps, step, count)
             table = panel_table + (vectors - 1) * CHUNK
-            multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, panel, 0, b_steps, table, count, vectors, sums, add, 0, ahead, ahead_step)
+            multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, panel, 0, b_steps, table, count, vectors, sums, add,
+                          0, ahead, ahead_step)  # fmt: skip
 
     @inline
     def store_rows(sums, span, columns, targets, line0, count_lines, blocks, block, slot, place, y, y_row, bias, bias_at, zeros, code):  # type: ignore[no-untyped-def]
         # Line after line of a row, so that neighbours in y are written together.
         valid, here, broken = blocks[block, 1], place + blocks[block, 2], 0
-        if code > 1:
+        before = code > 1 or code == 1 and targets.size > 0  # the store itself knows relu alone, and scatter nothing
+        if before:
             for i in range(count_lines):
                 line = columns[line0 + i]
                 shift_at = bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3])
@@ -106,25 +111,27 @@ def kernel(isa: _simd.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                 line = columns[line0 + i]
                 vectors = line[COUNT]
                 source = i * span + (slot * height + r) * vectors * width
-                shift_at = 0 if code > 1 else bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3] + r)
+                shift_at = 0 if before else bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3] + r)
                 if targets.size:
-                    broken |= scatter(sums, source, vectors, targets[line0 + i], y, here + r * y_row, zeros if code > 1 else bias, shift_at)
+                    broken |= scatter(sums, source, vectors, targets[line0 + i], y, here + r * y_row, zeros if before else bias, shift_at)
                     continue
                 for v in range(vectors):
                     which = shift_at + (v * width if bias_per_lane else 0)
                     to = here + r * y_row + line[TARGETS + v]
-                    broken |= store(sums, source + v * width, y, to, line[MASKS + v], zeros if code > 1 else bias, which, code == 1)
+                    broken |= store(sums, source + v * width, y, to, line[MASKS + v], zeros if before else bias, which, code == 1)
         return broken
 
-    def product(first, last, workers, scratch, a, b, y, bias, zeros, code, flags, geometry, a_steps, b_steps, blocks, columns, targets):  # type: ignore[no-untyped-def]
+    def product(first, last, workers, scratch, a, b, y, bias, zeros, code, flags,  # type: ignore[no-untyped-def]
+                geometry, a_steps, b_steps, blocks, columns, targets):  # fmt: skip
         # THE ALGORITHM: y[row, lane] = Σ_step a[place(row) + a_steps[step]] · b[place(lane) + b_steps[step]].
         # THE SCHEDULE: a tile is some blocks of ROWS rows times some lines of up to MOST vectors of columns. CHUNK steps at a time
         # each block of each line is multiplied in registers; the sums of the tile stay in L2. Lines are innermost, so that the
         # rows' operand, of a size for L2 (gemm.py), serves all of them. flags[tile] says whether a sum is not finite.
         blocks_each, supers, outer, lines_each, line_groups = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
         pieces, reps, steps, reach, panel_table = geometry[6], geometry[7], geometry[8], geometry[9], geometry[10]
-        a_group, a_outer, a_rep, a_row, b_group, b_outer, b_rep = geometry[11], geometry[12], geometry[13], geometry[14], geometry[15], geometry[16], geometry[17]
-        y_group, y_outer, y_piece, y_row, bias_group, every = geometry[18], geometry[19], geometry[20], geometry[21], geometry[22], geometry[23]
+        a_group, a_outer, a_row, b_group, b_outer = geometry[11], geometry[12], geometry[16], geometry[17], geometry[18]
+        y_group, y_outer, y_piece, y_row, bias_group = geometry[22], geometry[23], geometry[24], geometry[25], geometry[26]
+        planes, rows, every = geometry[27], geometry[28], geometry[29]
         chunks, span = (steps + CHUNK - 1) // CHUNK, blocks_each * height * MOST * width
         for worker in prange(workers):
             sums, upper = scratch[worker][: lines_each * span], scratch[worker][lines_each * span : 2 * lines_each * span]
@@ -138,7 +145,9 @@ def kernel(isa: _simd.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                 begin, end = reps * chunks * piece // pieces, reps * chunks * (piece + 1) // pieces
                 for unit in range(begin, end):
                     rep, step, done = unit // chunks, unit % chunks * CHUNK, unit - begin
-                    at_a, at_b = group * a_group + n * a_outer + rep * a_rep, group * b_group + n * b_outer + rep * b_rep
+                    sample, plane, row = rep // rows // planes, rep // rows % planes, rep % rows
+                    at_a = group * a_group + n * a_outer + sample * geometry[13] + plane * geometry[14] + row * geometry[15]
+                    at_b = group * b_group + n * b_outer + sample * geometry[19] + plane * geometry[20] + row * geometry[21]
                     count, add = min(CHUNK, steps - step), int(done % CHUNKS != 0)
                     for i in range(count_lines):
                         following = columns[line0 + i + 1 if i + 1 < count_lines else line0, PLACES]

@@ -157,7 +157,8 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int) -> Any:
             row, valid, count, add = (arguments[n] for n in (2, 3, 10, 13))
             last = builder.sub(valid, I64(1))
             row_at = [builder.mul(row, builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last)) for r in range(rows)]
-            before, loop, fresh, old, end = builder.block, *(builder.append_basic_block(n) for n in ("step", "fresh", "old", "end"))
+            before = builder.block
+            loop, fresh, old, end = (builder.append_basic_block(n) for n in ("step", "fresh", "old", "end"))
             builder.branch(loop)
             builder.position_at_end(loop)
             k, sums = builder.phi(I64), [builder.phi(code.vector) for _ in range(rows * vectors)]
@@ -214,7 +215,9 @@ def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool) -> Any:
             broken = builder.bitcast(builder.and_(builder.fcmp_unordered("uno", difference, code.zero), mask), integer)
             negative = builder.and_(builder.fcmp_ordered("<", value, code.zero), code.splat(builder, builder.icmp_signed("!=", arguments[7], I64(0))))
             value = builder.select(negative, code.zero, value)
-            value = code.call(builder, f"llvm.experimental.vector.compress.{code.suffix}", code.vector, value, mask, ir.Constant(code.vector, ir.Undefined))
+            value = code.call(
+                builder, f"llvm.experimental.vector.compress.{code.suffix}", code.vector, value, mask, ir.Constant(code.vector, ir.Undefined)
+            )
             count = builder.zext(builder.ctpop(builder.trunc(bits, integer)), I64)
             code.save_some(builder, value, y, code.first(builder, count))
             return builder.zext(builder.icmp_unsigned("!=", broken, integer(0)), I64)

@@ -1,0 +1,314 @@
+"""The tables of `gemm`: which rows and lanes a product has, where their operands lie and where the results go.
+
+Everything but `build` is arithmetic, so that a problem of any size can be planned; `build` takes no more than the tables it returns.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbaconv.cpu import _grid, _product, _simd
+from numbaconv.cpu._grid import Grid, Reads
+from numbaconv.cpu._product import CHUNK, COUNT, LINE, MASKS, MOST, NEIGHBOURS, PLACES, TARGETS
+from numbaconv.problem import ConvProblem, Op
+
+SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2
+BLOCKS, LINES = 32, 8  # blocks of rows and lines of columns of a tile, at most
+FEWEST_TILES = 32  # to share among threads: tiles are made smaller, and wgrad's sum is cut into pieces, whoever computes them
+IN_CACHE = 512 << 10  # bytes of a sample that stay in L2: more is prefetched
+MOST_STEPS = 1 << 16  # of one table: wgrad of larger images goes by planes or lines
+SLAB = 1 << 12  # vectors whose lanes are worked out at once
+Array = np.ndarray[Any, Any]
+Parts = tuple[Reads, Reads, Reads]
+
+
+class Tables(NamedTuple):
+    """What the product kernel takes besides its operands."""
+
+    geometry: Array
+    a_steps: Array
+    b_steps: Array
+    blocks: Array
+    columns: Array
+    targets: Array
+
+
+class Shape(NamedTuple):
+    """The sizes of one product; ``reps`` × ``steps`` terms are summed, and ``together`` says which axes of pixels are steps."""
+
+    part: Parts
+    outer: int
+    blocks: int
+    vectors: int
+    lines: int
+    scatters: bool
+    reps: int
+    steps: int
+    together: tuple[int, int, int, int]
+    blocks_each: int
+    lines_each: int
+    pieces: int
+    scratch: int
+    entries: int
+
+
+def channels_last(p: ConvProblem, op: Op) -> bool:
+    """Return whether the kernel wants the channels of the input last."""
+    return p.channels_last or op == "wgrad"
+
+
+def copies(p: ConvProblem, op: Op, g: Grid) -> bool:
+    """Return whether the kernel cannot read the input itself."""
+    return g.copied or (channels_last(p, op) and (p.groups > 1 or not p.channels_last))
+
+
+def pitch(p: ConvProblem, isa: _simd.Isa, dtype: np.dtype[Any]) -> int:
+    """Elements of a step of transposed weights: whole vectors."""
+    width = isa.width(dtype)
+    return -(-(p.out_channels // p.groups) // width) * width
+
+
+def shapes(p: ConvProblem, op: Op, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[Grid, list[Shape]]:
+    """Return the grid of the input and the products that make up an operation, whose forward problem is p."""
+    g, parts = _grid.grid(p, split=not channels_last(p, op))
+    return g, [_shape(p, op, g, part, isa, dtype) for part in parts]  # type: ignore[arg-type]
+
+
+def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, isa: _simd.Isa, dtype: np.dtype[Any]) -> Shape:
+    width, channels, filters = isa.width(dtype), p.in_channels // p.groups, p.out_channels // p.groups
+    steps, outer, reps, together, scatters = channels * math.prod(len(r.taps) for r in part), p.batch, 1, (1, 1, 1, 1), False
+    blocks = -(-filters // isa.rows)
+    if op == "wgrad":
+        outer, runs, together = 1, _runs(p), _together(p)
+        steps = math.prod(together)
+        reps = p.batch * math.prod(p.output) // steps
+        vectors, lines = (sum(-(-size // each) for size in runs) for each in (width, width * isa.vectors))
+        lines = sum(_line_counts(-(-size // width), isa.vectors)[0] for size in runs)
+        scatters = p.flipped and p.filter != (1, 1, 1)
+    elif p.channels_last:
+        z, q = _merged(p, g, part)
+        blocks, vectors = z * -(-q // isa.rows), pitch(p, isa, dtype) // width
+        lines = _line_counts(vectors, isa.vectors)[0]
+    else:
+        vectors, scatters = _vectors(g, part, width), any(r.every > 1 for r in part)
+        lines = _line_counts(vectors, isa.vectors)[0]
+    block_bytes = isa.rows * MOST * isa.vector_bytes  # of the sums of a block and a line
+    blocks_each, units = min(BLOCKS, blocks), reps * -(-steps // CHUNK)
+    tiles = p.groups * outer * (1 if op == "wgrad" else lines)
+    while blocks_each > 8 and tiles * -(-blocks // blocks_each) < FEWEST_TILES:
+        blocks_each = -(-blocks_each // 2)
+    tiles *= -(-blocks // blocks_each)
+    most = lines if op == "wgrad" else min(LINES, tiles // FEWEST_TILES)
+    lines_each = max(1, min(most, lines, SUMS_BYTES // (blocks_each * block_bytes)))
+    groups = -(-lines // lines_each)
+    pieces = max(1, min(units, -(-FEWEST_TILES // (tiles * groups)))) if op == "wgrad" else 1
+    scratch = _product.scratch(blocks_each, lines_each, isa, dtype)
+    entries = 2 * steps + (MOST * (MOST + 1) // 2 + 4) * CHUNK + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
+    return Shape(part, outer, blocks, vectors, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries)
+
+
+def _vectors(g: Grid, part: Parts, width: int) -> int:
+    """Vectors that cover a channel's outputs: in one go, junk between the lines included, or line by line if that is a tenth fewer."""
+    (z, p, q), (_, h, w) = (r.outputs for r in part), g.axes
+    at_once, by_line = -(-(((z - 1) * h.pitch + p - 1) * w.pitch + q) // width), z * p * -(-q // width)
+    return by_line if by_line <= 0.9 * at_once else at_once
+
+
+def _merged(p: ConvProblem, g: Grid, part: Parts) -> tuple[int, int]:
+    """Return the lines of pixels and their length, lines that follow each other evenly in both input and output taken as one."""
+    (z, h, q), w = (r.outputs for r in part), g.axes[2]
+    if not copies(p, "fprop", g) and all(r.every == 1 for r in part) and p.filter == (1, 1, 1) and w.step == g.axes[1].step == g.axes[0].step == 1:
+        if (z, h, q) == p.input:
+            return 1, z * h * q
+    return z * h, q
+
+
+def _runs(p: ConvProblem) -> list[int]:
+    """Return the lengths of wgrad's runs of neighbouring lanes: (s, c) of each (t, r) where the taps are neighbours, else c."""
+    T, R, S = p.filter
+    channels = p.in_channels // p.groups
+    return [S * channels] * (T * R) if p.dilation[2] == 1 else [channels] * (T * R * S)
+
+
+def _together(p: ConvProblem) -> tuple[int, int, int, int]:
+    """Return how many samples, planes, lines and pixels of wgrad's sum one table of steps covers: enough for a chunk, where there are."""
+    sizes, taken = (p.batch, *p.output), [1, 1, 1, 1]
+    for axis in (3, 2, 1, 0):
+        inner = math.prod(taken)
+        if axis > 0 and (axis == 3 or inner * sizes[axis] <= MOST_STEPS):
+            taken[axis] = sizes[axis]
+        elif axis == 0 and math.prod(taken[1:]) == math.prod(p.output):
+            taken[0] = next(m for m in range(min(p.batch, max(1, CHUNK // max(1, inner))), 0, -1) if p.batch % m == 0)
+        else:
+            break
+    return taken[0], taken[1], taken[2], taken[3]
+
+
+def _line_counts(vectors: int, most: int) -> tuple[int, list[int]]:
+    """Return how many lines of at most ``most`` vectors there are, and the sizes of the last two, none of which is 1 if that can be."""
+    lines = -(-vectors // most)
+    last = vectors - (lines - 1) * most
+    return lines, [most - 1, 2] if most > 2 and last == 1 and lines > 1 else [most, last]
+
+
+def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _simd.Isa, dtype: np.dtype[Any]) -> Tables:
+    """Return the tables of one product."""
+    make = _wgrad if op == "wgrad" else _pixel_rows if p.channels_last else _pixel_lanes
+    strides, a_steps, b_steps, blocks, (columns, targets) = make(p, g, shape, isa, dtype)
+    supers, line_groups = -(-shape.blocks // shape.blocks_each), -(-shape.lines // shape.lines_each)
+    tiles = p.groups * supers * shape.outer * line_groups * shape.pieces
+    every = 0 if channels_last(p, op) else _every(p, g, dtype)
+    geometry = (
+        tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
+        max(b_steps, default=0), shape.steps, *strides, every,
+    )  # fmt: skip
+    panel = [np.arange(CHUNK) * v * isa.width(dtype) for v in range(1, MOST + 1)]
+    tables = (np.asarray(values, np.int64) for values in (geometry, a_steps, np.concatenate([b_steps, *panel]), blocks, columns, targets))
+    return Tables(*tables)
+
+
+# Each of the following returns the strides that the kernel unpacks (a: group, outer, rep ×3, row; b: group, outer, rep ×3; y: group, outer,
+# piece, row; bias: group; the reps' sizes), the steps' offsets in a and b, the table of blocks, and that of columns with its targets.
+
+
+def _pixel_lanes(p, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
+    """Rows are output channels, lanes are pixels: channels first."""
+    channels, filters, volume = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.output)
+    taps = math.prod(p.filter)
+    a_steps = np.add.outer(np.arange(channels) * taps, _grid.taps(p, shape.part)).reshape(-1)
+    b_steps = np.add.outer(np.arange(channels) * g.plane, g.offsets(shape.part)).reshape(-1)
+    first = np.arange(0, filters, isa.rows)
+    blocks = np.stack([first * channels * taps, np.minimum(isa.rows, filters - first), first * volume, first], 1)
+    strides = (
+        filters * channels * taps, 0, 0, 0, 0, channels * taps, channels * g.plane, p.in_channels * g.plane, 0, 0, 0,
+        filters * volume, p.out_channels * volume, 0, volume, filters, 1, 1,
+    )  # fmt: skip
+    return strides, a_steps, b_steps, blocks, _pixel_columns(p, g, shape, isa, isa.width(dtype))
+
+
+def _pixel_rows(p, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
+    """Rows are neighbouring pixels, lanes are output channels: channels last."""
+    channels, filters, volume, steps = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.output), pitch(p, isa, dtype)
+    # The input: (groups, N, pixels, C/groups) if it was copied, else as it came.
+    copied = copies(p, "fprop", g)
+    apart, group, sample = (channels, p.batch * g.plane * channels, g.plane * channels) if copied else (p.in_channels, 0, g.plane * p.in_channels)
+    a_steps = np.add.outer(np.arange(channels), g.offsets(shape.part) * apart).reshape(-1)
+    b_steps = np.arange(channels * math.prod(p.filter)).reshape(channels, -1)[:, _grid.taps(p, shape.part)].reshape(-1) * steps
+    (d, h, w), part, (_, P, Q) = g.axes, shape.part, p.output
+    lines, length = _merged(p, g, part)
+    z, y = (0, 0) if lines == 1 else np.divmod(np.arange(lines), part[1].outputs)
+    at = (z * d.step * h.pitch + y * h.step) * w.pitch
+    to = ((part[0].first + z * part[0].every) * P + part[1].first + y * part[1].every) * Q + part[2].first
+    q = np.arange(0, length, isa.rows)
+    valid = np.broadcast_to(np.minimum(isa.rows, length - q), (lines, len(q)))
+    blocks = np.stack(
+        [np.add.outer(at, q * w.step).reshape(-1) * apart, valid.reshape(-1), np.add.outer(to, q * part[2].every).reshape(-1) * p.out_channels,
+         np.zeros(lines * len(q), np.int64)], 1
+    )  # fmt: skip
+    strides = (
+        group, sample, 0, 0, 0, w.step * apart, channels * math.prod(p.filter) * steps, 0, 0, 0, 0,
+        filters, p.out_channels * volume, 0, part[2].every * p.out_channels, filters, 1, 1,
+    )  # fmt: skip
+    return strides, a_steps, b_steps, blocks, _neighbours(0, np.arange(filters), isa.width(dtype), isa.vectors, False)
+
+
+def _wgrad(p, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
+    """Rows are output channels, lanes are (s, c) of one (t, r), steps are pixels; the result is (groups, K/groups, taps, C/groups)."""
+    channels, filters, taps, width = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.filter), isa.width(dtype)
+    d, h, w = g.axes
+    y = p.strides("y")
+    a_units = (y[0], y[2], y[3], y[4])
+    b_units = tuple(unit * channels for unit in (g.plane, d.step * h.pitch * w.pitch, h.step * w.pitch, w.step))
+    a_steps, b_steps = (_grid.sums([np.arange(n) * u for n, u in zip(shape.together, units, strict=True)]) for units in (a_units, b_units))
+    reps = [size // n for size, n in zip((p.batch, *p.output), shape.together, strict=True)]
+    a_reps, b_reps = ([unit * n for unit, n in zip(units, shape.together, strict=True)][:3] for units in (a_units, b_units))
+    first = np.arange(0, filters, isa.rows)
+    blocks = np.stack([first * y[1], np.minimum(isa.rows, filters - first), first * channels * taps, first], 1)
+    offsets, order = g.offsets(shape.part) * channels, _grid.taps(p, shape.part) * channels
+    lines, tables, tap = [], [], 0
+    for run in _runs(p):
+        these = slice(tap, tap + run // channels)
+        targets = (order[these, None] + np.arange(channels)).reshape(-1)
+        columns, table = _neighbours(offsets[tap], targets, width, isa.vectors, shape.scatters)
+        lines.append(columns)
+        tables.append(table)
+        tap += run // channels
+    strides = (
+        filters * y[1], 0, *a_reps, y[1], p.batch * g.plane * channels, 0, *b_reps,
+        filters * channels * taps, 0, p.out_channels * channels * taps, channels * taps, 0, *reps[1:3],
+    )  # fmt: skip
+    return strides, a_steps, b_steps, blocks, (np.concatenate(lines), np.concatenate(tables))
+
+
+def _every(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> int:
+    """Return which steps' lines of the input to prefetch: taps that are neighbours read the same; 0 for a sample that stays in L2."""
+    if p.in_channels * g.plane * dtype.itemsize <= IN_CACHE:
+        return 0
+    return p.filter[2] if p.dilation[2] == 1 and p.stride[2] == 1 else 1
+
+
+def _columns(places: Array, masks: Array, firsts: Array, width: int, most: int) -> tuple[Array, Array, Array]:
+    """Return the table of columns of vectors, and each vector's line and slot in it."""
+    vectors = len(places)
+    lines, (_, last) = _line_counts(vectors, most)
+    start = np.minimum(np.arange(lines) * most, vectors - last)
+    count = np.diff(np.append(start, vectors))
+    line = np.repeat(np.arange(lines), count)
+    slot = np.arange(vectors) - start[line]
+    columns = np.zeros((lines, LINE), np.int64)
+    columns[:, COUNT] = count
+    for column, values in ((PLACES, places), (MASKS, masks), (TARGETS, firsts)):
+        columns[line, column + slot] = values
+    gaps = np.zeros(lines, np.int64)
+    np.add.at(gaps, line[1:], (slot[1:] > 0) & (np.diff(places) != width))
+    columns[:, NEIGHBOURS] = gaps == 0
+    return columns, line, slot
+
+
+def _neighbours(place: int, targets: Array, width: int, most: int, scatter: bool) -> tuple[Array, Array]:
+    """Return the table of columns for lanes that lie side by side from ``place`` on, and that of their targets if they are to scatter."""
+    vectors = -(-len(targets) // width)
+    counts = np.minimum(width, len(targets) - np.arange(vectors) * width)
+    columns, line, slot = _columns(place + np.arange(vectors) * width, (1 << counts) - 1, targets[::width], width, most)
+    table = np.full((len(columns) if scatter else 0, MOST * width), -1, np.int64)
+    if scatter:
+        lane = np.arange(len(targets))
+        table[line[lane // width], slot[lane // width] * width + lane % width] = targets
+    return columns, table
+
+
+def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _simd.Isa, width: int) -> tuple[Array, Array]:
+    """Return the table of columns for the pixels of a channel, and that of their targets if the output is strided."""
+    part, (_, h, w), (_, P, Q) = shape.part, g.axes, p.output
+    z, y, q = (r.outputs for r in part)
+    by_line = shape.vectors == z * y * -(-q // width)
+    per_line = -(-q // width)
+    places, masks, firsts = (np.zeros(shape.vectors, np.int64) for _ in range(3))
+    table = np.full((shape.lines if shape.scatters else 0, MOST * width), -1, np.int64)
+    lanes = []
+    for begin in range(0, shape.vectors, SLAB):
+        index = np.arange(begin, min(begin + SLAB, shape.vectors))
+        if by_line:
+            line, column = np.divmod(index, per_line)
+            at = np.add.outer(column * width, np.arange(width))
+            i, j = (part_[:, None] for part_ in np.divmod(line, y))
+            places[index] = (line // y * h.pitch + line % y) * w.pitch + column * width
+            inside = at < q
+        else:
+            places[index] = index * width
+            row, at = np.divmod(np.add.outer(index * width, np.arange(width)), w.pitch)
+            i, j = np.divmod(row, h.pitch)
+            inside = (i < z) & (j < y) & (at < q)
+        to = ((part[0].first + i * part[0].every) * P + part[1].first + j * part[1].every) * Q + part[2].first + at * part[2].every
+        masks[index] = (inside << np.arange(width)).sum(1)
+        firsts[index] = np.take_along_axis(to, inside.argmax(1)[:, None], 1)[:, 0]
+        if shape.scatters:
+            lanes.append(np.where(inside, to, -1))
+    columns, line, slot = _columns(places, masks, firsts, width, isa.vectors)
+    for n, values in enumerate(lanes):
+        index = np.arange(n * SLAB, n * SLAB + len(values))
+        table[line[index, None], slot[index, None] * width + np.arange(width)] = values
+    return columns, table
