@@ -311,7 +311,7 @@ def test_float16_is_computed_in_float32_and_rounded_once(rng):
 
 LARGE = (
     ("3x3", (4, 17, 40, 37), (19, 17, 3, 3), {"padding": 1}),
-    ("strided", (3, 12, 61, 50), (21, 12, 3, 5), {"stride": (2, 3), "padding": 2}),
+    ("strided", (3, 40, 81, 80), (41, 40, 3, 5), {"stride": (2, 3), "padding": 2}),
     ("depthwise", (4, 32, 56, 56), (32, 1, 5, 5), {"groups": 32, "padding": 2}),
     ("long", (1, 1, 60000), (5, 1, 101), {"padding": 50}),
     ("pointwise", (2, 60, 41, 40), (70, 60, 1, 1), {}),

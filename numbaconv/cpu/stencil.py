@@ -30,7 +30,7 @@ MOST_INTERLEAVED = 32  # outputs of a row: longer ones fill vectors by themselve
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
-SECONDS = {"call": 1.3e-05, "copy": 1.2e-10, "strided": 3.6e-10, "fma": 1.3e-11, "micro": 3.8e-08, "dot": 2.3e-11, "chain": 2.6e-08}
+SECONDS = {"call": 1.3e-05, "copy": 9.3e-11, "strided": 3.5e-10, "fma": 1.3e-11, "micro": 3.6e-08, "dot": 2.2e-11, "chain": 2.8e-08}
 Array = np.ndarray[Any, Any]
 
 
