@@ -11,7 +11,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from numbaconv.cpu._simd import Isa
+from numbaconv.cpu._simd import I32, I64, Isa, _Code
+
+STENCIL_ROWS = 7  # rows of outputs of a slab: with two vectors each, and a factor per tap, they fit 32 registers
 
 
 class _Vectors:
@@ -302,3 +304,108 @@ def transpose(isa: Isa, dtype: np.dtype[Any]) -> Any:
         return signature, generate
 
     return turn
+
+
+@functools.cache
+def slab(isa: Isa, dtype: np.dtype[Any], taps: int, down: int, across: int, vectors: int, edge: bool) -> Any:
+    """Return a compiled-code function for ROWS × ``vectors`` vectors of one channel's outputs, over all channels of x and all taps.
+
+    ``taps`` are the filter's rows, ``down`` and ``across`` (1 or 2) the strides, and ``edge`` says that rows of x may be missing
+    (they and the columns outside of 0 … W − 1 count as zeros). The arguments are
+    (x, xi, pitch, plane, h, H, column, W, dilation, S, C, w, wi, step, wc, y, yi, y_pitch, rows, columns, shift, relu):
+    x[xi] is row h, column 0 of the first channel, ``column`` the first lane's column (negative in the padding), the tap (r, s) of
+    channel c is w[wi + c·wc + (r·S + s)·step], and ``rows`` × ``columns`` outputs are stored from y[yi] on, ``shift`` added and
+    negative ones replaced by 0 if ``relu``. It returns whether one of them is not finite.
+    """
+    rows = STENCIL_ROWS
+    code = _Code(isa, dtype)
+    width = code.width
+
+    @intrinsic
+    def slab(typing, x, xi, pitch, plane, h, H, column, W, dilation, S, C, w, wi, step, wc,  # type: ignore[no-untyped-def]
+             y, yi, y_pitch, valid, columns, shift, relu):  # fmt: skip
+        i = types.int64
+        scalar = types.float32 if dtype == np.float32 else types.float64
+        signature = types.int64(x, *[i] * 10, w, *[i] * 3, y, *[i] * 4, scalar, i)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            x, w, y = (code.pointer(context, builder, signature.args[n], arguments[n], arguments[n + 1]) for n in (0, 11, 15))
+            pitch, plane, h, H, column, W, dilation, S, C = arguments[2:11]
+            step, wc = arguments[13:15]
+            y_pitch, valid, columns, shift, relu = arguments[17:22]
+            before, loop, end = builder.block, builder.append_basic_block("tap"), builder.append_basic_block("sums")
+            integer, none = ir.IntType(width), ir.Constant(code.bits, [0] * width)
+            present = []  # all bits, or none, for each row of x
+            for j in range((rows - 1) * down + taps if edge else 0):
+                present.append(builder.sext(builder.icmp_unsigned("<", builder.add(h, I64(j)), H), integer))
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            n, s, xo, wo = (builder.phi(I64) for _ in range(4))
+            sums = [[builder.phi(code.vector) for _ in range(vectors)] for _ in range(rows)]
+            at = builder.add(column, builder.mul(s, dilation))  # the column of the first lane
+            factors = []
+            for r in range(taps):
+                offset = builder.add(wo, builder.mul(builder.mul(S, I64(r)), step))
+                factors.append(code.splat(builder, builder.load(builder.gep(w, [offset]))))
+            masks = []
+            for v in range(vectors * across):
+                low, high = (code.first(builder, builder.sub(bound, builder.add(at, I64(v * width)))) for bound in (I64(0), W))
+                masks.append(builder.and_(high, builder.not_(low)))
+            totals = [list(row) for row in sums]
+            for j in range((rows - 1) * down + taps):
+                place = builder.add(xo, builder.add(builder.mul(pitch, I64(j)), at))
+                if edge:  # no load from a page that may be missing, not even of no lane, which takes long
+                    place = builder.select(
+                        builder.icmp_signed("!=", present[j], integer(0)), place, builder.add(xo, builder.mul(pitch, builder.neg(h)))
+                    )
+                loaded = []
+                for v in range(vectors * across):
+                    mask = builder.bitcast(builder.and_(present[j], builder.bitcast(masks[v], integer)), code.bits) if edge else masks[v]
+                    loaded.append(code.load_some(builder, builder.gep(x, [builder.add(place, I64(v * width))]), mask))
+                if across == 2:
+                    even = ir.Constant(ir.VectorType(I32, width), list(range(0, 2 * width, 2)))
+                    loaded = [builder.shuffle_vector(*loaded[2 * v : 2 * v + 2], even) for v in range(vectors)]
+                used = [(o, j - o * down) for o in range(rows) if 0 <= j - o * down < taps]
+                for o, r in used:
+                    for v in range(vectors):
+                        totals[o][v] = code.call(builder, f"llvm.fmuladd.{code.suffix}", code.vector, factors[r], loaded[v], totals[o][v])
+                kept = iter(code.here(builder, [totals[o][v] for o, _ in used for v in range(vectors)])) if used else iter(())
+                for o, _ in used:
+                    totals[o] = [next(kept) for _ in range(vectors)]
+            wrap = builder.icmp_signed("==", builder.add(s, I64(1)), S)
+            following = builder.add(n, I64(1))
+            back = builder.mul(step, builder.sub(S, I64(1)))
+            later = (
+                following,
+                builder.select(wrap, I64(0), builder.add(s, I64(1))),
+                builder.select(wrap, builder.add(xo, plane), xo),
+                builder.select(wrap, builder.add(builder.sub(wo, back), wc), builder.add(wo, step)),
+            )
+            for phi, value in zip((n, s, xo, wo), later, strict=True):
+                phi.add_incoming(I64(0), before)
+                phi.add_incoming(value, loop)
+            for phis, values in zip(sums, totals, strict=True):
+                for phi, value in zip(phis, values, strict=True):
+                    phi.add_incoming(code.zero, before)
+                    phi.add_incoming(value, loop)
+            builder.cbranch(builder.icmp_signed("<", following, builder.mul(S, C)), loop, end)
+            builder.position_at_end(end)
+            added, positive = code.splat(builder, shift), code.splat(builder, builder.icmp_signed("!=", relu, I64(0)))
+            broken = none
+            for o in range(rows):
+                there = builder.icmp_signed("<", I64(o), valid)
+                place = builder.select(there, builder.mul(y_pitch, I64(o)), I64(0))
+                for v in range(vectors):
+                    mask = builder.select(there, code.first(builder, builder.sub(columns, I64(v * width))), none)
+                    value = builder.fadd(totals[o][v], added)
+                    strange = builder.fcmp_unordered("uno", builder.fsub(value, value), code.zero)
+                    broken = builder.or_(broken, builder.and_(strange, mask))
+                    negative = builder.and_(builder.fcmp_ordered("<", value, code.zero), positive)
+                    value = builder.select(negative, code.zero, value)
+                    code.save_some(builder, value, builder.gep(y, [builder.add(place, I64(v * width))]), mask)
+            bits = builder.bitcast(broken, ir.IntType(width))
+            return builder.zext(builder.icmp_unsigned("!=", bits, bits.type(0)), I64)
+
+        return signature, generate
+
+    return slab

@@ -17,10 +17,10 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _parallel, _simd, _simd_stencil, direct
+from numbaconv.cpu import _parallel, _simd, _simd_stencil, _slabs, direct
 from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._grid import reads_zeros
-from numbaconv.cpu._sum import carry, levels, total
+from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.cpu.bias import CODES, activate, store_row
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
@@ -30,7 +30,10 @@ MOST_INTERLEAVED = 32  # outputs of a row: longer ones fill vectors by themselve
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
-SECONDS = {"call": 1.3e-05, "copy": 9.3e-11, "strided": 3.5e-10, "fma": 1.3e-11, "micro": 3.6e-08, "dot": 2.2e-11, "chain": 2.8e-08}
+SECONDS = {
+    "call": 1.3e-05, "copy": 9.3e-11, "strided": 3.5e-10, "fma": 1.3e-11, "micro": 3.6e-08, "dot": 2.2e-11, "chain": 2.8e-08,
+    "slab": 2e-08, "row": 3e-11, "term": 6e-12,
+}  # fmt: skip
 Array = np.ndarray[Any, Any]
 
 
@@ -42,6 +45,8 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported("needs a sum of at least one term")
     if op == "wgrad" and problem.input_dilation != (1, 1, 1):
         raise Unsupported("needs an input that is not dilated for wgrad")
+    if op != "wgrad" and _slabs.fits(p := _forward(problem, op)):
+        return _slabs.work(p, dtype)
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad" and (scratch := _wgrad_scratch(blocks, dtype)) > 2 * LARGEST:
         raise Unsupported(f"needs fewer channels or taps: their sums take {scratch} elements")
@@ -63,6 +68,8 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
+    if op != "wgrad" and _slabs.fits(p := _forward(problem, op)):
+        return p.out_channels * dtype.itemsize
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad":
         pieces = _pieces(blocks) * math.prod(problem.shape("w"))
@@ -74,14 +81,19 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     """Overwrite all of ``out``."""
     if op == "wgrad":
         return _run_wgrad(problem, a, b, out)
-    if reads_zeros(_forward(problem, op)) and not np.isfinite(b).all():
+    p, seconds = _forward(problem, op), cost(problem, op, out.dtype)
+    if _slabs.fits(p):
+        if _slabs.run(p, op, a, b, out, options, seconds) and not np.isfinite(b).all():
+            direct.run(problem, op, a, b, out, options)  # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right
+        return None
+    if reads_zeros(p) and not np.isfinite(b).all():
         # 0·∞ in the padding would be NaN: only the sum that leaves the padding out is right.
         return direct.run(problem, op, a, b, out, options)
     blocks = _blocks(problem, op, out.dtype)
     bias = np.empty(0, out.dtype) if options.bias is None else options.bias
     arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], *blocks[:8])
     kernel = _fprop(_simd.host(), out.dtype, blocks.rows, blocks.chain, blocks.channels)
-    _parallel.run(kernel, int(blocks.sizes[0]), (blocks.scratch, out.dtype), arguments, cost(problem, op, out.dtype))
+    _parallel.run(kernel, int(blocks.sizes[0]), (blocks.scratch, out.dtype), arguments, seconds)
 
 
 def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
@@ -91,13 +103,9 @@ def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
                  blocks.columns, blocks.taps, blocks.calls, blocks.places)  # fmt: skip
     kernel = _wgrad(_simd.host(), dw.dtype, blocks.rows, blocks.chain, blocks.channels)
     _parallel.run(kernel, int(blocks.sizes[1]) * len(pieces), (_wgrad_scratch(blocks, dw.dtype), dw.dtype), arguments, seconds)
-    with np.errstate(invalid="ignore", over="ignore"):
-        while len(pieces) > 1:  # pairwise, in an order that depends on the problem alone
-            half = len(pieces) // 2
-            pieces[:half] += pieces[len(pieces) - half :]
-            pieces = pieces[: len(pieces) - half]
-    if np.isfinite(pieces).all():
-        dw.reshape(-1)[:] = pieces[0]
+    added = add_pairwise(pieces)
+    if np.isfinite(added).all():
+        dw.reshape(-1)[:] = added
     else:  # it may be 0·∞ in the padding or beyond the end of a row
         direct.run(problem, "wgrad", dy, x, dw, Options())
 
