@@ -26,6 +26,8 @@ from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
+MOST_PHASES = 64  # products of a strided dgrad
+MOST_TERMS = 1 << 18  # entries of a table of steps
 MOST_KEPT = 1 << 19  # entries of the tables kept with a problem; larger ones cost little beside their sums
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
@@ -45,6 +47,10 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported("needs taps that are not flipped and an input that is not dilated for wgrad")
     if any(s > 1 and u > 1 for s, u in zip(p.stride, p.input_dilation, strict=True)):
         raise Unsupported("needs an axis to have a stride or a dilated input, not both")
+    if (phases := math.prod(min(u, o) for u, o in zip(p.input_dilation, p.output, strict=True))) > MOST_PHASES:
+        raise Unsupported(f"needs at most {MOST_PHASES} phases of a transposed stride, got {phases}")
+    if (terms := p.in_channels // p.groups * math.prod(p.filter)) > MOST_TERMS:
+        raise Unsupported(f"needs at most {MOST_TERMS} channels × taps in a group, got {terms}")
     if 0 in p.gemm_shape("fprop"):
         raise Unsupported("needs at least one output and a sum of at least one term")
     isa, size, taps = _simd.host(), dtype.itemsize / 4, math.prod(p.filter)

@@ -26,6 +26,7 @@ from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 AHEAD = 4096  # elements between a copy and what it asks the cache for
 soon, soon_written = _simd_stencil.prefetch(False), _simd_stencil.prefetch(True)
+MOST_TAPS = 1 << 14  # each has an entry in a table
 MOST_INTERLEAVED = 32  # outputs of a row: longer ones fill vectors by themselves (benchmarks/layers.py: 0.12 ms for 0.17 at 28, 0.42 for 0.36 at 56)
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 
@@ -43,6 +44,8 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs float32 or float64, got {dtype.name}")
     if problem.in_channels * problem.out_channels == 0:
         raise Unsupported("needs a sum of at least one term")
+    if (taps := math.prod(problem.filter)) > MOST_TAPS:
+        raise Unsupported(f"needs a filter of at most {MOST_TAPS} taps, got {taps}")
     if op == "wgrad" and problem.input_dilation != (1, 1, 1):
         raise Unsupported("needs an input that is not dilated for wgrad")
     if op != "wgrad" and _slabs.fits(p := _forward(problem, op)):
