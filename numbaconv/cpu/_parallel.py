@@ -35,6 +35,7 @@ BATCH_SECONDS = 0.004  # long enough to hide a 13 µs hand-over, short enough fo
 YIELD_SECONDS = 0.3e-3  # a caller that sleeps at the end of a call is woken on the core of the thread that it waited for
 SERIAL_SECONDS = 60e-6  # below this a second thread costs more than it brings
 CACHE_LINE = 64  # bytes
+FEW = 1 << 12  # elements of scratch that are not worth the microseconds of aligning them
 MOST_THREADS = 1024  # more would be a mistake, and start that many
 Array = np.ndarray[Any, Any]
 
@@ -181,10 +182,12 @@ def run(kernel: Kernel, tiles: int, scratch: tuple[int, Any], arguments: tuple[A
 
 def _aligned(workers: int, size: int, dtype: np.dtype[Any]) -> Array:
     """Allocate a row for each worker that starts on a cache line: a vector that straddles two costs two loads."""
+    if size < FEW:
+        return np.empty((workers, size), dtype)
     line = CACHE_LINE // np.dtype(dtype).itemsize
     size = -(-size // line) * line
     raw = np.empty(workers * size + line, dtype)
-    first = -raw.ctypes.data % CACHE_LINE // raw.itemsize
+    first = -raw.__array_interface__["data"][0] % CACHE_LINE // raw.itemsize  # raw.ctypes takes three times as long
     return raw[first : first + workers * size].reshape(workers, size)
 
 

@@ -16,6 +16,8 @@ CHUNK = 256  # steps summed in registers: an operand's tile stays in the caches,
 CHUNKS = 32  # chunks added in one place; sums of longer ones are added in a second (the rounding of both is that of 32 terms)
 MOST = 3  # vectors of a tile's row: what a line of the table of columns has room for
 # A line of the table of columns: how many vectors, whether they are neighbours, and per vector its place, its lanes (bits) and their place in y.
+# NEIGHBOURS is WHOLE if all lanes of all of them count and their places in y are neighbours too.
+WHOLE = 2
 COUNT, NEIGHBOURS, PLACES, MASKS, TARGETS, LINE = 0, 1, 2, 2 + MOST, 2 + 2 * MOST, 2 + 3 * MOST
 Array = np.ndarray[Any, Any]
 
@@ -27,6 +29,7 @@ def kernel(isa: _simd.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
     tiles = [_simd.multiply(isa, dtype, v) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
     store = _simd.store(isa, dtype, bias_per_lane)
+    whole_one, whole_two, whole_three = (_simd.store_all(isa, dtype, bias_per_lane, min(v, isa.vectors)) for v in (1, 2, 3))
 
     @inline
     def gather(panel, b, place, line, vectors, b_steps, step, count):  # type: ignore[no-untyped-def]
@@ -114,6 +117,15 @@ def kernel(isa: _simd.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                 shift_at = 0 if before else bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3] + r)
                 if targets.size:
                     broken |= scatter(sums, source, vectors, targets[line0 + i], y, here + r * y_row, zeros if before else bias, shift_at)
+                    continue
+                if line[NEIGHBOURS] == WHOLE:
+                    to = here + r * y_row + line[TARGETS]
+                    if vectors == 1:
+                        broken |= whole_one(sums, source, y, to, zeros if before else bias, shift_at, code == 1)
+                    elif vectors == 2:
+                        broken |= whole_two(sums, source, y, to, zeros if before else bias, shift_at, code == 1)
+                    else:
+                        broken |= whole_three(sums, source, y, to, zeros if before else bias, shift_at, code == 1)
                     continue
                 for v in range(vectors):
                     which = shift_at + (v * width if bias_per_lane else 0)

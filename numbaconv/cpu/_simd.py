@@ -228,6 +228,34 @@ def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool) -> Any:
 
 
 @functools.cache
+def store_all(isa: Isa, dtype: np.dtype[Any], per_lane: bool, vectors: int) -> Any:
+    """Return `store` for all lanes of ``vectors`` neighbouring vectors: (tile, ti, y, yi, bias, bi, relu) -> whether one was not finite."""
+    code = _Code(isa, dtype)
+
+    @intrinsic
+    def store_all(typing, tile, ti, y, yi, bias, bi, relu):  # type: ignore[no-untyped-def]
+        i = types.int64
+        signature = types.int64(tile, i, y, i, bias, i, i)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            tile, y, bias = (code.pointer(context, builder, signature.args[n], arguments[n], arguments[n + 1]) for n in (0, 2, 4))
+            one = None if per_lane else code.splat(builder, builder.load(bias))
+            relu = code.splat(builder, builder.icmp_signed("!=", arguments[6], I64(0)))
+            broken = ir.Constant(code.bits, [0] * code.width)
+            for v in range(vectors):
+                value = builder.fadd(code.load(builder, tile, v), code.load(builder, bias, v) if per_lane else one)
+                broken = builder.or_(broken, builder.fcmp_unordered("uno", builder.fsub(value, value), code.zero))
+                negative = builder.and_(builder.fcmp_ordered("<", value, code.zero), relu)
+                code.save(builder, builder.select(negative, code.zero, value), y, v)
+            bits = builder.bitcast(broken, ir.IntType(code.width))
+            return builder.zext(builder.icmp_unsigned("!=", bits, bits.type(0)), I64)
+
+        return signature, generate
+
+    return store_all
+
+
+@functools.cache
 def transpose(isa: Isa, dtype: np.dtype[Any]) -> Any:
     """Return a compiled-code function (x, xi, row, rows, columns, y, yi, column) -> None.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from numbaconv.cpu import _grid, _product, _simd
 from numbaconv.cpu._grid import Grid, Reads
-from numbaconv.cpu._product import CHUNK, COUNT, LINE, MASKS, MOST, NEIGHBOURS, PLACES, TARGETS
+from numbaconv.cpu._product import CHUNK, COUNT, LINE, MASKS, MOST, NEIGHBOURS, PLACES, TARGETS, WHOLE
 from numbaconv.problem import ConvProblem, Op
 
 SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2
@@ -265,6 +265,9 @@ def _columns(places: Array, masks: Array, firsts: Array, width: int, most: int) 
     gaps = np.zeros(lines, np.int64)
     np.add.at(gaps, line[1:], (slot[1:] > 0) & (np.diff(places) != width))
     columns[:, NEIGHBOURS] = gaps == 0
+    np.add.at(gaps, line, masks != (1 << width) - 1)
+    np.add.at(gaps, line[1:], (slot[1:] > 0) & (np.diff(firsts) != width))
+    columns[gaps == 0, NEIGHBOURS] = WHOLE
     return columns, line, slot
 
 
