@@ -37,5 +37,26 @@ def test_tiles_of_every_instruction_set(name: str, dtype: type, monkeypatch: pyt
                 assert np.array_equal(nc.conv2d_grad_input(dy, w, x.shape, **how), reference.run(p, "dgrad", dy5, w5).reshape(x.shape))
 
 
+@pytest.mark.parametrize(
+    ("method", "w_shape", "groups"), [("winograd", (20, 18, 3, 3), 1), ("stencil", (6, 1, 3, 3), 6), ("stencil", (6, 2, 5, 2), 3)]
+)
+@pytest.mark.parametrize("name", list(_simd.ISAS))
+def test_other_kernels_of_every_instruction_set(
+    name: str, method: str, w_shape: tuple[int, ...], groups: int, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    monkeypatch.setattr(_simd, "host", lambda: _simd.ISAS[name])
+    p = ConvProblem.from_shapes((2, w_shape[1] * groups, 13, 40), w_shape, rank=2, padding=1, groups=groups)
+    x, w, dy = (rng.integers(-4, 5, p.shape(t, 2)).astype(np.float32) for t in ("x", "w", "y"))
+    x5, w5, dy5 = (array.reshape(p.shape(t)) for array, t in zip((x, w, dy), "xwy", strict=True))
+    how, near = {"padding": 1, "groups": groups, "method": method}, 1e-2 if method == "winograd" else 0.0
+    results = (
+        (nc.conv2d(x, w, **how), reference.run(p, "fprop", x5, w5)),
+        (nc.conv2d_grad_input(dy, w, x.shape, **how), reference.run(p, "dgrad", dy5, w5)),
+        (nc.conv2d_grad_weight(x, dy, w.shape, **how), reference.run(p, "wgrad", dy5, x5)),
+    )
+    for found, expected in results:
+        np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=0, atol=near)
+
+
 def test_the_host_is_in_the_table() -> None:
     assert _simd.host() in _simd.ISAS.values()
