@@ -33,7 +33,7 @@ SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
 SECONDS = {
     "call": 1.3e-05, "copy": 9.3e-11, "strided": 3.5e-10, "fma": 1.3e-11, "micro": 3.6e-08, "dot": 2.2e-11, "chain": 2.8e-08,
-    "slab": 2e-08, "row": 3e-11, "term": 6e-12,
+    "slab": 3.3e-08, "row": 2.5e-11, "term": 3.6e-12,
 }  # fmt: skip
 Array = np.ndarray[Any, Any]
 
