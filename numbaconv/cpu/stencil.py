@@ -33,7 +33,7 @@ SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
 SECONDS = {
     "call": 1.3e-05, "copy": 9.3e-11, "strided": 3.5e-10, "fma": 1.3e-11, "micro": 3.6e-08, "dot": 2.2e-11, "chain": 2.8e-08,
-    "slab": 3.3e-08, "row": 2.5e-11, "term": 3.6e-12,
+    "slab": 3.3e-08, "row": 2.5e-11, "term": 3.6e-12, "weave": 1.5e-10,
 }  # fmt: skip
 Array = np.ndarray[Any, Any]
 
@@ -48,7 +48,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs a filter of at most {MOST_TAPS} taps, got {taps}")
     if op == "wgrad" and problem.input_dilation != (1, 1, 1):
         raise Unsupported("needs an input that is not dilated for wgrad")
-    if op != "wgrad" and _slabs.fits(p := _forward(problem, op)):
+    if op != "wgrad" and _slabs.phases(p := _forward(problem, op)):
         return _slabs.work(p, dtype)
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad" and (scratch := _wgrad_scratch(blocks, dtype)) > 2 * LARGEST:
@@ -66,13 +66,16 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
 
 def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     """Estimate the seconds on one core, or say why it can't be done."""
-    return sum(SECONDS[name] * count for name, count in work(problem, op, dtype).items())
+    key = ("stencil seconds", op, dtype)
+    if key not in problem.derived:
+        problem.derived[key] = sum(SECONDS[name] * count for name, count in work(problem, op, dtype).items())
+    return problem.derived[key]
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
-    if op != "wgrad" and _slabs.fits(p := _forward(problem, op)):
-        return p.out_channels * dtype.itemsize
+    if op != "wgrad" and _slabs.phases(p := _forward(problem, op)):
+        return _slabs.workspace(p, dtype)
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad":
         pieces = _pieces(blocks) * math.prod(problem.shape("w"))
@@ -85,7 +88,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     if op == "wgrad":
         return _run_wgrad(problem, a, b, out)
     p, seconds = _forward(problem, op), cost(problem, op, out.dtype)
-    if _slabs.fits(p):
+    if _slabs.phases(p):
         if _slabs.run(p, op, a, b, out, options, seconds) and not np.isfinite(b).all():
             direct.run(problem, op, a, b, out, options)  # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right
         return None
