@@ -29,7 +29,7 @@ groups : int
 HOW = """layout : {{"{first}", "{last}"}}
     Order of the axes of x and of the output; w has one order.
 method : str
-    "auto" takes the cheapest algorithm, a name ("direct", "gemm", "winograd") that one. See `explain`.
+    "auto" takes the cheapest algorithm, a name ("gemm", "winograd", "stencil", "direct") that one. See `explain`.
 precision : {{"default", "highest"}}
     Which error bounds "auto" allows: by default those of Winograd too, 64 eps · Σ|x||w| of a tile's largest output; "highest"
     keeps to the bounds of the direct sum.

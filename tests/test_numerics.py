@@ -30,6 +30,14 @@ def compute(algorithm: str, problem: ConvProblem, op: Op, a: Any, b: Any) -> Any
     return out
 
 
+def refuses(algorithm: str, problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> bool:
+    try:
+        room("cpu")[algorithm].cost(problem, op, dtype)
+    except Unsupported:
+        return True
+    return False
+
+
 def problem_of_length(op: Op, length: int, shape: str) -> ConvProblem:
     """Return a cheap problem whose sum for ``op`` has ``length`` terms, along many channels, many taps or many outputs."""
     few = 5 if length > 10_000 else 17
@@ -54,11 +62,15 @@ def problem_of_length(op: Op, length: int, shape: str) -> ConvProblem:
 def test_errors_do_not_grow_with_the_length_of_the_sum(algorithm, op, dtype, rng, record_property):
     worst = {"signed": 0.0, "positive": 0.0}
     late: list[str] = []
+    done = 0
     for shape in ("taps", "channels", "rows"):
         for length in LENGTHS:
             if length > (1000 if (shape == "taps") == (op != "wgrad") else 5000 if dtype == "float64" else 10**6):
                 continue  # the reference takes a step for every tap, and sums in extended precision slowly
             problem = problem_of_length(op, length, shape)
+            if refuses(algorithm, problem, op, np.dtype(dtype)):
+                continue
+            done += 1
             for kind in worst:
                 a, b = operands(problem, op, dtype, rng, kind)
                 exact = exact_sum(problem, op, a, b)
@@ -70,6 +82,8 @@ def test_errors_do_not_grow_with_the_length_of_the_sum(algorithm, op, dtype, rng
                 if found > limit:
                     late.append(f"{shape} {length} {kind}: {found:.2f} eps, allowed {limit:.2f}")
     record_property("worst", str(worst))
+    if not done:
+        pytest.skip(f"{algorithm} does none of these problems")
     print(f"\n{algorithm} {op} {dtype}: worst {worst['signed']:.2f} eps random-sign, {worst['positive']:.2f} eps all-positive")
     assert not late, "\n".join(late)
 

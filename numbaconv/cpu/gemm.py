@@ -27,7 +27,7 @@ from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 MOST_PHASES = 64  # products of a strided dgrad
-MOST_TERMS = 1 << 18  # entries of a table of steps
+MOST_TAPS, MOST_TERMS = 1 << 14, 1 << 20  # of an axis, and entries of a table of steps
 MOST_KEPT = 1 << 19  # entries of the tables kept with a problem; larger ones cost little beside their sums
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
@@ -49,16 +49,17 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported("needs an axis to have a stride or a dilated input, not both")
     if (phases := math.prod(min(u, o) for u, o in zip(p.input_dilation, p.output, strict=True))) > MOST_PHASES:
         raise Unsupported(f"needs at most {MOST_PHASES} phases of a transposed stride, got {phases}")
-    if (terms := p.in_channels // p.groups * math.prod(p.filter)) > MOST_TERMS:
-        raise Unsupported(f"needs at most {MOST_TERMS} channels × taps in a group, got {terms}")
+    taps, terms = max(p.filter), p.in_channels // p.groups * math.prod(p.filter)
+    if taps > MOST_TAPS or terms > MOST_TERMS:
+        raise Unsupported(f"needs at most {MOST_TAPS} taps on an axis and {MOST_TERMS} channels × taps in a group, got {taps} and {terms}")
     if 0 in p.gemm_shape("fprop"):
         raise Unsupported("needs at least one output and a sum of at least one term")
-    isa, size, taps = _simd.host(), dtype.itemsize / 4, math.prod(p.filter)
+    isa, size = _simd.host(), dtype.itemsize / 4
     g, shapes = _tables.shapes(p, op, isa, dtype)
     counted = dict.fromkeys(SECONDS, 0.0)
     if _tables.copies(p, op, g):
         counted["transpose" if _tables.channels_last(p, op) else "copy"] += p.batch * p.in_channels * g.plane * size
-    if p.channels_last and op != "wgrad" or op == "dgrad" or op == "wgrad" and taps > 1:
+    if p.channels_last and op != "wgrad" or op == "dgrad" or op == "wgrad" and math.prod(p.filter) > 1:
         counted["transpose"] += math.prod(p.shape("w")) * size
     for shape in shapes:
         products = p.groups * shape.outer * shape.blocks * shape.vectors
