@@ -7,7 +7,7 @@ import pytest
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _simd
+from numbaconv.cpu import _emit
 from numbaconv.problem import ConvProblem
 
 CASES = [
@@ -19,9 +19,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", list(_simd.ISAS))
+@pytest.mark.parametrize("name", list(_emit.ISAS))
 def test_tiles_of_every_instruction_set(name: str, dtype: type, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    monkeypatch.setattr(_simd, "host", lambda: _simd.ISAS[name])
+    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
     for x_shape, w_shape, options in CASES:
         for channels_last in (False, True):
             p = ConvProblem.from_shapes(
@@ -40,11 +40,11 @@ def test_tiles_of_every_instruction_set(name: str, dtype: type, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("method", "w_shape", "groups"), [("winograd", (20, 18, 3, 3), 1), ("stencil", (6, 1, 3, 3), 6), ("stencil", (6, 2, 5, 2), 3)]
 )
-@pytest.mark.parametrize("name", list(_simd.ISAS))
+@pytest.mark.parametrize("name", list(_emit.ISAS))
 def test_other_kernels_of_every_instruction_set(
     name: str, method: str, w_shape: tuple[int, ...], groups: int, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    monkeypatch.setattr(_simd, "host", lambda: _simd.ISAS[name])
+    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
     p = ConvProblem.from_shapes((2, w_shape[1] * groups, 13, 40), w_shape, rank=2, padding=1, groups=groups)
     x, w, dy = (rng.integers(-4, 5, p.shape(t, 2)).astype(np.float32) for t in ("x", "w", "y"))
     x5, w5, dy5 = (array.reshape(p.shape(t)) for array, t in zip((x, w, dy), "xwy", strict=True))
@@ -59,4 +59,4 @@ def test_other_kernels_of_every_instruction_set(
 
 
 def test_the_host_is_in_the_table() -> None:
-    assert _simd.host() in _simd.ISAS.values()
+    assert _emit.host() in _emit.ISAS.values()

@@ -16,7 +16,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _parallel, _simd
+from numbaconv.cpu import _emit, _parallel, _simd
 from numbaconv.problem import ConvProblem
 
 # Seconds for an element of float32 on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
@@ -131,12 +131,12 @@ def copy_planes(p: ConvProblem, x: Array, g: Grid) -> Array:
     phases = np.array([phase for axis in g.axes for phase in axis.phases], np.int64)
     numbers = [(len(a.phases), a.pitch, a.low, a.stride) for a in g.axes]
     geometry = np.array([*p.input, *(n for axis in numbers for n in axis)], np.int64)
-    _parallel.run(_planes(_simd.host(), x.dtype), p.batch * p.in_channels, (0, x.dtype), (x.reshape(-1), out, geometry, phases), size * COPY_SECONDS)
+    _parallel.run(_planes(_emit.host(), x.dtype), p.batch * p.in_channels, (0, x.dtype), (x.reshape(-1), out, geometry, phases), size * COPY_SECONDS)
     return out
 
 
 @functools.cache
-def _planes(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
+def _planes(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
     one, two, width = _simd.move(isa, dtype, 1), _simd.move(isa, dtype, 2), isa.width(dtype)
 
     def planes(first, last, workers, scratch, x, out, geometry, phases):  # type: ignore[no-untyped-def]
@@ -178,11 +178,11 @@ def copy_pixels(p: ConvProblem, x: Array, g: Grid) -> Array:
     numbers = [(a.pitch, a.low) for a in g.axes]
     geometry = np.array([p.batch, channels, *p.input, *(n for axis in numbers for n in axis), *p.strides("x")], np.int64)
     lines = p.groups * p.batch * g.axes[0].pitch * g.axes[1].pitch
-    _parallel.run(_pixels(_simd.host(), x.dtype), lines, (0, x.dtype), (x.reshape(-1), out, geometry), size * TRANSPOSE_SECONDS)
+    _parallel.run(_pixels(_emit.host(), x.dtype), lines, (0, x.dtype), (x.reshape(-1), out, geometry), size * TRANSPOSE_SECONDS)
     return out
 
 
-def _transposer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+def _transposer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
     """Return the function (x, xi, row, rows, columns, y, yi, column) that stores the transpose of rows × columns elements."""
     block, width = _simd.transpose(isa, dtype), isa.width(dtype)
 
@@ -196,7 +196,7 @@ def _transposer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def _pixels(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
+def _pixels(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
     transpose = _transposer(isa, dtype)
 
     def pixels(first, last, workers, scratch, x, out, geometry):  # type: ignore[no-untyped-def]
@@ -236,12 +236,12 @@ def transposed(x: Array, count: int, rows: int, columns: int, pitch: int, out: A
     wide = max(STRIP, 4096 // rows // STRIP * STRIP)
     strips = -(-columns // wide)
     arguments = (x.reshape(-1), out, rows, columns, pitch, strips, wide)
-    _parallel.run(_strips(_simd.host(), x.dtype), count * strips, (0, x.dtype), arguments, out.size * TRANSPOSE_SECONDS)
+    _parallel.run(_strips(_emit.host(), x.dtype), count * strips, (0, x.dtype), arguments, out.size * TRANSPOSE_SECONDS)
     return out
 
 
 @functools.cache
-def _strips(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
+def _strips(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
     transpose = _transposer(isa, dtype)
 
     def strip(first, last, workers, scratch, x, out, rows, columns, pitch, strips, wide):  # type: ignore[no-untyped-def]
@@ -265,12 +265,12 @@ def exchanged(x: Array, count: int, rows: int, columns: int, run: int, out: Arra
     out = np.empty(x.size, x.dtype) if out is None else out
     strips = -(-rows // STRIP)
     arguments = (x.reshape(-1), out, rows, columns, run, strips)
-    _parallel.run(_runs(_simd.host(), x.dtype), count * strips, (0, x.dtype), arguments, out.size * TRANSPOSE_SECONDS)
+    _parallel.run(_runs(_emit.host(), x.dtype), count * strips, (0, x.dtype), arguments, out.size * TRANSPOSE_SECONDS)
     return out
 
 
 @functools.cache
-def _runs(isa: _simd.Isa, dtype: np.dtype[Any]) -> Kernel:
+def _runs(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
     move, width = _simd.move(isa, dtype, 1), isa.width(dtype)
 
     def exchange(first, last, workers, scratch, x, out, rows, columns, run, strips):  # type: ignore[no-untyped-def]

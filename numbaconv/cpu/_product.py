@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _simd
+from numbaconv.cpu import _emit, _simd
 from numbaconv.cpu.bias import activate
 
 CHUNK = 256  # steps summed in registers: an operand's tile stays in the caches, and rounding within 8 eps (tests/test_numerics.py)
@@ -23,12 +23,12 @@ Array = np.ndarray[Any, Any]
 
 
 @functools.cache
-def kernel(isa: _simd.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
+def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
     """Make the product kernel of an instruction set: its tile shape is part of the code."""
     width, height = isa.width(dtype), isa.rows
     tiles = [_simd.multiply(isa, dtype, v) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
-    store = _simd.store(isa, dtype, bias_per_lane)
+    store, prefetch = _simd.store(isa, dtype, bias_per_lane), _simd.prefetch(isa, dtype)
     whole_one, whole_two, whole_three = (_simd.store_all(isa, dtype, bias_per_lane, min(v, isa.vectors)) for v in (1, 2, 3))
 
     @inline
@@ -52,7 +52,7 @@ def kernel(isa: _simd.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
             at, valid, to = place + blocks[first + block, 0], blocks[first + block, 1], block * size
             if every:
                 for k in range(count * block // filled, count * (block + 1) // filled, every):
-                    _simd.prefetch(b, ahead + b_steps[ahead_step + k])
+                    prefetch(b, ahead + b_steps[ahead_step + k])
             if vectors == 1:
                 one(a, at, a_row, valid, a_steps, step, b, b_place, b_steps, b_step, count, sums, to, add)
             elif vectors == 2:
@@ -185,6 +185,6 @@ def kernel(isa: _simd.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
     return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' if bias_per_lane else ''}")
 
 
-def scratch(blocks_each: int, lines_each: int, isa: _simd.Isa, dtype: np.dtype[Any]) -> int:
+def scratch(blocks_each: int, lines_each: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
     """Elements that a thread needs: the sums of a tile, twice, and a panel of gathered columns."""
     return MOST * isa.width(dtype) * (2 * lines_each * blocks_each * isa.rows + CHUNK)

@@ -16,7 +16,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, unsigned
-from numbaconv.cpu import _parallel, _simd
+from numbaconv.cpu import _emit, _parallel
 from numbaconv.cpu._grid import Reads, reads
 from numbaconv.cpu._simd_stencil import STENCIL_ROWS, prefetch, slab
 from numbaconv.cpu.bias import CODES, activate, store_row
@@ -63,14 +63,14 @@ def _phase(p: ConvProblem, rows: Reads, columns: Reads) -> ConvProblem:
     return replace(p, filter=(1, *taps), output=output, input_dilation=(1, 1, 1), low=(0, *lows), flipped=False, derived={})
 
 
-def _vectors(p: ConvProblem, isa: _simd.Isa, dtype: np.dtype[Any]) -> int:
+def _vectors(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
     """Vectors of a slab's row: one for narrow images, strided ones and CPUs of few registers."""
     return 1 if p.output[2] <= isa.width(dtype) or p.stride[2] > 1 or isa.rows < 8 else 2
 
 
 def work(p: ConvProblem, dtype: np.dtype[Any]) -> dict[str, float]:
     """Count the vectors that are loaded and multiplied, the slabs, and what is woven together."""
-    isa, size = _simd.host(), dtype.itemsize / 4
+    isa, size = _emit.host(), dtype.itemsize / 4
     counts = {"call": 0.0, "slab": 0.0, "row": 0.0, "term": 0.0, "weave": 0.0}
     found = phases(p)
     for part, *_ in found:
@@ -154,7 +154,7 @@ def _weave(first, last, workers, scratch, even, odd, y, sizes):  # type: ignore[
 
 
 def _run(p: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
-    isa, dtype = _simd.host(), y.dtype
+    isa, dtype = _emit.host(), y.dtype
     kernel = _kernel(isa, dtype, p.filter[1], p.stride[1], p.stride[2], _vectors(p, isa, dtype))
     filters, channels, taps = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
     wk, wc = (taps, filters * taps) if op == "dgrad" else (channels * taps, taps)
@@ -173,7 +173,7 @@ def _run(p: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: Options,
 
 
 @functools.cache
-def _kernel(isa: _simd.Isa, dtype: np.dtype[Any], taps: int, down: int, across: int, vectors: int) -> Kernel:
+def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], taps: int, down: int, across: int, vectors: int) -> Kernel:
     inner, outer = (slab(isa, dtype, taps, down, across, vectors, edge) for edge in (False, True))
     width, rows, per_line = isa.width(dtype) * vectors, STENCIL_ROWS, 64 // dtype.itemsize
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu import _grid, _product, _simd
+from numbaconv.cpu import _emit, _grid, _product
 from numbaconv.cpu._grid import Grid, Reads
 from numbaconv.cpu._product import CHUNK, COUNT, LINE, MASKS, MOST, NEIGHBOURS, PLACES, TARGETS, WHOLE
 from numbaconv.problem import ConvProblem, Op
@@ -65,19 +65,19 @@ def copies(p: ConvProblem, op: Op, g: Grid) -> bool:
     return g.copied or (channels_last(p, op) and (p.groups > 1 or not p.channels_last))
 
 
-def pitch(p: ConvProblem, isa: _simd.Isa, dtype: np.dtype[Any]) -> int:
+def pitch(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
     """Elements of a step of transposed weights: whole vectors."""
     width = isa.width(dtype)
     return -(-(p.out_channels // p.groups) // width) * width
 
 
-def shapes(p: ConvProblem, op: Op, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[Grid, list[Shape]]:
+def shapes(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Grid, list[Shape]]:
     """Return the grid of the input and the products that make up an operation, whose forward problem is p."""
     g, parts = _grid.grid(p, split=not channels_last(p, op))
     return g, [_shape(p, op, g, part, isa, dtype) for part in parts]  # type: ignore[arg-type]
 
 
-def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, isa: _simd.Isa, dtype: np.dtype[Any]) -> Shape:
+def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, isa: _emit.Isa, dtype: np.dtype[Any]) -> Shape:
     width, channels, filters = isa.width(dtype), p.in_channels // p.groups, p.out_channels // p.groups
     steps, outer, reps, together, scatters = channels * math.prod(len(r.taps) for r in part), p.batch, 1, (1, 1, 1, 1), False
     blocks = -(-filters // isa.rows)
@@ -154,7 +154,7 @@ def _line_counts(vectors: int, most: int) -> tuple[int, list[int]]:
     return lines, [most - 1, 2] if most > 2 and last == 1 and lines > 1 else [most, last]
 
 
-def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _simd.Isa, dtype: np.dtype[Any]) -> Tables:
+def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: np.dtype[Any]) -> Tables:
     """Return the tables of one product."""
     make = _wgrad if op == "wgrad" else _pixel_rows if p.channels_last else _pixel_lanes
     strides, a_steps, b_steps, blocks, (columns, targets) = make(p, g, shape, isa, dtype)
@@ -283,7 +283,7 @@ def _neighbours(place: int, targets: Array, width: int, most: int, scatter: bool
     return columns, table
 
 
-def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _simd.Isa, width: int) -> tuple[Array, Array]:
+def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width: int) -> tuple[Array, Array]:
     """Return the table of columns for the pixels of a channel, and that of their targets if the output is strided."""
     part, (_, h, w), (_, P, Q) = shape.part, g.axes, p.output
     z, y, q = (r.outputs for r in part)

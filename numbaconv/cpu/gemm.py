@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cpu import _grid, _parallel, _product, _simd, _tables, direct
+from numbaconv.cpu import _emit, _grid, _parallel, _product, _tables, direct
 from numbaconv.cpu._product import CHUNK
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES
@@ -54,7 +54,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs at most {MOST_TAPS} taps on an axis and {MOST_TERMS} channels × taps in a group, got {taps} and {terms}")
     if 0 in p.gemm_shape("fprop"):
         raise Unsupported("needs at least one output and a sum of at least one term")
-    isa, size = _simd.host(), dtype.itemsize / 4
+    isa, size = _emit.host(), dtype.itemsize / 4
     g, shapes = _tables.shapes(p, op, isa, dtype)
     counted = dict.fromkeys(SECONDS, 0.0)
     if _tables.copies(p, op, g):
@@ -77,7 +77,7 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the input with its zeros, weights in another order, tables, sums, and wgrad's pieces."""
-    p, isa = _forward(problem, op), _simd.host()
+    p, isa = _forward(problem, op), _emit.host()
     g, shapes = _tables.shapes(p, op, isa, dtype)
     elements = p.batch * p.in_channels * g.plane + g.slack * p.in_channels if _tables.copies(p, op, g) else 0
     weights = math.prod(p.shape("w"))
@@ -95,7 +95,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
 
 def prepare(problem: ConvProblem, op: Op, w: Array) -> Array | None:
     """Put weights in the order in which they are read: those of dgrad and of channels-last problems; others are read as they are."""
-    p, isa = _forward(problem, op), _simd.host()
+    p, isa = _forward(problem, op), _emit.host()
     if op == "wgrad" or not (p.channels_last or op == "dgrad"):
         return None
     filters, channels, taps = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
@@ -109,7 +109,7 @@ def prepare(problem: ConvProblem, op: Op, w: Array) -> Array | None:
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
-    isa, p, dtype = _simd.host(), _forward(problem, op), out.dtype
+    isa, p, dtype = _emit.host(), _forward(problem, op), out.dtype
     x, other = (b, a) if op == "wgrad" and p is problem else (a, b)
     launches, g, seconds = _launches(problem, op, isa, dtype)
     if _tables.copies(p, op, g):
@@ -173,7 +173,7 @@ def _put_in_order(p: ConvProblem, problem: ConvProblem, y: Array, out: Array) ->
         _grid.exchanged(swapped, p.groups, rows, lanes, taps, out)
 
 
-def _launches(problem: ConvProblem, op: Op, isa: _simd.Isa, dtype: np.dtype[Any]) -> tuple[list[tuple[_tables.Tables, int, int]], _grid.Grid, float]:
+def _launches(problem: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[list[tuple[_tables.Tables, int, int]], _grid.Grid, float]:
     """Return the kernel's tables with the pieces and the scratch of each launch, the grid of the input, and the cost; once per problem."""
     key = ("gemm", op, isa.name, dtype)
     if key in problem.derived:

@@ -17,7 +17,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _parallel, _simd, _simd_stencil, _slabs, direct
+from numbaconv.cpu import _emit, _parallel, _simd_stencil, _slabs, direct
 from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._grid import reads_zeros
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
@@ -98,7 +98,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     blocks = _blocks(problem, op, out.dtype)
     bias = np.empty(0, out.dtype) if options.bias is None else options.bias
     arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], *blocks[:8])
-    kernel = _fprop(_simd.host(), out.dtype, blocks.rows, blocks.chain, blocks.channels)
+    kernel = _fprop(_emit.host(), out.dtype, blocks.rows, blocks.chain, blocks.channels)
     _parallel.run(kernel, int(blocks.sizes[0]), (blocks.scratch, out.dtype), arguments, seconds)
 
 
@@ -107,7 +107,7 @@ def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
     pieces = np.empty((_pieces(blocks), dw.size), dw.dtype)
     arguments = (dy.reshape(-1), x.reshape(-1), pieces, blocks.sizes, blocks.source, blocks.slices, blocks.slopes, blocks.itself,
                  blocks.columns, blocks.taps, blocks.calls, blocks.places)  # fmt: skip
-    kernel = _wgrad(_simd.host(), dw.dtype, blocks.rows, blocks.chain, blocks.channels)
+    kernel = _wgrad(_emit.host(), dw.dtype, blocks.rows, blocks.chain, blocks.channels)
     _parallel.run(kernel, int(blocks.sizes[1]) * len(pieces), (_wgrad_scratch(blocks, dw.dtype), dw.dtype), arguments, seconds)
     added = add_pairwise(pieces)
     if np.isfinite(added).all():
@@ -123,7 +123,7 @@ def _clear(to, at, n):  # type: ignore[no-untyped-def]
 
 
 @functools.cache
-def _copier(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+def _copier(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
     """Make the function that copies what a block reads."""
     move, every_second, zero = _simd_stencil.move(isa, dtype), _simd_stencil.move(isa, dtype, 2), dtype.type(0)
 
@@ -172,7 +172,7 @@ def _copier(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def _storer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+def _storer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
     """Make the function that writes a row of tiles."""
     move, zero = _simd_stencil.move(isa, dtype), dtype.type(0)
 
@@ -204,7 +204,7 @@ def _storer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def _channel_copier(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+def _channel_copier(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
     """Make the function that copies what a block reads for neighbouring groups, their channels interleaved."""
     move, turn, zero, lanes = _simd_stencil.move(isa, dtype), _simd_stencil.transpose(isa, dtype), dtype.type(0), isa.vector_bytes // dtype.itemsize
 
@@ -242,7 +242,7 @@ def _channel_copier(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def _channel_storer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
+def _channel_storer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
     """Make the function that writes a row of tiles whose lanes are neighbouring groups."""
     turn, zero, lanes = _simd_stencil.transpose(isa, dtype), dtype.type(0), isa.vector_bytes // dtype.itemsize
 
@@ -287,7 +287,7 @@ def _channel_storer(isa: _simd.Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def _fprop(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
+def _fprop(isa: _emit.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
     """Make the kernel for tiles of so many rows and chains of so many taps and one less: both are part of its code."""
     long = _simd_stencil.stencil_tile(isa, dtype, rows, chain, not channels)
     short = _simd_stencil.stencil_tile(isa, dtype, rows, max(1, chain - 1), not channels)
@@ -365,7 +365,7 @@ def _fprop(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
 
 
 @functools.cache
-def _wgrad(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
+def _wgrad(isa: _emit.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
     """Make wgrad's kernel for places of so many rows and chains of so many taps and one less."""
     long, short = _simd_stencil.stencil_dots(isa, dtype, rows, chain), _simd_stencil.stencil_dots(isa, dtype, rows, max(1, chain - 1))
     lanes, room = isa.vector_bytes // dtype.itemsize, CHUNK // rows
@@ -380,9 +380,9 @@ def _wgrad(isa: _simd.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
                 for m in range(calls[i, 1]):
                     x, at = columns[column + m], to + m * length * lanes
                     if length == chain:
-                        long(block, x, block, slopes, sizes[15], places, first, count, sums, at)
+                        long(block, x, block, slopes, sizes[15], places[0], first, places[1], first, count, sums, at)
                     else:
-                        short(block, x, block, slopes, sizes[15], places, first, count, sums, at)
+                        short(block, x, block, slopes, sizes[15], places[0], first, places[1], first, count, sums, at)
 
     @inline
     def store(pieces, piece, sums, group, sizes, taps):  # type: ignore[no-untyped-def]
@@ -443,7 +443,7 @@ def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
 
 def _blocks(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Blocks:
     """Return how the problem is cut; worked out once."""
-    isa = _simd.host()
+    isa = _emit.host()
     key = ("stencil", op, isa.name, dtype)
     if key not in problem.derived:
         lanes = isa.vector_bytes // dtype.itemsize
@@ -463,5 +463,5 @@ def _wgrad_scratch(blocks: Blocks, dtype: np.dtype[Any]) -> int:
     """Elements that a thread needs: the copies of x and dy and the levels of the pairwise sums."""
     tiles, groups, K, taps, copied, dy = (int(blocks.sizes[i]) for i in (0, 1, 6, 7, 17, 20))
     terms = -(-tiles // groups // _pieces(blocks)) * blocks.places.shape[1] * blocks.rows
-    lanes = _simd.host().vector_bytes // dtype.itemsize
+    lanes = _emit.host().vector_bytes // dtype.itemsize
     return copied + K * dy + lanes**2 + K * taps * lanes * levels(2 * terms, CHUNK)

@@ -1,0 +1,234 @@
+"""How kernels emit LLVM vector code: the instruction sets and their tiles, and functions of vector instructions for compiled code to call.
+
+LLVM's own vectoriser spills a register tile; written as vectors and phi nodes it runs at the speed of the FMA units.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+I64, I32, I8, I1, VOID = (*(ir.IntType(bits) for bits in (64, 32, 8, 1)), ir.VoidType())
+
+
+@dataclass(frozen=True)
+class Isa:
+    """An instruction set as a tile sees it: the bytes of a vector and the shape that fills its registers."""
+
+    name: str
+    vector_bytes: int
+    rows: int
+    vectors: int
+    stencil_rows: tuple[int, ...]  # of a stencil's tile, one vector wide
+
+    def width(self, dtype: np.dtype[Any]) -> int:
+        """Elements of a vector."""
+        return self.vector_bytes // dtype.itemsize
+
+    def lanes(self, dtype: np.dtype[Any]) -> int:
+        """Elements of a tile's row."""
+        return self.vectors * self.vector_bytes // dtype.itemsize
+
+
+# Accumulators + loaded vectors + one broadcast must fit the registers: 32 of 64 bytes, 16 of 32, 32 of 16, and 16 of 16 (SSE2).
+ISAS = {
+    isa.name: isa
+    for isa in (
+        Isa("avx512", 64, 8, 3, (14, 7, 4)),
+        Isa("avx2", 32, 4, 3, (7, 4)),
+        Isa("neon", 16, 8, 3, (14, 7, 4)),
+        Isa("portable", 16, 4, 2, (7, 4)),
+    )
+}
+
+
+@functools.cache
+def host() -> Isa:
+    """Return the widest instruction set of this CPU."""
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return ISAS["avx512"]
+    if features.get("avx2") and features.get("fma"):
+        return ISAS["avx2"]
+    return ISAS["neon" if platform.machine() in ("aarch64", "arm64") else "portable"]
+
+
+class Vectors:
+    """Writes loads, stores and arithmetic on vectors of one type into a function that is being generated."""
+
+    def __init__(self, builder: Any, isa: Isa, dtype: np.dtype[Any]) -> None:
+        self.builder, self.width, self.size = builder, isa.width(dtype), dtype.itemsize
+        self.scalar = ir.FloatType() if dtype == np.float32 else ir.DoubleType()
+        self.type, self.bits = ir.VectorType(self.scalar, self.width), ir.VectorType(I1, self.width)
+        self.suffix = f"v{self.width}{'f32' if dtype == np.float32 else 'f64'}"
+        self.zero, self.none = self.constant(0.0), ir.Constant(self.bits, [0] * self.width)
+
+    def constant(self, value: float) -> Any:
+        """Return a vector of one number."""
+        return ir.Constant(self.type, [ir.Constant(self.scalar, value)] * self.width)
+
+    def at(self, pointer: Any, *terms: Any) -> Any:
+        """Return the pointer moved by a sum of products of integers, each a value, a number or a pair of them to multiply."""
+        total = I64(0)
+        for term in terms:
+            factors = term if isinstance(term, tuple) else (term,)
+            value, *others = (I64(factor) if isinstance(factor, int) else factor for factor in factors)
+            for other in others:
+                value = self.builder.mul(value, other)
+            total = self.builder.add(total, value)
+        return self.builder.gep(pointer, [total])
+
+    def load(self, pointer: Any, v: int = 0, mask: Any = None) -> Any:
+        """Load the v-th vector behind a pointer that need not be aligned; lanes outside of a mask are 0 and not touched."""
+        pointer = self._cast(pointer, v)
+        if mask is None:
+            return self.builder.load(pointer, align=self.size)
+        return self.call(f"llvm.masked.load.{self.suffix}.p0", self.type, pointer, I32(self.size), mask, self.zero)
+
+    def store(self, value: Any, pointer: Any, v: int = 0, mask: Any = None) -> None:
+        """Store the v-th vector behind a pointer, or its lanes in a mask."""
+        pointer = self._cast(pointer, v)
+        if mask is None:
+            self.builder.store(value, pointer, align=self.size)
+        else:
+            self.call(f"llvm.masked.store.{self.suffix}.p0", VOID, value, pointer, I32(self.size), mask)
+
+    def _cast(self, pointer: Any, v: int) -> Any:
+        return self.builder.bitcast(self.builder.gep(pointer, [I64(v * self.width)]), self.type.as_pointer())
+
+    def first(self, count: Any) -> Any:
+        """Return a mask of the first ``count`` lanes: none of a negative count, all of one above the width."""
+        builder, lanes = self.builder, ir.Constant(ir.VectorType(I32, self.width), list(range(self.width)))
+        for bound, sign in ((I64(0), ">"), (I64(self.width), "<")):
+            count = builder.select(builder.icmp_signed(sign, count, bound), count, bound)
+        return builder.icmp_signed("<", lanes, self.splat(builder.trunc(count, I32)))
+
+    def between(self, start: Any, stop: Any) -> Any:
+        """Return a mask of the lanes start ≤ lane < stop."""
+        return self.builder.and_(self.first(stop), self.builder.not_(self.first(start)))
+
+    def splat(self, value: Any) -> Any:
+        """Return a vector of one value."""
+        undefined = ir.Constant(ir.VectorType(value.type, self.width), ir.Undefined)
+        return self.shuffle(self.builder.insert_element(undefined, value, I32(0)), undefined, [0] * self.width)
+
+    def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        """Return the lanes of two vectors, those of the second counted from the width on, in the order of a list."""
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+    def transpose(self, rows: list[Any]) -> list[Any]:
+        """Transpose a square of vectors: log₂(width) rounds, each of which interleaves the halves of the list."""
+        half, n = self.width // 2, self.width
+        low, high = ([start + i // 2 + n * (i % 2) for i in range(n)] for start in (0, half))
+        for _ in range(n.bit_length() - 1):
+            pairs = [(rows[i], rows[i + half]) for i in range(half)]
+            rows = [self.shuffle(a, b, lanes) for a, b in pairs for lanes in (low, high)]
+        return rows
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """Return a·b + c."""
+        return self.call(f"llvm.fmuladd.{self.suffix}", self.type, a, b, c)
+
+    def finish(self, value: Any, relu: Any) -> tuple[Any, Any]:
+        """Return a vector with its negative lanes replaced by 0 where the mask ``relu`` is set, and the mask of lanes that were not finite."""
+        broken = self.builder.fcmp_unordered("uno", self.builder.fsub(value, value), self.zero)  # x − x is NaN for what is not finite
+        negative = self.builder.and_(self.builder.fcmp_ordered("<", value, self.zero), relu)
+        return self.builder.select(negative, self.zero, value), broken
+
+    def any(self, mask: Any) -> Any:
+        """Return 1 if a lane of a mask is set, else 0."""
+        bits = self.builder.bitcast(mask, ir.IntType(self.width))
+        return self.builder.zext(self.builder.icmp_unsigned("!=", bits, bits.type(0)), I64)
+
+    def nonzero(self, value: Any) -> Any:
+        """Return a mask of all lanes if an integer is not 0, else of none."""
+        return self.splat(self.builder.icmp_signed("!=", value, I64(0)))
+
+    def here(self, values: list[Any]) -> list[Any]:
+        """Return the values unchanged, computed before any load that follows, and not in an unrolled loop.
+
+        LLVM would load the factors of all rows first, or unroll, and then spill accumulators: half the speed. The assembly has
+        no instruction, it only takes the values through registers.
+        """
+        letter = {"x86_64": "v", "AMD64": "v", "aarch64": "w", "arm64": "w"}.get(platform.machine())
+        if letter is None or not values:
+            return values
+        kinds = [value.type for value in values]
+        result = kinds[0] if len(values) == 1 else ir.LiteralStructType(kinds)
+        constraints = ",".join([f"={letter}"] * len(values) + [str(n) for n in range(len(values))] + ["~{memory}"])
+        through = self.builder.asm(ir.FunctionType(result, kinds), "", constraints, values, True)
+        through.attributes.add("convergent")
+        return [through] if len(values) == 1 else [self.builder.extract_value(through, n) for n in range(len(values))]
+
+    def loop(self, count: Any, initial: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+        """Run body(k, values) → values for k below count ≥ 1, the values in registers, and return them."""
+        builder = self.builder
+        before, loop, after = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k, phis = builder.phi(I64), [builder.phi(value.type) for value in initial]
+        results = body(k, list(phis))
+        following = builder.add(k, I64(1))
+        for phi, first, later in zip((k, *phis), (I64(0), *initial), (following, *results), strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, builder.block)
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+        builder.position_at_end(after)
+        return results
+
+    def prefetch(self, pointer: Any, write: bool = False, level: int = 3) -> None:
+        """Ask for a cache line that will soon be read or written, in all caches (3) or from L2 on (2); any address will do."""
+        pointer = self.builder.bitcast(pointer, I8.as_pointer())
+        self.call("llvm.prefetch.p0", VOID, pointer, I32(int(write)), I32(level), I32(1))
+
+    def call(self, name: str, result: Any, *arguments: Any) -> Any:
+        """Call an LLVM intrinsic (llvmlite's own declarations take no vector types)."""
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+
+
+def vector_code(isa: Isa, dtype: np.dtype[Any], parameters: str, returns: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function that writes vector instructions one that compiled code can call.
+
+    ``parameters`` are those of the function: "n" is an int64, "x[]" an array and an index, of which the body gets the address
+    of that element, and "x." a number of type ``dtype``. The body takes a `Vectors` before them; with ``returns`` it returns an int64.
+    """
+    names = parameters.split()
+    scalar = types.float32 if dtype == np.float32 else types.float64
+
+    def decorate(body: Callable[..., Any]) -> Any:
+        def typed(typing, *given):  # type: ignore[no-untyped-def]
+            expected = []
+            for name, kind in zip(flat, given, strict=True):
+                expected.append(kind if name.endswith("[]") else scalar if name.endswith(".") else types.int64)
+            return (types.int64 if returns else types.void)(*expected), generate
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            values, remaining = [], iter(zip(signature.args, arguments, strict=True))
+            for name in names:
+                kind, value = next(remaining)
+                if name.endswith("[]"):
+                    value = builder.gep(context.make_array(kind)(context, builder, value).data, [next(remaining)[1]])
+                values.append(value)
+            result = body(Vectors(builder, isa, dtype), *values)
+            return result if returns else context.get_dummy_value()
+
+        flat = [part for name in names for part in ((name, f"{name[:-2]}_at") if name.endswith("[]") else (name,))]
+        # Numba looks the number of parameters up.
+        parts = ["typing", *(name.rstrip("[].") for name in flat)]
+        typed.__signature__ = inspect.Signature([inspect.Parameter(part, inspect.Parameter.POSITIONAL_ONLY) for part in parts])  # type: ignore[attr-defined]
+        typed.__name__ = typed.__qualname__ = body.__name__
+        return intrinsic(typed)
+
+    return decorate
