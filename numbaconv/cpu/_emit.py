@@ -146,6 +146,41 @@ class Vectors:
         negative = self.builder.and_(self.builder.fcmp_ordered("<", value, self.zero), relu)
         return self.builder.select(negative, self.zero, value), broken
 
+    def lower_bound(self, relu: Any) -> Any:
+        """Return what `at_least` needs for a relu if an integer is not 0, and else to change nothing."""
+        zero, lowest = (ir.Constant(self.scalar, bound) for bound in (0.0, float("-inf")))
+        return self.splat(self.builder.select(self.builder.icmp_signed("!=", relu, I64(0)), zero, lowest))
+
+    def at_least(self, value: Any, bound: Any) -> Any:
+        """Return the larger of both, NaN for NaN."""
+        return self.builder.select(self.builder.fcmp_ordered("<", value, bound), bound, value)
+
+    def note_strange(self, value: Any, before: Any) -> Any:
+        """Return ``before``, which is all zeros at first, with NaN in the lanes in which a value is not finite."""
+        return self.fma(value, self.zero, before)
+
+    def any_strange(self, noted: Any) -> Any:
+        """Return 1 if `note_strange` met a value that is not finite, else 0."""
+        return self.any(self.builder.fcmp_unordered("uno", noted, self.zero))
+
+    def compress(self, value: Any, mask: Any) -> Any:
+        """Return the lanes of a mask side by side."""
+        return self.call(f"llvm.experimental.vector.compress.{self.suffix}", self.type, value, mask, ir.Constant(self.type, ir.Undefined))
+
+    def choose(self, condition: Any, then: Callable[[], list[Any]], otherwise: Callable[[], list[Any]]) -> list[Any]:
+        """Run one of two pieces of code, and return the values that it returns."""
+        found = []
+        with self.builder.if_else(condition) as branches:
+            for branch, code in zip(branches, (then, otherwise), strict=True):
+                with branch:
+                    values = code()
+                    found.append((values, self.builder.block))
+        phis = [self.builder.phi(value.type) for value in found[0][0]]
+        for values, block in found:
+            for phi, value in zip(phis, values, strict=True):
+                phi.add_incoming(value, block)
+        return phis
+
     def any(self, mask: Any) -> Any:
         """Return 1 if a lane of a mask is set, else 0."""
         bits = self.builder.bitcast(mask, ir.IntType(self.width))

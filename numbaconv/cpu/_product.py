@@ -16,8 +16,8 @@ CHUNK = 256  # steps summed in registers: an operand's tile stays in the caches,
 CHUNKS = 32  # chunks added in one place; sums of longer ones are added in a second (the rounding of both is that of 32 terms)
 MOST = 3  # vectors of a tile's row: what a line of the table of columns has room for
 # A line of the table of columns: how many vectors, whether they are neighbours, and per vector its place, its lanes (bits) and their place in y.
-# NEIGHBOURS is WHOLE if all lanes of all of them count and their places in y are neighbours too.
-WHOLE = 2
+# NEIGHBOURS is ALL if all lanes of all of them count and their places in y are neighbours too.
+ALL = 2
 COUNT, NEIGHBOURS, PLACES, MASKS, TARGETS, LINE = 0, 1, 2, 2 + MOST, 2 + 2 * MOST, 2 + 3 * MOST
 Array = np.ndarray[Any, Any]
 
@@ -26,10 +26,9 @@ Array = np.ndarray[Any, Any]
 def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
     """Make the product kernel of an instruction set: its tile shape is part of the code."""
     width, height = isa.width(dtype), isa.rows
-    tiles = [_simd.multiply(isa, dtype, v) for v in range(1, isa.vectors + 1)]
+    tiles = [_simd.multiply(isa, dtype, v, bias_per_lane) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
     store, prefetch = _simd.store(isa, dtype, bias_per_lane), _simd.prefetch(isa, dtype)
-    whole_one, whole_two, whole_three = (_simd.store_all(isa, dtype, bias_per_lane, min(v, isa.vectors)) for v in (1, 2, 3))
 
     @inline
     def gather(panel, b, place, line, vectors, b_steps, step, count):  # type: ignore[no-untyped-def]
@@ -45,20 +44,26 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                         panel[unsigned(to + i)] = b[source + i] if source + i < b.size else 0
 
     @inline
-    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, b, b_place, b_steps, b_step, count, vectors, sums, add, every,  # type: ignore[no-untyped-def]
-                      ahead, ahead_step):  # fmt: skip
+    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, b, b_place, b_steps, b_step, count, line, sums, add, every,  # type: ignore[no-untyped-def]
+                      ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
+        vectors, broken = line[COUNT], 0
         size = height * vectors * width
         for block in range(filled):
             at, valid, to = place + blocks[first + block, 0], blocks[first + block, 1], block * size
+            y_at, shift = y_place + blocks[first + block, 2], bias_at + (line[TARGETS] if bias_per_lane else blocks[first + block, 3])
             if every:
                 for k in range(count * block // filled, count * (block + 1) // filled, every):
                     prefetch(b, ahead + b_steps[ahead_step + k])
             if vectors == 1:
-                one(a, at, a_row, valid, a_steps, step, b, b_place, b_steps, b_step, count, sums, to, add)
+                broken |= one(a, at, a_row, valid, a_steps, step, b, b_place, b_steps, b_step, count, sums, to, add,
+                              store, y, y_at, y_row, line, MASKS, line, TARGETS, bias, shift, relu)  # fmt: skip
             elif vectors == 2:
-                two(a, at, a_row, valid, a_steps, step, b, b_place, b_steps, b_step, count, sums, to, add)
+                broken |= two(a, at, a_row, valid, a_steps, step, b, b_place, b_steps, b_step, count, sums, to, add,
+                              store, y, y_at, y_row, line, MASKS, line, TARGETS, bias, shift, relu)  # fmt: skip
             else:
-                three(a, at, a_row, valid, a_steps, step, b, b_place, b_steps, b_step, count, sums, to, add)
+                broken |= three(a, at, a_row, valid, a_steps, step, b, b_place, b_steps, b_step, count, sums, to, add,
+                                store, y, y_at, y_row, line, MASKS, line, TARGETS, bias, shift, relu)  # fmt: skip
+        return broken
 
     @inline
     def finish(sums, at, vectors, valid, line, bias, bias_at, code):  # type: ignore[no-untyped-def]
@@ -88,16 +93,16 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
 
     @inline
     def add_chunk(a, at_a, a_row, b, at_b, reach, line, blocks, first, filled, a_steps, b_steps, panel_table, step, count, sums, panel, add,  # type: ignore[no-untyped-def]
-                  every, ahead, ahead_step):  # fmt: skip
-        vectors = line[COUNT]
-        if line[NEIGHBOURS] and at_b + line[PLACES] + reach + vectors * width <= b.size:
-            multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, b, at_b + line[PLACES], b_steps, step, count, vectors, sums, add,
-                          every, ahead, ahead_step)  # fmt: skip
-        else:
-            gather(panel, b, at_b, line, vectors, b_steps, step, count)
-            table = panel_table + (vectors - 1) * CHUNK
-            multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, panel, 0, b_steps, table, count, vectors, sums, add,
-                          0, ahead, ahead_step)  # fmt: skip
+                  every, ahead, ahead_step, last, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
+        # The last chunk of a sum goes to y, the others to the sums.
+        store = 0 if not last else _simd.WHOLE if line[NEIGHBOURS] == ALL else _simd.SOME
+        if line[NEIGHBOURS] and at_b + line[PLACES] + reach + line[COUNT] * width <= b.size:
+            return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, b, at_b + line[PLACES], b_steps, step, count, line, sums,
+                                 add, every, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
+        gather(panel, b, at_b, line, line[COUNT], b_steps, step, count)
+        table = panel_table + (line[COUNT] - 1) * CHUNK
+        return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, panel, 0, b_steps, table, count, line, sums,
+                             add, 0, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
 
     @inline
     def store_rows(sums, span, columns, targets, line0, count_lines, blocks, block, slot, place, y, y_row, bias, bias_at, zeros, code):  # type: ignore[no-untyped-def]
@@ -117,15 +122,6 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                 shift_at = 0 if before else bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3] + r)
                 if targets.size:
                     broken |= scatter(sums, source, vectors, targets[line0 + i], y, here + r * y_row, zeros if before else bias, shift_at)
-                    continue
-                if line[NEIGHBOURS] == WHOLE:
-                    to = here + r * y_row + line[TARGETS]
-                    if vectors == 1:
-                        broken |= whole_one(sums, source, y, to, zeros if before else bias, shift_at, code == 1)
-                    elif vectors == 2:
-                        broken |= whole_two(sums, source, y, to, zeros if before else bias, shift_at, code == 1)
-                    else:
-                        broken |= whole_three(sums, source, y, to, zeros if before else bias, shift_at, code == 1)
                     continue
                 for v in range(vectors):
                     which = shift_at + (v * width if bias_per_lane else 0)
@@ -155,6 +151,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                 group, piece = rest // pieces, rest % pieces
                 filled, count_lines = min(blocks_each, blocks.shape[0] - block0), min(lines_each, columns.shape[0] - line0)
                 begin, end = reps * chunks * piece // pieces, reps * chunks * (piece + 1) // pieces
+                place, bias_at, broken = group * y_group + n * y_outer + piece * y_piece, group * bias_group, 0
+                straight = 0 < end - begin <= CHUNKS and code <= 1 and targets.size == 0  # from the registers to y
                 for unit in range(begin, end):
                     rep, step, done = unit // chunks, unit % chunks * CHUNK, unit - begin
                     sample, plane, row = rep // rows // planes, rep // rows % planes, rep % rows
@@ -168,16 +166,16 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                             ahead_step = step + CHUNK if step + CHUNK < steps else 0
                             if ahead_step == 0:
                                 ahead = at_b + columns[min(line0 + count_lines, columns.shape[0] - 1), PLACES]
-                        add_chunk(a, at_a, a_row, b, at_b, reach, columns[line0 + i], blocks, block0, filled, a_steps, b_steps,
-                                  panel_table, step, count, sums[i * span :], panel, add, every, ahead, ahead_step)  # fmt: skip
+                        broken |= add_chunk(a, at_a, a_row, b, at_b, reach, columns[line0 + i], blocks, block0, filled, a_steps, b_steps,
+                                            panel_table, step, count, sums[i * span :], panel, add, every, ahead, ahead_step,
+                                            straight and unit == end - 1, y, place, y_row, bias, bias_at, code == 1)  # fmt: skip
                     if end - begin > CHUNKS and (done % CHUNKS == CHUNKS - 1 or unit == end - 1):
                         for i in range(count_lines * span):
                             sums[unsigned(i)] += upper[unsigned(i)] if done >= CHUNKS else 0
                             upper[unsigned(i)] = sums[unsigned(i)]
                 if begin == end:
                     sums[:] = 0
-                place, bias_at, broken = group * y_group + n * y_outer + piece * y_piece, group * bias_group, 0
-                for slot in range(filled):
+                for slot in range(0 if straight else filled):
                     broken |= store_rows(sums, span, columns, targets, line0, count_lines, blocks, block0 + slot, slot, place, y, y_row,
                                          bias, bias_at, zeros, code)  # fmt: skip
                 flags[tile] = broken

@@ -11,23 +11,29 @@ from llvmlite import ir
 from numbaconv.cpu._emit import I64, Isa, Vectors, vector_code
 
 
+TO_TILE, WHOLE, SOME = 0, 1, 2  # where `multiply` stores: in its tile, or in y whole vectors that are neighbours, or those lanes that count
+
+
 @functools.cache
-def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int) -> Any:
-    """Return a compiled-code function (a, ai, row, valid, a_steps, as, b, bi, b_steps, bs, count, tile, ti, add) -> None.
+def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = False) -> Any:
+    """Return a compiled-code function for a register tile: its sums over ``count`` ≥ 1 steps k, for ROWS rows r and ``vectors`` vectors of lanes l,
 
-    Over ``count`` ≥ 1 steps k it computes, for each of ROWS rows r and W·``vectors`` lanes l,
+        s[r, l] = Σ_k a[ai + r·row + a_steps[as + k]] · b[bi + b_steps[bs + k] + l] (+ tile[ti + r·L + l] if ``add``).
 
-        tile[ti + r·L + l] = Σ_k a[ai + r·row + a_steps[as + k]] · b[bi + b_steps[bs + k] + l]        (added to it if ``add``)
-
-    VECTORS loads and ROWS broadcasts feed ROWS·VECTORS multiply-adds into as many registers. Rows from ``valid`` on repeat the last
-    valid one.
+    Its parameters are (a, ai, row, valid, a_steps, as, b, bi, b_steps, bs, count, tile, ti, add, store, y, yi, y_row, masks, mi,
+    targets, di, bias, ci, relu). With ``store`` TO_TILE the sums go to the tile. Else bias[ci + r] (bias[ci + l] if ``per_lane``) is
+    added, negative ones are replaced by 0 if ``relu``, and vector v of row r goes to y[yi + r·y_row + targets[di + v]]: the lanes that
+    masks[mi + v] has bits for, side by side; or all of them, and those of v + 1 behind them, if WHOLE. It returns whether a sum stored
+    in y is not finite. VECTORS loads and ROWS broadcasts feed ROWS·VECTORS multiply-adds into as many registers; rows from
+    ``valid`` on repeat the last valid one.
     """
     rows = isa.rows
 
-    @vector_code(isa, dtype, "a[] row valid a_steps[] b[] b_steps[] count tile[] add")
-    def multiply(v: Vectors, a, row, valid, a_steps, b, b_steps, count, tile, add):  # type: ignore[no-untyped-def]
+    @vector_code(isa, dtype, "a[] row valid a_steps[] b[] b_steps[] count tile[] add store y[] y_row masks[] targets[] bias[] relu", returns=True)
+    def multiply(v: Vectors, a, row, valid, a_steps, b, b_steps, count, tile, add, store, y, y_row, masks, targets, bias, relu):  # type: ignore[no-untyped-def]
         builder, last = v.builder, v.builder.sub(valid, I64(1))
-        row_at = [builder.mul(row, builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last)) for r in range(rows)]
+        kept = [builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last) for r in range(rows)]
+        row_at = [builder.mul(row, r) for r in kept]
 
         def step(k, sums):  # type: ignore[no-untyped-def]
             here, lanes = (builder.gep(base, [builder.load(builder.gep(steps, [k]))]) for base, steps in ((a, a_steps), (b, b_steps)))
@@ -37,12 +43,39 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int) -> Any:
                 results += v.here([v.fma(factor, loads[n], sums[r * vectors + n]) for n in range(vectors)])
             return results
 
-        results = v.loop(count, [v.zero] * (rows * vectors), step)
-        with builder.if_else(builder.icmp_signed("==", add, I64(0))) as (fresh, old):
-            for branch, older in ((fresh, False), (old, True)):
-                with branch:
-                    for n, value in enumerate(results):
-                        v.store(builder.fadd(value, v.load(tile, n)) if older else value, tile, n)
+        sums = v.loop(count, [v.zero] * (rows * vectors), step)
+        results = v.choose(
+            builder.icmp_signed("==", add, I64(0)), lambda: sums, lambda: [builder.fadd(s, v.load(tile, n)) for n, s in enumerate(sums)]
+        )
+
+        def finished(whole):  # type: ignore[no-untyped-def]
+            lower, strange = v.lower_bound(relu), v.zero
+            bits = [builder.trunc(builder.load(builder.gep(masks, [I64(n)])), ir.IntType(v.width)) for n in range(vectors)]
+            lanes = [v.first(builder.zext(builder.ctpop(some), I64)) for some in bits]
+            places = [builder.load(builder.gep(targets, [I64(n)])) for n in range(vectors)]
+            for r in range(rows):
+                here = v.at(y, (y_row, kept[r]))
+                for n in range(vectors):
+                    shift = v.load(bias, n) if per_lane else v.splat(builder.load(builder.gep(bias, [kept[r]])))
+                    value = builder.fadd(results[r * vectors + n], shift)
+                    if whole:
+                        strange = v.note_strange(value, strange)
+                        v.store(v.at_least(value, lower), v.at(here, places[0]), n)
+                        continue
+                    mask = builder.bitcast(bits[n], v.bits)
+                    strange = v.note_strange(builder.select(mask, value, v.zero), strange)
+                    v.store(v.compress(v.at_least(value, lower), mask), v.at(here, places[n]), mask=lanes[n])
+            return [v.any_strange(strange)]
+
+        def to_tile():  # type: ignore[no-untyped-def]
+            for n, value in enumerate(results):
+                v.store(value, tile, n)
+            return [I64(0)]
+
+        def to_y():  # type: ignore[no-untyped-def]
+            return v.choose(builder.icmp_signed("==", store, I64(WHOLE)), lambda: finished(True), lambda: finished(False))
+
+        return v.choose(builder.icmp_signed("==", store, I64(TO_TILE)), to_tile, to_y)[0]
 
     return multiply
 
@@ -60,31 +93,12 @@ def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool) -> Any:
         builder = v.builder
         narrow = builder.trunc(bits, ir.IntType(v.width))
         mask = builder.bitcast(narrow, v.bits)
-        shift = v.load(bias) if per_lane else v.splat(builder.load(bias))
-        value, broken = v.finish(builder.fadd(v.load(tile), shift), v.nonzero(relu))
-        undefined = ir.Constant(v.type, ir.Undefined)
-        value = v.call(f"llvm.experimental.vector.compress.{v.suffix}", v.type, value, mask, undefined)
-        v.store(value, y, mask=v.first(builder.zext(builder.ctpop(narrow), I64)))
-        return v.any(builder.and_(broken, mask))
+        value = builder.fadd(v.load(tile), v.load(bias) if per_lane else v.splat(builder.load(bias)))
+        strange = v.note_strange(builder.select(mask, value, v.zero), v.zero)
+        v.store(v.compress(v.at_least(value, v.lower_bound(relu)), mask), y, mask=v.first(builder.zext(builder.ctpop(narrow), I64)))
+        return v.any_strange(strange)
 
     return store
-
-
-@functools.cache
-def store_all(isa: Isa, dtype: np.dtype[Any], per_lane: bool, vectors: int) -> Any:
-    """Return `store` for all lanes of ``vectors`` neighbouring vectors: (tile, ti, y, yi, bias, bi, relu) -> whether one was not finite."""
-
-    @vector_code(isa, dtype, "tile[] y[] bias[] relu", returns=True)
-    def store_all(v: Vectors, tile, y, bias, relu):  # type: ignore[no-untyped-def]
-        one = None if per_lane else v.splat(v.builder.load(bias))
-        positive, strange = v.nonzero(relu), v.none
-        for n in range(vectors):
-            value, broken = v.finish(v.builder.fadd(v.load(tile, n), v.load(bias, n) if per_lane else one), positive)
-            strange = v.builder.or_(strange, broken)
-            v.store(value, y, n)
-        return v.any(strange)
-
-    return store_all
 
 
 @functools.cache

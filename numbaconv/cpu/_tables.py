@@ -12,7 +12,7 @@ import numpy as np
 
 from numbaconv.cpu import _emit, _grid, _product
 from numbaconv.cpu._grid import Grid, Reads
-from numbaconv.cpu._product import CHUNK, COUNT, LINE, MASKS, MOST, NEIGHBOURS, PLACES, TARGETS, WHOLE
+from numbaconv.cpu._product import ALL, CHUNK, COUNT, LINE, MASKS, MOST, NEIGHBOURS, PLACES, TARGETS
 from numbaconv.problem import ConvProblem, Op
 
 SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2
@@ -267,7 +267,7 @@ def _columns(places: Array, masks: Array, firsts: Array, width: int, most: int) 
     columns[:, NEIGHBOURS] = gaps == 0
     np.add.at(gaps, line, masks != (1 << width) - 1)
     np.add.at(gaps, line[1:], (slot[1:] > 0) & (np.diff(firsts) != width))
-    columns[gaps == 0, NEIGHBOURS] = WHOLE
+    columns[gaps == 0, NEIGHBOURS] = ALL
     return columns, line, slot
 
 
