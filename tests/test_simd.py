@@ -14,6 +14,8 @@ CASES = [
     ((2, 3, 9, 11), (5, 3, 3, 2), {"padding": 1}),
     ((1, 4, 30, 31), (17, 4, 3, 3), {"stride": 2, "dilation": 2, "padding": ((2, 1), (0, 3))}),
     ((3, 8, 7, 7), (24, 4, 1, 1), {"groups": 2}),
+    ((2, 300, 7, 7), (13, 300, 1, 1), {}),  # a column of pixels left over, whose sum has several chunks
+    ((1, 9, 2, 2), (11, 9, 1, 1), {}),  # nothing but columns left over
     ((1, 130, 5, 5), (140, 130, 3, 3), {"padding": 1}),  # several chunks of the sum and blocks of rows
 ]
 

@@ -136,6 +136,13 @@ class Vectors:
             rows = [self.shuffle(a, b, lanes) for a, b in pairs for lanes in (low, high)]
         return rows
 
+    def sums(self, rows: list[Any]) -> Any:
+        """Return a vector of the sums of ``width`` vectors' lanes."""
+        even, odd = (list(range(first, 2 * self.width, 2)) for first in (0, 1))
+        while len(rows) > 1:
+            rows = [self.builder.fadd(self.shuffle(a, b, even), self.shuffle(a, b, odd)) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+        return rows[0]
+
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """Return a·b + c."""
         return self.call(f"llvm.fmuladd.{self.suffix}", self.type, a, b, c)

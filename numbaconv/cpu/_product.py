@@ -28,7 +28,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
     width, height = isa.width(dtype), isa.rows
     tiles = [_simd.multiply(isa, dtype, v, bias_per_lane) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
-    store, prefetch = _simd.store(isa, dtype, bias_per_lane), _simd.prefetch(isa, dtype)
+    store, prefetch, few = _simd.store(isa, dtype, bias_per_lane), _simd.prefetch(isa, dtype), _simd.multiply_few(isa, dtype)
+    beside = few_columns(isa, dtype)
 
     @inline
     def gather(panel, b, place, line, vectors, b_steps, step, count):  # type: ignore[no-untyped-def]
@@ -105,6 +106,32 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                              add, 0, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
 
     @inline
+    def multiply_tails(a, at_a, a_row, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, panel, add):  # type: ignore[no-untyped-def]
+        columns = (len(tails) + beside - 1) // beside * beside
+        for c in range(columns):
+            source, to = at_b + tails[min(c, len(tails) - 1), 0], c * CHUNK
+            for k in range(count):
+                panel[to + k] = b[source + b_steps[step + k]]
+            for k in range(count, (count + width - 1) // width * width):
+                panel[to + k] = 0
+        for block in range(filled):
+            at, valid = at_a + blocks[first + block, 0] + step, blocks[first + block, 1]
+            for c in range(0, columns, beside):
+                few(a, at, a_row, valid, panel, c * CHUNK, CHUNK, count, sums, (block * columns + c) * height, add)
+
+    @inline
+    def store_tails(sums, tails, blocks, first, filled, place, y, y_row, bias, bias_at, code):  # type: ignore[no-untyped-def]
+        columns, broken = (len(tails) + beside - 1) // beside * beside, 0
+        for block in range(filled):
+            here, valid, shift_at = place + blocks[first + block, 2], blocks[first + block, 1], bias_at + blocks[first + block, 3]
+            for r in range(valid):
+                for c in range(len(tails)):
+                    value = sums.dtype.type(sums[(block * columns + c) * height + r] + bias[shift_at + r])
+                    broken |= not np.isfinite(value)
+                    y[here + r * y_row + tails[c, 1]] = activate(value, code)
+        return broken
+
+    @inline
     def store_rows(sums, span, columns, targets, line0, count_lines, blocks, block, slot, place, y, y_row, bias, bias_at, zeros, code):  # type: ignore[no-untyped-def]
         # Line after line of a row, so that neighbours in y are written together.
         valid, here, broken = blocks[block, 1], place + blocks[block, 2], 0
@@ -130,7 +157,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
         return broken
 
     def product(first, last, workers, scratch, a, b, y, bias, zeros, code, flags,  # type: ignore[no-untyped-def]
-                geometry, a_steps, b_steps, blocks, columns, targets):  # fmt: skip
+                geometry, a_steps, b_steps, blocks, columns, targets, tails):  # fmt: skip
         # THE ALGORITHM: y[row, lane] = Σ_step a[place(row) + a_steps[step]] · b[place(lane) + b_steps[step]].
         # THE SCHEDULE: a tile is some blocks of ROWS rows times some lines of up to MOST vectors of columns. CHUNK steps at a time
         # each block of each line is multiplied in registers; the sums of the tile stay in L2. Lines are innermost, so that the
@@ -143,7 +170,10 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
         chunks, span = (steps + CHUNK - 1) // CHUNK, blocks_each * height * MOST * width
         for worker in prange(workers):
             sums, upper = scratch[worker][: lines_each * span], scratch[worker][lines_each * span : 2 * lines_each * span]
-            panel = scratch[worker][2 * lines_each * span :]
+            panel, tail_sums = (
+                scratch[worker][2 * lines_each * span :][: MOST * width * CHUNK],
+                scratch[worker][2 * lines_each * span :][MOST * width * CHUNK :],
+            )
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 rest, line0 = tile // line_groups, tile % line_groups * lines_each
                 rest, n = rest // outer, rest % outer
@@ -169,20 +199,30 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                         broken |= add_chunk(a, at_a, a_row, b, at_b, reach, columns[line0 + i], blocks, block0, filled, a_steps, b_steps,
                                             panel_table, step, count, sums[i * span :], panel, add, every, ahead, ahead_step,
                                             straight and unit == end - 1, y, place, y_row, bias, bias_at, code == 1)  # fmt: skip
+                    if len(tails) and line0 + count_lines == columns.shape[0]:
+                        multiply_tails(a, at_a, a_row, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums, panel, add)
                     if end - begin > CHUNKS and (done % CHUNKS == CHUNKS - 1 or unit == end - 1):
                         for i in range(count_lines * span):
                             sums[unsigned(i)] += upper[unsigned(i)] if done >= CHUNKS else 0
                             upper[unsigned(i)] = sums[unsigned(i)]
                 if begin == end:
-                    sums[:] = 0
+                    sums[:], tail_sums[:] = 0, 0
                 for slot in range(0 if straight else filled):
                     broken |= store_rows(sums, span, columns, targets, line0, count_lines, blocks, block0 + slot, slot, place, y, y_row,
                                          bias, bias_at, zeros, code)  # fmt: skip
+                if len(tails) and line0 + count_lines == columns.shape[0]:
+                    broken |= store_tails(tail_sums, tails, blocks, block0, filled, place, y, y_row, bias, bias_at, code)
                 flags[tile] = broken
 
     return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' if bias_per_lane else ''}")
 
 
-def scratch(blocks_each: int, lines_each: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
-    """Elements that a thread needs: the sums of a tile, twice, and a panel of gathered columns."""
-    return MOST * isa.width(dtype) * (2 * lines_each * blocks_each * isa.rows + CHUNK)
+def few_columns(isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
+    """Columns that `_simd.multiply_few` takes together."""
+    return max(1, isa.width(dtype) // isa.rows)
+
+
+def scratch(blocks_each: int, lines_each: int, tails: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
+    """Elements that a thread needs: the sums of a tile, twice, a panel of gathered columns, and the sums of the columns left over."""
+    width, columns = isa.width(dtype), -(-tails // few_columns(isa, dtype)) * few_columns(isa, dtype)
+    return MOST * width * (2 * lines_each * blocks_each * isa.rows + CHUNK) + columns * blocks_each * isa.rows

@@ -81,6 +81,44 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
 
 
 @functools.cache
+def multiply_few(isa: Isa, dtype: np.dtype[Any]) -> Any:
+    """Return a compiled-code function (a, ai, row, valid, b, bi, b_row, count, tile, ti, add) -> None for a few columns.
+
+    The steps are in the lanes: for ROWS rows r and W/ROWS columns c (at least one), over ``count`` steps k,
+
+        tile[ti + c·ROWS + r] = Σ_k a[ai + r·row + k] · b[bi + c·b_row + k]        (added to it if ``add``)
+
+    where b has zeros behind its last step, to a whole vector. Rows from ``valid`` on repeat the last valid one.
+    """
+    rows, columns = isa.rows, max(1, isa.width(dtype) // isa.rows)
+
+    @vector_code(isa, dtype, "a[] row valid b[] b_row count tile[] add")
+    def multiply_few(v: Vectors, a, row, valid, b, b_row, count, tile, add):  # type: ignore[no-untyped-def]
+        builder, last = v.builder, v.builder.sub(valid, I64(1))
+        row_at = [builder.mul(row, builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last)) for r in range(rows)]
+
+        def step(k, sums):  # type: ignore[no-untyped-def]
+            at, results = builder.mul(k, I64(v.width)), list(sums)
+            mask = v.first(builder.sub(count, at))
+            lanes = [v.load(v.at(b, at, (b_row, c))) for c in range(columns)]
+            for r in range(rows):
+                factors = v.load(v.at(a, at, row_at[r]), mask=mask)
+                for c in range(columns):
+                    results[c * rows + r] = v.fma(factors, lanes[c], sums[c * rows + r])
+            return v.here(results)
+
+        steps = builder.sdiv(builder.add(count, I64(v.width - 1)), I64(v.width))
+        sums = v.loop(steps, [v.zero] * (rows * columns), step)
+        for first in range(0, len(sums), v.width):
+            some = sums[first : first + v.width]
+            total, lanes = v.sums(some + [v.zero] * (v.width - len(some))), v.first(I64(len(some)))
+            older = v.load(tile, first // v.width, builder.and_(lanes, v.nonzero(add)))
+            v.store(builder.fadd(total, older), tile, first // v.width, lanes)
+
+    return multiply_few
+
+
+@functools.cache
 def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool) -> Any:
     """Return a compiled-code function (tile, ti, y, yi, mask, bias, bi, relu) -> whether a stored value was not finite.
 

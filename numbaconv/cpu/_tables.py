@@ -20,6 +20,7 @@ BLOCKS, LINES = 32, 8  # blocks of rows and lines of columns of a tile, at most
 FEWEST_TILES = 32  # to share among threads: tiles are made smaller, and wgrad's sum is cut into pieces, whoever computes them
 IN_CACHE = 512 << 10  # bytes of a sample that stay in L2: more is prefetched
 MOST_STEPS = 1 << 16  # of one table: wgrad of larger images goes by planes or lines
+MOST_IN_LANES = _product.CHUNK * _product.CHUNKS  # steps of a sum whose columns left over have the steps in the lanes
 SLAB = 1 << 12  # vectors whose lanes are worked out at once
 Array = np.ndarray[Any, Any]
 Parts = tuple[Reads, Reads, Reads]
@@ -34,6 +35,7 @@ class Tables(NamedTuple):
     blocks: Array
     columns: Array
     targets: Array
+    tails: Array  # place and target of each column left over
 
 
 class Shape(NamedTuple):
@@ -43,6 +45,7 @@ class Shape(NamedTuple):
     outer: int
     blocks: int
     vectors: int
+    tails: int  # columns left over, that would be less than half a vector
     lines: int
     scatters: bool
     reps: int
@@ -78,7 +81,7 @@ def shapes(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> tupl
 
 
 def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, isa: _emit.Isa, dtype: np.dtype[Any]) -> Shape:
-    width, channels, filters = isa.width(dtype), p.in_channels // p.groups, p.out_channels // p.groups
+    width, channels, filters, tails = isa.width(dtype), p.in_channels // p.groups, p.out_channels // p.groups, 0
     steps, outer, reps, together, scatters = channels * math.prod(len(r.taps) for r in part), p.batch, 1, (1, 1, 1, 1), False
     blocks = -(-filters // isa.rows)
     if op == "wgrad":
@@ -93,28 +96,35 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, isa: _emit.Isa, dtype: 
         blocks, vectors = z * -(-q // isa.rows), pitch(p, isa, dtype) // width
         lines = _line_counts(vectors, isa.vectors)[0]
     else:
-        vectors, scatters = _vectors(g, part, width), any(r.every > 1 for r in part)
+        (vectors, tails), scatters = _vectors(p, g, part, steps, width), any(r.every > 1 for r in part)
         lines = _line_counts(vectors, isa.vectors)[0]
     block_bytes = isa.rows * MOST * isa.vector_bytes  # of the sums of a block and a line
     blocks_each, units = min(BLOCKS, blocks), reps * -(-steps // CHUNK)
-    tiles = p.groups * outer * (1 if op == "wgrad" else lines)
+    tiles = p.groups * outer * (1 if op == "wgrad" else max(1, lines))
     while blocks_each > 8 and tiles * -(-blocks // blocks_each) < FEWEST_TILES:
         blocks_each = -(-blocks_each // 2)
     tiles *= -(-blocks // blocks_each)
-    most = lines if op == "wgrad" else min(LINES, tiles // FEWEST_TILES)
+    most = max(1, lines) if op == "wgrad" else min(LINES, tiles // FEWEST_TILES)
     lines_each = max(1, min(most, lines, SUMS_BYTES // (blocks_each * block_bytes)))
-    groups = -(-lines // lines_each)
+    groups = max(1, -(-lines // lines_each))
     pieces = max(1, min(units, -(-FEWEST_TILES // (tiles * groups)))) if op == "wgrad" else 1
-    scratch = _product.scratch(blocks_each, lines_each, isa, dtype)
+    scratch = _product.scratch(blocks_each, lines_each, tails, isa, dtype)
     entries = 2 * steps + (MOST * (MOST + 1) // 2 + 4) * CHUNK + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
-    return Shape(part, outer, blocks, vectors, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries)
+    return Shape(part, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries)
 
 
-def _vectors(g: Grid, part: Parts, width: int) -> int:
-    """Vectors that cover a channel's outputs: in one go, junk between the lines included, or line by line if that is a tenth fewer."""
-    (z, p, q), (_, h, w) = (r.outputs for r in part), g.axes
-    at_once, by_line = -(-(((z - 1) * h.pitch + p - 1) * w.pitch + q) // width), z * p * -(-q // width)
-    return by_line if by_line <= 0.9 * at_once else at_once
+def _vectors(p: ConvProblem, g: Grid, part: Parts, steps: int, width: int) -> tuple[int, int]:
+    """Return the vectors that cover a channel's outputs, and the columns left over.
+
+    In one go, junk between the lines included, or line by line if that is a tenth fewer. Columns are left over where they are
+    too few for a vector and the weights of a row are neighbours in the order of the steps.
+    """
+    (z, y, q), (_, h, w) = (r.outputs for r in part), g.axes
+    flat, by_line = ((z - 1) * h.pitch + y - 1) * w.pitch + q, z * y * -(-q // width)
+    if by_line <= 0.9 * -(-flat // width):
+        return by_line, 0
+    in_order = steps <= MOST_IN_LANES and np.array_equal(_grid.taps(p, part), np.arange(math.prod(p.filter)))
+    return (flat // width, flat % width) if in_order and flat % width <= width // 2 else (-(-flat // width), 0)
 
 
 def _merged(p: ConvProblem, g: Grid, part: Parts) -> tuple[int, int]:
@@ -150,6 +160,8 @@ def _together(p: ConvProblem) -> tuple[int, int, int, int]:
 def _line_counts(vectors: int, most: int) -> tuple[int, list[int]]:
     """Return how many lines of at most ``most`` vectors there are, and the sizes of the last two, none of which is 1 if that can be."""
     lines = -(-vectors // most)
+    if lines == 0:
+        return 0, [0, 0]
     last = vectors - (lines - 1) * most
     return lines, [most - 1, 2] if most > 2 and last == 1 and lines > 1 else [most, last]
 
@@ -157,8 +169,8 @@ def _line_counts(vectors: int, most: int) -> tuple[int, list[int]]:
 def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: np.dtype[Any]) -> Tables:
     """Return the tables of one product."""
     make = _wgrad if op == "wgrad" else _pixel_rows if p.channels_last else _pixel_lanes
-    strides, a_steps, b_steps, blocks, (columns, targets) = make(p, g, shape, isa, dtype)
-    supers, line_groups = -(-shape.blocks // shape.blocks_each), -(-shape.lines // shape.lines_each)
+    strides, a_steps, b_steps, blocks, (columns, targets, tails) = make(p, g, shape, isa, dtype)
+    supers, line_groups = -(-shape.blocks // shape.blocks_each), max(1, -(-shape.lines // shape.lines_each))
     tiles = p.groups * supers * shape.outer * line_groups * shape.pieces
     every = 0 if channels_last(p, op) else _every(p, g, dtype)
     geometry = (
@@ -166,8 +178,8 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: 
         max(b_steps, default=0), shape.steps, *strides, every,
     )  # fmt: skip
     panel = [np.arange(CHUNK) * v * isa.width(dtype) for v in range(1, MOST + 1)]
-    tables = (np.asarray(values, np.int64) for values in (geometry, a_steps, np.concatenate([b_steps, *panel]), blocks, columns, targets))
-    return Tables(*tables)
+    tables = (geometry, a_steps, np.concatenate([b_steps, *panel]), blocks, columns, targets, np.reshape(tails, (-1, 2)))
+    return Tables(*(np.asarray(values, np.int64) for values in tables))
 
 
 # Each of the following returns the strides that the kernel unpacks (a: group, outer, rep ×3, row; b: group, outer, rep ×3; y: group, outer,
@@ -212,7 +224,7 @@ def _pixel_rows(p, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
         group, sample, 0, 0, 0, w.step * apart, channels * math.prod(p.filter) * steps, 0, 0, 0, 0,
         filters, p.out_channels * volume, 0, part[2].every * p.out_channels, filters, 1, 1,
     )  # fmt: skip
-    return strides, a_steps, b_steps, blocks, _neighbours(0, np.arange(filters), isa.width(dtype), isa.vectors, False)
+    return strides, a_steps, b_steps, blocks, (*_neighbours(0, np.arange(filters), isa.width(dtype), isa.vectors, False), [])
 
 
 def _wgrad(p, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
@@ -240,7 +252,7 @@ def _wgrad(p, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
         filters * y[1], 0, *a_reps, y[1], p.batch * g.plane * channels, 0, *b_reps,
         filters * channels * taps, 0, p.out_channels * channels * taps, channels * taps, 0, *reps[1:3],
     )  # fmt: skip
-    return strides, a_steps, b_steps, blocks, (np.concatenate(lines), np.concatenate(tables))
+    return strides, a_steps, b_steps, blocks, (np.concatenate(lines), np.concatenate(tables), [])
 
 
 def _every(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> int:
@@ -283,29 +295,34 @@ def _neighbours(place: int, targets: Array, width: int, most: int, scatter: bool
     return columns, table
 
 
-def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width: int) -> tuple[Array, Array]:
-    """Return the table of columns for the pixels of a channel, and that of their targets if the output is strided."""
+def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width: int) -> tuple[Array, Array, Array]:
+    """Return the table of columns for the pixels of a channel, that of their targets if the output is strided, and the columns left over."""
     part, (_, h, w), (_, P, Q) = shape.part, g.axes, p.output
     z, y, q = (r.outputs for r in part)
-    by_line = shape.vectors == z * y * -(-q // width)
     per_line = -(-q // width)
+    by_line = shape.vectors == z * y * per_line and not shape.tails
+
+    def pixels(index: Array, lanes: int) -> tuple[Array, Array, Array]:
+        """Return the places of some vectors, of each lane whether it is a pixel, and their targets."""
+        if by_line:
+            line, column = np.divmod(index, per_line)
+            at = np.add.outer(column * width, np.arange(lanes))
+            i, j = (part_[:, None] for part_ in np.divmod(line, y))
+            places = (line // y * h.pitch + line % y) * w.pitch + column * width
+            inside = at < q
+        else:
+            places = index * width
+            row, at = np.divmod(np.add.outer(places, np.arange(lanes)), w.pitch)
+            i, j = np.divmod(row, h.pitch)
+            inside = (i < z) & (j < y) & (at < q)
+        return places, inside, ((part[0].first + i * part[0].every) * P + part[1].first + j * part[1].every) * Q + part[2].first + at * part[2].every
+
     places, masks, firsts = (np.zeros(shape.vectors, np.int64) for _ in range(3))
     table = np.full((shape.lines if shape.scatters else 0, MOST * width), -1, np.int64)
     lanes = []
     for begin in range(0, shape.vectors, SLAB):
         index = np.arange(begin, min(begin + SLAB, shape.vectors))
-        if by_line:
-            line, column = np.divmod(index, per_line)
-            at = np.add.outer(column * width, np.arange(width))
-            i, j = (part_[:, None] for part_ in np.divmod(line, y))
-            places[index] = (line // y * h.pitch + line % y) * w.pitch + column * width
-            inside = at < q
-        else:
-            places[index] = index * width
-            row, at = np.divmod(np.add.outer(index * width, np.arange(width)), w.pitch)
-            i, j = np.divmod(row, h.pitch)
-            inside = (i < z) & (j < y) & (at < q)
-        to = ((part[0].first + i * part[0].every) * P + part[1].first + j * part[1].every) * Q + part[2].first + at * part[2].every
+        places[index], inside, to = pixels(index, width)
         masks[index] = (inside << np.arange(width)).sum(1)
         firsts[index] = np.take_along_axis(to, inside.argmax(1)[:, None], 1)[:, 0]
         if shape.scatters:
@@ -314,4 +331,5 @@ def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width:
     for n, values in enumerate(lanes):
         index = np.arange(n * SLAB, n * SLAB + len(values))
         table[line[index, None], slot[index, None] * width + np.arange(width)] = values
-    return columns, table
+    place, inside, to = pixels(np.array([shape.vectors]), shape.tails)
+    return columns, table, np.stack([(place[:, None] + np.arange(shape.tails))[inside], to[inside]], 1)
