@@ -14,6 +14,7 @@ from numbaconv.cpu.bias import activate
 
 CHUNK = 256  # steps summed in registers: an operand's tile stays in the caches, and rounding within 8 eps (tests/test_numerics.py)
 CHUNKS = 32  # chunks added in one place; sums of longer ones are added in a second (the rounding of both is that of 32 terms)
+BESIDE = 4  # columns left over that are multiplied together if their rows are in the lanes
 MOST = 3  # vectors of a tile's row: what a line of the table of columns has room for
 # A line of the table of columns: how many vectors, whether they are neighbours, and per vector its place, its lanes (bits) and their place in y.
 # NEIGHBOURS is ALL if all lanes of all of them count and their places in y are neighbours too.
@@ -29,7 +30,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
     tiles = [_simd.multiply(isa, dtype, v, bias_per_lane) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
     store, prefetch, few = _simd.store(isa, dtype, bias_per_lane), _simd.prefetch(isa, dtype), _simd.multiply_few(isa, dtype)
-    beside = few_columns(isa, dtype)
+    few_columns, beside = max(1, width // height), _simd.multiply_beside(isa, dtype, BESIDE)
 
     @inline
     def gather(panel, b, place, line, vectors, b_steps, step, count):  # type: ignore[no-untyped-def]
@@ -106,27 +107,34 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                              add, 0, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
 
     @inline
-    def multiply_tails(a, at_a, a_row, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, panel, add):  # type: ignore[no-untyped-def]
-        columns = (len(tails) + beside - 1) // beside * beside
+    def multiply_tails(a, at_a, a_row, a_steps, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, panel, add):  # type: ignore[no-untyped-def]
+        # Columns left over have their rows in the lanes where those are neighbours in a, and else their steps, which are.
+        together = BESIDE if a_row == 1 else few_columns
+        columns = (len(tails) + together - 1) // together * together
         for c in range(columns):
             source, to = at_b + tails[min(c, len(tails) - 1), 0], c * CHUNK
             for k in range(count):
                 panel[to + k] = b[source + b_steps[step + k]]
             for k in range(count, (count + width - 1) // width * width):
                 panel[to + k] = 0
-        for block in range(filled):
-            at, valid = at_a + blocks[first + block, 0] + step, blocks[first + block, 1]
-            for c in range(0, columns, beside):
-                few(a, at, a_row, valid, panel, c * CHUNK, CHUNK, count, sums, (block * columns + c) * height, add)
+        rows = (filled - 1) * height + blocks[first + filled - 1, 1]
+        for c in range(0, columns, together):
+            for row in range(0, rows if a_row == 1 else 0, width):
+                at, to = at_a + blocks[first, 0] + row, c * filled * height + row
+                beside(a, at, a_steps, step, rows - row, panel, c * CHUNK, CHUNK, count, sums, to, filled * height, add)
+            for block in range(0 if a_row == 1 else filled):
+                at, valid, to = at_a + blocks[first + block, 0] + a_steps[step], blocks[first + block, 1], (block * columns + c) * height
+                few(a, at, a_row, valid, panel, c * CHUNK, CHUNK, count, sums, to, add)
 
     @inline
-    def store_tails(sums, tails, blocks, first, filled, place, y, y_row, bias, bias_at, code):  # type: ignore[no-untyped-def]
-        columns, broken = (len(tails) + beside - 1) // beside * beside, 0
+    def store_tails(sums, tails, a_row, blocks, first, filled, place, y, y_row, bias, bias_at, code):  # type: ignore[no-untyped-def]
+        columns, broken = (len(tails) + few_columns - 1) // few_columns * few_columns, 0
+        per_block, per_column = (height, filled * height) if a_row == 1 else (columns * height, height)
         for block in range(filled):
             here, valid, shift_at = place + blocks[first + block, 2], blocks[first + block, 1], bias_at + blocks[first + block, 3]
             for r in range(valid):
                 for c in range(len(tails)):
-                    value = sums.dtype.type(sums[(block * columns + c) * height + r] + bias[shift_at + r])
+                    value = sums.dtype.type(sums[block * per_block + c * per_column + r] + bias[shift_at + r])
                     broken |= not np.isfinite(value)
                     y[here + r * y_row + tails[c, 1]] = activate(value, code)
         return broken
@@ -200,7 +208,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                                             panel_table, step, count, sums[i * span :], panel, add, every, ahead, ahead_step,
                                             straight and unit == end - 1, y, place, y_row, bias, bias_at, code == 1)  # fmt: skip
                     if len(tails) and line0 + count_lines == columns.shape[0]:
-                        multiply_tails(a, at_a, a_row, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums, panel, add)
+                        multiply_tails(a, at_a, a_row, a_steps, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums, panel, add)
                     if end - begin > CHUNKS and (done % CHUNKS == CHUNKS - 1 or unit == end - 1):
                         for i in range(count_lines * span):
                             sums[unsigned(i)] += upper[unsigned(i)] if done >= CHUNKS else 0
@@ -211,18 +219,13 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                     broken |= store_rows(sums, span, columns, targets, line0, count_lines, blocks, block0 + slot, slot, place, y, y_row,
                                          bias, bias_at, zeros, code)  # fmt: skip
                 if len(tails) and line0 + count_lines == columns.shape[0]:
-                    broken |= store_tails(tail_sums, tails, blocks, block0, filled, place, y, y_row, bias, bias_at, code)
+                    broken |= store_tails(tail_sums, tails, a_row, blocks, block0, filled, place, y, y_row, bias, bias_at, code)
                 flags[tile] = broken
 
     return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' if bias_per_lane else ''}")
 
 
-def few_columns(isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
-    """Columns that `_simd.multiply_few` takes together."""
-    return max(1, isa.width(dtype) // isa.rows)
-
-
 def scratch(blocks_each: int, lines_each: int, tails: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
     """Elements that a thread needs: the sums of a tile, twice, a panel of gathered columns, and the sums of the columns left over."""
-    width, columns = isa.width(dtype), -(-tails // few_columns(isa, dtype)) * few_columns(isa, dtype)
-    return MOST * width * (2 * lines_each * blocks_each * isa.rows + CHUNK) + columns * blocks_each * isa.rows
+    width, most = isa.width(dtype), max(BESIDE, isa.width(dtype) // isa.rows)
+    return MOST * width * (2 * lines_each * blocks_each * isa.rows + CHUNK) + -(-tails // most) * most * blocks_each * isa.rows

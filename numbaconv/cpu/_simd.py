@@ -119,6 +119,30 @@ def multiply_few(isa: Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
+def multiply_beside(isa: Isa, dtype: np.dtype[Any], columns: int) -> Any:
+    """Return a compiled-code function (a, ai, a_steps, as, rows, b, bi, b_row, count, tile, ti, pitch, add) -> None for a few columns.
+
+    The rows are in the lanes, W of them, of which the first ``rows`` are stored: over ``count`` ≥ 1 steps k,
+
+        tile[ti + c·pitch + r] = Σ_k a[ai + a_steps[as + k] + r] · b[bi + c·b_row + k]        (added to it if ``add``)
+    """
+
+    @vector_code(isa, dtype, "a[] a_steps[] rows b[] b_row count tile[] pitch add")
+    def multiply_beside(v: Vectors, a, a_steps, rows, b, b_row, count, tile, pitch, add):  # type: ignore[no-untyped-def]
+        builder, mask = v.builder, v.first(rows)
+
+        def step(k, sums):  # type: ignore[no-untyped-def]
+            factors = v.load(v.at(a, builder.load(builder.gep(a_steps, [k]))), mask=mask)
+            return v.here([v.fma(factors, v.splat(builder.load(v.at(b, k, (b_row, c)))), sums[c]) for c in range(columns)])
+
+        for c, total in enumerate(v.loop(count, [v.zero] * columns, step)):
+            here = v.at(tile, (pitch, c))
+            v.store(builder.fadd(total, v.load(here, mask=builder.and_(mask, v.nonzero(add)))), here, mask=mask)
+
+    return multiply_beside
+
+
+@functools.cache
 def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool) -> Any:
     """Return a compiled-code function (tile, ti, y, yi, mask, bias, bi, relu) -> whether a stored value was not finite.
 

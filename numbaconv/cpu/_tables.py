@@ -96,7 +96,7 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, isa: _emit.Isa, dtype: 
         blocks, vectors = z * -(-q // isa.rows), pitch(p, isa, dtype) // width
         lines = _line_counts(vectors, isa.vectors)[0]
     else:
-        (vectors, tails), scatters = _vectors(p, g, part, steps, width), any(r.every > 1 for r in part)
+        (vectors, tails), scatters = _vectors(p, op, g, part, steps, width), any(r.every > 1 for r in part)
         lines = _line_counts(vectors, isa.vectors)[0]
     block_bytes = isa.rows * MOST * isa.vector_bytes  # of the sums of a block and a line
     blocks_each, units = min(BLOCKS, blocks), reps * -(-steps // CHUNK)
@@ -113,18 +113,19 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, isa: _emit.Isa, dtype: 
     return Shape(part, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries)
 
 
-def _vectors(p: ConvProblem, g: Grid, part: Parts, steps: int, width: int) -> tuple[int, int]:
+def _vectors(p: ConvProblem, op: Op, g: Grid, part: Parts, steps: int, width: int) -> tuple[int, int]:
     """Return the vectors that cover a channel's outputs, and the columns left over.
 
     In one go, junk between the lines included, or line by line if that is a tenth fewer. Columns are left over where they are
-    too few for a vector and the weights of a row are neighbours in the order of the steps.
+    too few for a vector and weights are neighbours: those of a row in the order of the steps, or those of a step.
     """
     (z, y, q), (_, h, w) = (r.outputs for r in part), g.axes
     flat, by_line = ((z - 1) * h.pitch + y - 1) * w.pitch + q, z * y * -(-q // width)
     if by_line <= 0.9 * -(-flat // width):
         return by_line, 0
-    in_order = steps <= MOST_IN_LANES and np.array_equal(_grid.taps(p, part), np.arange(math.prod(p.filter)))
-    return (flat // width, flat % width) if in_order and flat % width <= width // 2 else (-(-flat // width), 0)
+    taps, size = _grid.taps(p, part), math.prod(p.filter)
+    beside = size == 1 if op == "dgrad" else np.array_equal(taps, np.arange(size))
+    return (flat // width, flat % width) if beside and 0 < steps <= MOST_IN_LANES and flat % width <= width // 2 else (-(-flat // width), 0)
 
 
 def _merged(p: ConvProblem, g: Grid, part: Parts) -> tuple[int, int]:
@@ -169,7 +170,7 @@ def _line_counts(vectors: int, most: int) -> tuple[int, list[int]]:
 def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: np.dtype[Any]) -> Tables:
     """Return the tables of one product."""
     make = _wgrad if op == "wgrad" else _pixel_rows if p.channels_last else _pixel_lanes
-    strides, a_steps, b_steps, blocks, (columns, targets, tails) = make(p, g, shape, isa, dtype)
+    strides, a_steps, b_steps, blocks, (columns, targets, tails) = make(p, op, g, shape, isa, dtype)
     supers, line_groups = -(-shape.blocks // shape.blocks_each), max(1, -(-shape.lines // shape.lines_each))
     tiles = p.groups * supers * shape.outer * line_groups * shape.pieces
     every = 0 if channels_last(p, op) else _every(p, g, dtype)
@@ -186,22 +187,23 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: 
 # piece, row; bias: group; the reps' sizes), the steps' offsets in a and b, the table of blocks, and that of columns with its targets.
 
 
-def _pixel_lanes(p, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
+def _pixel_lanes(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     """Rows are output channels, lanes are pixels: channels first."""
     channels, filters, volume = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.output)
     taps = math.prod(p.filter)
-    a_steps = np.add.outer(np.arange(channels) * taps, _grid.taps(p, shape.part)).reshape(-1)
+    row, step = (taps, filters * taps) if op == "dgrad" else (channels * taps, taps)  # of w: (C, K/groups, taps) of the transposed problem
+    a_steps = np.add.outer(np.arange(channels) * step, _grid.taps(p, shape.part)).reshape(-1)
     b_steps = np.add.outer(np.arange(channels) * g.plane, g.offsets(shape.part)).reshape(-1)
     first = np.arange(0, filters, isa.rows)
-    blocks = np.stack([first * channels * taps, np.minimum(isa.rows, filters - first), first * volume, first], 1)
+    blocks = np.stack([first * row, np.minimum(isa.rows, filters - first), first * volume, first], 1)
     strides = (
-        filters * channels * taps, 0, 0, 0, 0, channels * taps, channels * g.plane, p.in_channels * g.plane, 0, 0, 0,
+        filters * channels * taps, 0, 0, 0, 0, row, channels * g.plane, p.in_channels * g.plane, 0, 0, 0,
         filters * volume, p.out_channels * volume, 0, volume, filters, 1, 1,
     )  # fmt: skip
     return strides, a_steps, b_steps, blocks, _pixel_columns(p, g, shape, isa, isa.width(dtype))
 
 
-def _pixel_rows(p, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
+def _pixel_rows(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     """Rows are neighbouring pixels, lanes are output channels: channels last."""
     channels, filters, volume, steps = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.output), pitch(p, isa, dtype)
     # The input: (groups, N, pixels, C/groups) if it was copied, else as it came.
@@ -227,7 +229,7 @@ def _pixel_rows(p, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     return strides, a_steps, b_steps, blocks, (*_neighbours(0, np.arange(filters), isa.width(dtype), isa.vectors, False), [])
 
 
-def _wgrad(p, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
+def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     """Rows are output channels, lanes are (s, c) of one (t, r), steps are pixels; the result is (groups, K/groups, taps, C/groups)."""
     channels, filters, taps, width = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.filter), isa.width(dtype)
     d, h, w = g.axes

@@ -59,7 +59,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     counted = dict.fromkeys(SECONDS, 0.0)
     if _tables.copies(p, op, g):
         counted["transpose" if _tables.channels_last(p, op) else "copy"] += p.batch * p.in_channels * g.plane * size
-    if p.channels_last and op != "wgrad" or op == "dgrad" or op == "wgrad" and math.prod(p.filter) > 1:
+    if p.channels_last and op != "wgrad" or op == "wgrad" and math.prod(p.filter) > 1:
         counted["transpose"] += math.prod(p.shape("w")) * size
     for shape in shapes:
         products = p.groups * shape.outer * shape.blocks * shape.vectors
@@ -88,20 +88,16 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
         elements += (pieces if pieces > 1 else apart) * weights + (weights if apart and p is not problem and math.prod(p.filter) > 1 else 0)
     elif p.channels_last:
         elements += weights // (p.out_channels // p.groups) * _tables.pitch(p, isa, dtype)
-    elif op == "dgrad":
-        elements += weights
     elements += max(shape.scratch for shape in shapes) * _parallel.get_num_threads()
     return elements * dtype.itemsize + 8 * sum(shape.entries for shape in shapes)
 
 
 def prepare(problem: ConvProblem, op: Op, w: Array) -> Array | None:
-    """Put weights in the order in which they are read: those of dgrad and of channels-last problems; others are read as they are."""
+    """Put the weights of channels-last problems in the order in which they are read; others are read as they are."""
     p, isa = _forward(problem, op), _emit.host()
-    if op == "wgrad" or not (p.channels_last or op == "dgrad"):
+    if op == "wgrad" or not p.channels_last:
         return None
     filters, channels, taps = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
-    if not p.channels_last:
-        return _grid.exchanged(w, p.groups, channels, filters, taps)
     pitch = _tables.pitch(p, isa, w.dtype)
     if op == "fprop":
         return _grid.transposed(w, p.groups, filters, channels * taps, pitch)
@@ -116,7 +112,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     if _tables.copies(p, op, g):
         x = (_grid.copy_pixels if _tables.channels_last(p, op) else _grid.copy_planes)(p, x, g)
     read: Any = other
-    if op != "wgrad" and (p.channels_last or op == "dgrad"):
+    if op != "wgrad" and p.channels_last:
         read = prepare(problem, op, other) if options.packed is None else options.packed
     lane_is_channel = p.channels_last and op != "wgrad"
     rows, lanes = (x, read) if lane_is_channel else (read, x)
