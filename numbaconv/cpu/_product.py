@@ -72,7 +72,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                     value = sums.dtype.type(sums[index] + shift)
                     if line[MASKS + v] >> i & 1 and not np.isfinite(value):
                         broken = 1
-                    sums[index] = activate(value, code)
+                    sums[index] = value
+        activate(sums, at, valid * vectors * width, code)
         return broken
 
     @inline
