@@ -31,6 +31,8 @@ FASTMATH = {"reassoc", "contract"}
 MAGIC = b"numbaconv-cache-1\n"
 unsigned = np.uint64  # an index of this type spares Numba's check for negative ones, which would keep LLVM from using vectors
 inline: Callable[..., Any] = numba.njit(nogil=True, fastmath=FASTMATH, inline="never", error_model="numpy")
+# For arithmetic whose order matters, and that LLVM must see inside the loops which call it.
+exact: Callable[..., Any] = numba.njit(nogil=True, fastmath={"contract"}, forceinline=True, error_model="numpy")
 
 
 class Kernel:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import numbaconv as nc
 from numbaconv import nn
 from numbaconv.nn.activation import TABLE
 
@@ -383,3 +384,130 @@ def test_eval_keeps_nothing() -> None:
     with pytest.raises(RuntimeError, match="training mode"):
         net.backward(y)
     assert all(module.training for module in net.train().modules())
+
+
+def _evaluating(rng: np.random.Generator, **options: Any) -> tuple[nn.Conv2d, np.ndarray[Any, Any]]:
+    """A layer in evaluation mode that has prepared its weights, and its input."""
+    layer = nn.Conv2d(16, 16, 3, padding=1, rng=0, **options)
+    layer.eval()
+    x = rng.standard_normal((1, 16, 14, 14)).astype(np.float32)
+    for _ in range(2):
+        layer(x)
+    assert isinstance(layer._prepared[1], nc.PreparedWeights)
+    return layer, x
+
+
+def _by_assignment(layer: nn.Conv2d) -> None:
+    layer.weight.data = layer.weight.data * 2
+
+
+def _in_place(layer: nn.Conv2d) -> None:
+    layer.weight.data *= 2
+
+
+def _by_index(layer: nn.Conv2d) -> None:
+    layer.weight.data[...] *= 2
+
+
+def _through_an_array(layer: nn.Conv2d) -> None:
+    np.asarray(layer.weight)[...] *= 2
+
+
+def _by_loading(layer: nn.Conv2d) -> None:
+    layer.load_state_dict({name: value * (2 if name == "weight" else 1) for name, value in layer.state_dict().items()})
+
+
+def _by_another_parameter(layer: nn.Conv2d) -> None:
+    layer.weight = nn.Parameter(layer.weight.data * 2)
+
+
+def _by_a_step(layer: nn.Conv2d) -> None:
+    layer.weight.grad = -layer.weight.data
+    nn.SGD([layer.weight], lr=1.0).step()
+
+
+CHANGES = (_by_assignment, _in_place, _by_index, _through_an_array, _by_loading, _by_another_parameter, _by_a_step)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_prepared_weights_follow_every_change(change, rng):
+    layer, x = _evaluating(rng)
+    kept, change_twice = layer._prepared[1], range(2)
+    for _ in change_twice:
+        change(layer)
+        for _ in range(3):  # unprepared, prepared, kept
+            np.testing.assert_array_equal(layer(x), nc.conv2d(x, layer.weight._data, layer.bias.data, padding=1))
+    assert layer._prepared[1] is not kept and layer._prepared[1] is not None
+
+
+@pytest.mark.parametrize("view", [lambda data: data, lambda data: data[0], lambda data: data.reshape(-1), memoryview])
+def test_weights_that_somebody_holds_are_not_kept(view, rng):
+    layer, x = _evaluating(rng)
+    held = view(layer.weight.data)
+    for _ in range(3):
+        layer(x)
+    changed = np.asarray(held)
+    changed[...] = 0
+    assert layer._prepared[1] is None or layer._prepared[0][1] != layer.weight._accesses
+    np.testing.assert_array_equal(layer(x), np.broadcast_to(nc.conv2d(x, layer.weight._data, layer.bias.data, padding=1), x.shape))
+    del held, changed
+    for _ in range(2):
+        layer(x)
+    assert layer._prepared[1] is not None
+
+
+def test_prepared_weights_are_dropped(rng):
+    layer, x = _evaluating(rng, activation="gelu")
+    y, kept = layer(x), layer._prepared[1]
+    np.testing.assert_array_equal(layer(x), y)
+    assert layer._prepared[1] is kept
+    np.testing.assert_array_equal(layer(x[:, :, 2:]), nc.conv2d(x[:, :, 2:], layer.weight.data, layer.bias.data, padding=1, activation="gelu"))
+    for mode in (True, False):
+        layer.train(mode)
+        assert layer._prepared is None
+        layer(x)
+    layer.train()(x)
+    assert layer._prepared is None
+
+
+def test_no_gradient_of_the_input_where_none_is_asked_for(rng, monkeypatch):
+    calls = []
+    original = nn.Conv2d._function
+
+    def counted(self: Any, suffix: str = "") -> Any:
+        function = original(self, suffix)
+        return (lambda *a, **k: calls.append(k["needs"]) or function(*a, **k)) if suffix == "_backward" else function
+
+    monkeypatch.setattr(nn.Conv2d, "_function", counted)
+    layers = (nn.Conv2d(1, 4, 3, rng=0), nn.ReLU(), nn.Conv2d(4, 3, 3, rng=1), nn.Flatten(), nn.Linear(3 * 4 * 4, 2, rng=2))
+    net, x = nn.Sequential(nn.AvgPool2d(1), nn.Sequential(*layers[:3]), *layers[3:]), rng.standard_normal((2, 1, 8, 8)).astype(np.float32)
+    y = net(x)
+    assert net.backward(np.ones_like(y)).shape == x.shape
+    expected = [p.grad for p in net.parameters()]
+    net.zero_grad()
+    net(x)
+    assert net.backward(np.ones_like(y), input_gradient=False) is None
+    for p, grad in zip(net.parameters(), expected, strict=True):
+        np.testing.assert_array_equal(p.grad, grad)
+    assert calls == [(True, True, True)] * 3 + [(False, True, True)]
+    for again in net, net[0]:
+        with pytest.raises(RuntimeError, match="needs a forward"):
+            again.backward(np.ones_like(y))
+
+
+def test_own_modules_need_not_know_about_input_gradient(rng):
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            self.inner = nn.Linear(3, 3, rng=0)
+
+        def forward(self, x: Any) -> Any:
+            return self.inner(x) * 2
+
+        def backward(self, grad_out: Any) -> Any:
+            return self.inner.backward(grad_out * 2)
+
+    net, x = nn.Sequential(Twice(), nn.ReLU()), rng.standard_normal((2, 3))
+    assert net.backward(np.ones_like(net(x)), input_gradient=False) is None
+    assert next(net.parameters()).grad is not None
+    idle = nn.Sequential(nn.ReLU(), nn.Flatten())
+    assert idle.backward(np.ones_like(idle(x)), input_gradient=False) is None

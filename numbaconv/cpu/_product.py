@@ -73,13 +73,15 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
         broken = 0
         for r in range(valid):
             for v in range(vectors):
+                first, shift_at = at + (r * vectors + v) * width, bias_at + (v * width if bias_per_lane else r)
+                if line[NEIGHBOURS] == WHOLE:
+                    broken |= whole_one(sums, first, sums, first, bias, shift_at, False)
+                    continue
                 for i in range(width):
-                    index = at + (r * vectors + v) * width + i
-                    shift = bias[bias_at + v * width + i] if bias_per_lane else bias[bias_at + r]
-                    value = sums.dtype.type(sums[index] + shift)
-                    if line[MASKS + v] >> i & 1 and not np.isfinite(value):
+                    sums[first + i] += bias[shift_at + i if bias_per_lane else shift_at]
+                    if line[MASKS + v] >> i & 1 and not np.isfinite(sums[first + i]):
                         broken = 1
-                    sums[index] = activate(value, code)
+        activate(sums, at, valid * vectors * width, code)
         return broken
 
     @inline

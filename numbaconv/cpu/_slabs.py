@@ -19,7 +19,7 @@ from numbaconv._jit import Kernel, unsigned
 from numbaconv.cpu import _emit, _parallel
 from numbaconv.cpu._grid import Reads, reads
 from numbaconv.cpu._simd_stencil import STENCIL_ROWS, prefetch, slab
-from numbaconv.cpu.bias import CODES, activate, store_row
+from numbaconv.cpu.bias import CODES, activate
 from numbaconv.problem import ConvProblem, Op, Options
 
 MOST_TAPS = 256  # terms of an output's sum, which has one accumulator: rounding stays within 8 eps (tests/test_numerics.py)
@@ -110,7 +110,7 @@ def run(p: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: Options, 
                 bias = np.empty(0, y.dtype) if options.bias is None else options.bias
                 size, code = rows.outputs * columns.outputs, CODES[options.activation]
                 arguments = (parts[-1].reshape(-1), bias, code, p.out_channels, p.output[0], size)
-                _parallel.run(_fill, planes, (1, y.dtype), arguments, parts[-1].size * 1e-10)
+                _parallel.run(_fill, planes, (0, y.dtype), arguments, parts[-1].size * 1e-10)
         sizes = np.array((p.output[1], p.output[2], rows.outputs, rows.first, rows.every, across), np.int64)
         if across <= 2:
             woven = (parts[0].reshape(-1), parts[-1].reshape(-1), y.reshape(-1), sizes)
@@ -125,10 +125,10 @@ def run(p: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: Options, 
 def _fill(first, last, workers, scratch, y, bias, code, channels, planes, size):  # type: ignore[no-untyped-def]
     # THE SCHEDULE: a tile is a plane of outputs that no tap reaches: the activation of the bias.
     for worker in prange(workers):
-        scratch[worker][:] = 0
         for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
             for i in range(size):
-                store_row(y, tile * size + i, 1, 1, scratch[worker], 0, bias, tile // planes % channels, code)
+                y[unsigned(tile * size + i)] = bias[tile // planes % channels] if bias.size else 0
+            activate(y, tile * size, size, code)
 
 
 @Kernel
@@ -219,8 +219,7 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], taps: int, down: int, across: 
                             broken |= outer(x, at_x + h * W, W, Z * H * W, h, H, q * sw - lw, W, dw, S, per_c, w, at_w, step, wc,
                                             y, at_y + p * Q + q, Q, P - p, Q - q, bias[k], code == 1)  # fmt: skip
                     if code > 1:
-                        for i in range(at_y + p * Q, at_y + min(P, p + rows) * Q):
-                            y[unsigned(i)] = activate(y[unsigned(i)], code)
+                        activate(y, at_y + p * Q, (min(P, p + rows) - p) * Q, code)
                 flags[tile] = broken
 
     return Kernel(slabs, f"-{isa.name}-{dtype.name}-{taps}-{down}-{across}-{vectors}")

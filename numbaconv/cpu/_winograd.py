@@ -226,12 +226,12 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
 
     @inline
     def finish(strip, at, columns, bias, k, valid, code):  # type: ignore[no-untyped-def]
-        for q in range(columns):
-            for lane in range(valid):
-                value = strip[unsigned(at + q * width + lane)]
-                if bias.size:
-                    value += bias[unsigned(k + lane)]
-                strip[unsigned(at + q * width + lane)] = activate(value, code) if code else value
+        if bias.size:
+            for q in range(columns):
+                for lane in range(valid):
+                    strip[unsigned(at + q * width + lane)] += bias[unsigned(k + lane)]
+        if code:
+            activate(strip, at, columns * width, code)
 
     def weights(first, last, workers, scratch, w, packed, geometry):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: u = G g Gᵀ for all rows and steps.

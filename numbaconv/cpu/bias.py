@@ -6,60 +6,95 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import types
+from numba import prange
 from numba.extending import overload
+from numba.np.numpy_support import as_dtype
 
-from numbaconv._jit import inline, unsigned
+from numbaconv._jit import Kernel, inline, unsigned
+from numbaconv.cpu import _parallel
+from numbaconv.cpu._smooth import functions
 
 # The codes that kernels compare against; what each name means is written in reference.ACTIVATIONS.
 CODES = {None: 0, "relu": 1, "leaky_relu": 2, "silu": 3, "gelu": 4, "tanh": 5, "sigmoid": 6}
+PIECE = 1 << 14
 Array = np.ndarray[Any, Any]
 
 
-def activate(value, code):  # type: ignore[no-untyped-def]
-    """Apply activation ``code`` to one value: floats any, integers relu alone, complex values none."""
+def activate(values, at, n, code):  # type: ignore[no-untyped-def]
+    """Apply activation ``code`` to values[at : at + n] in place: floats any, integers relu alone, complex values none."""
     raise NotImplementedError("only callable in compiled code")
 
 
 @overload(activate)
-def _activate(value, code):  # type: ignore[no-untyped-def]
-    if isinstance(value, types.Complex):
-        return lambda value, code: value
-    zero = value.cast_python_value(0)
-    if isinstance(value, types.Integer):
-        return lambda value, code: value if code == 0 or value > zero else zero
-    one, half, slope, root = (value.cast_python_value(v) for v in (1.0, 0.5, 0.01, math.sqrt(0.5)))
+def _activate(values, at, n, code):  # type: ignore[no-untyped-def]
+    dtype = as_dtype(values.dtype)
+    zero = dtype.type(0)
+    if dtype.kind == "c":
+        return lambda values, at, n, code: None
 
-    def real(value, code):  # type: ignore[no-untyped-def]
-        # Comparisons are written so that NaN falls through to the value itself.
+    def relu(values, at, n, code):  # type: ignore[no-untyped-def]
+        for i in range(at, at + n):
+            value = values[unsigned(i)]
+            values[unsigned(i)] = zero if value < zero else value  # NaN stays
+
+    if dtype.kind != "f":
+        return relu
+    slope, smooth = dtype.type(0.01), functions(dtype)
+    silu, gelu, tanh, sigmoid = smooth["silu"], smooth["gelu"], smooth["tanh"], smooth["sigmoid"]
+
+    def real(values, at, n, code):  # type: ignore[no-untyped-def]
+        # A loop for each, so that LLVM makes vector code of it.
         if code == 1:
-            return zero if value < zero else value
-        if code == 2:
-            return value * slope if value < zero else value
-        if code == 3:
-            return value / (one + math.exp(-value))
-        if code == 4:
-            return value * half * math.erfc(-value * root)  # not 1 + erf, which cancels for negative values
-        if code == 5:
-            return math.tanh(value)
-        if code == 6:
-            return one / (one + math.exp(-value))
-        return value
+            for i in range(at, at + n):
+                value = values[unsigned(i)]
+                values[unsigned(i)] = zero if value < zero else value  # NaN stays
+        elif code == 2:
+            for i in range(at, at + n):
+                value = values[unsigned(i)]
+                values[unsigned(i)] = value * slope if value < zero else value
+        elif code == 3:
+            for i in range(at, at + n):
+                values[unsigned(i)] = silu(values[unsigned(i)])
+        elif code == 4:
+            for i in range(at, at + n):
+                values[unsigned(i)] = gelu(values[unsigned(i)])
+        elif code == 5:
+            for i in range(at, at + n):
+                values[unsigned(i)] = tanh(values[unsigned(i)])
+        elif code == 6:
+            for i in range(at, at + n):
+                values[unsigned(i)] = sigmoid(values[unsigned(i)])
 
     return real
 
 
 @inline
 def store_row(y, at, step, n, sums, first, bias, k, code):  # type: ignore[no-untyped-def]
-    """Write n finished sums of channel k to y[at::step], bias added (if there is one) and activation applied."""
+    """Write n finished sums of channel k, which are scratch, to y[at::step], bias added (if there is one) and activation applied."""
     shift = bias[k] if bias.size else sums.dtype.type(0)
-    if code == 0:
+    if code:
         for q in range(n):
-            y[unsigned(at + q * step)] = sums[unsigned(first + q)] + shift
-    else:
-        for q in range(n):
-            value = sums.dtype.type(sums[unsigned(first + q)] + shift)  # integers wrap before the activation sees them
-            y[unsigned(at + q * step)] = activate(value, code)
+            sums[unsigned(first + q)] += shift  # integers wrap before the activation sees them
+        activate(sums, first, n, code)
+        shift = sums.dtype.type(0)
+    for q in range(n):
+        y[unsigned(at + q * step)] = sums[unsigned(first + q)] + shift
+
+
+@Kernel
+def _each(first, last, workers, scratch, values, code):  # type: ignore[no-untyped-def]
+    # THE ALGORITHM: values[i] = activation(values[i]).
+    # THE SCHEDULE: a tile is PIECE neighbours.
+    for worker in prange(workers):
+        for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+            activate(values, tile * PIECE, min(PIECE, values.size - tile * PIECE), code)
+
+
+def activated(x: Array, name: str) -> Array:
+    """Return an activation of every element of a float32 or float64 array."""
+    y = np.array(x, order="C")
+    _parallel.run(_each, -(-y.size // PIECE), (0, y.dtype), (y.reshape(-1), CODES[name]), y.size * 1e-9)
+    return y
 
 
 def grad_bias(dy: Array, channels_last: bool) -> Array:

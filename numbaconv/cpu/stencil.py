@@ -255,9 +255,8 @@ def _channel_storer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
             at, to = first + q % across * size + q // across * lanes, line + (1 + q) * lanes
             for lane in range(lanes):
                 sums[unsigned(to + lane)] = sums[unsigned(at + lane)] + sums[unsigned(line + lane)]
-            if code:
-                for lane in range(lanes):
-                    sums[unsigned(to + lane)] = activate(sums[unsigned(to + lane)], code)
+        if code:
+            activate(sums, line + lanes, length * lanes, code)
 
     @inline
     def store(y, target, sums, at, n, k, z, p0, q0, phase, rows, pitch, size, bias, code):  # type: ignore[no-untyped-def]

@@ -8,8 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import erf, expit
 
-from numbaconv.arrays import Array
+from numbaconv.arrays import COMPUTE, Array
 from numbaconv.nn.module import Module, as_real
+
+
+def _smooth(name: str) -> Callable[[Array], Array]:
+    """Return the function that convolutions fuse, for arrays by themselves."""
+
+    def apply(x: Array) -> Array:
+        from numbaconv.cpu.bias import activated
+
+        return activated(x.astype(COMPUTE[x.dtype], copy=False), name)
+
+    return apply
 
 
 class Activation(NamedTuple):
@@ -21,7 +32,7 @@ class Activation(NamedTuple):
 
     def forward(self, x: Array) -> Array:
         """Return the function of x, in its dtype."""
-        return self.function(x).astype(x.dtype, copy=False)  # SciPy's functions know no float16
+        return self.function(x).astype(x.dtype, copy=False)
 
     def backward(self, kept: Array, grad: Array) -> Array:
         """Return the gradient of the input."""
@@ -38,15 +49,15 @@ def _gelu_backward(x: Array, grad: Array) -> Array:
     return grad * (0.5 * (1 + erf(x * 0.5**0.5)) + x * density)
 
 
-# As reference.ACTIVATIONS, whose sigmoid loses the small values in float32: it serves as an oracle in float64 alone.
+# As reference.ACTIVATIONS.
 # Where the derivative follows from the output, that is kept: the next layer keeps it anyway, and a fused convolution has no other.
 TABLE = {
     "relu": Activation(lambda x: np.maximum(x, 0), lambda y, grad: np.where(y <= 0, 0, grad), True),
     "leaky_relu": Activation(lambda x: np.where(x > 0, x, x * 0.01), lambda y, grad: np.where(y > 0, grad, grad * 0.01), True),
-    "silu": Activation(lambda x: x * expit(x), _silu_backward, False),
-    "gelu": Activation(lambda x: x * 0.5 * (1 + erf(x * 0.5**0.5)), _gelu_backward, False),
-    "tanh": Activation(np.tanh, lambda y, grad: grad * (1 - y * y), True),
-    "sigmoid": Activation(expit, lambda y, grad: grad * ((1 - y) * y), True),
+    "silu": Activation(_smooth("silu"), _silu_backward, False),
+    "gelu": Activation(_smooth("gelu"), _gelu_backward, False),
+    "tanh": Activation(_smooth("tanh"), lambda y, grad: grad * (1 - y * y), True),
+    "sigmoid": Activation(_smooth("sigmoid"), lambda y, grad: grad * ((1 - y) * y), True),
 }
 
 

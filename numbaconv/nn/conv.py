@@ -103,19 +103,31 @@ class ConvBase(Module):
         bias = None if self.bias is None else self.bias.data
         # The derivative of SiLU and of GELU needs the sum before the activation, which a fused call does not store.
         apart = activation is not None and self.training and not TABLE[activation].keeps_output
-        y = self._function()(x, self.weight.data, bias, activation=None if apart else activation, **self._geometry())
+        y = self._function()(x, self._weights(x), bias, activation=None if apart else activation, **self._geometry())
         if activation is None:
             return self._keep(y, x, None, None)
         if apart:
             return self._keep(TABLE[activation].forward(y), x, activation, y)
         return self._keep(y, x, activation, y)
 
-    def backward(self, grad_out: Any) -> Array:
-        """Return the gradient of x; add to those of weight and bias."""
+    def _weights(self, x: Array) -> Any:
+        """Return the weights; in evaluation mode prepared for inputs like x, and kept until the weights may have changed."""
+        weight = self.weight
+        accesses = None if self.training else weight._accesses_if_settled()
+        if accesses is None:
+            return weight.data
+        key, prepared = (weight, accesses, x.shape, x.dtype), None
+        if self._prepared and self._prepared[0] == key:  # from the second call on, so that inputs of ever other shapes cost nothing
+            prepared = self._prepared[1] or functional.prepare(weight._data, x.shape, transposed=self.transposed, dtype=x.dtype, **self._geometry())
+        self._prepared = key, prepared
+        return weight._data if prepared is None else prepared
+
+    def backward(self, grad_out: Any, input_gradient: bool = True) -> Any:
+        """Return the gradient of x, or None if it is not asked for; add to those of weight and bias."""
         grad_out, x, activation, kept = self._recall(grad_out)
         if activation is not None:
             grad_out = TABLE[activation].backward(kept, grad_out)
-        needs = (True, True, self.bias is not None)
+        needs = (input_gradient, True, self.bias is not None)
         grad_x, grad_weight, grad_bias = self._function("_backward")(grad_out, x, self.weight.data, needs=needs, **self._geometry())
         self.weight.accumulate(grad_weight)
         if self.bias is not None:

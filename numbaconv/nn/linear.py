@@ -94,14 +94,14 @@ class Linear(Module):
             y = y + self.bias.data
         return self._keep(y, x)
 
-    def backward(self, grad_out: Any) -> Array:
-        """Return the gradient of x; add to those of weight and bias."""
+    def backward(self, grad_out: Any, input_gradient: bool = True) -> Any:
+        """Return the gradient of x, or None if it is not asked for; add to those of weight and bias."""
         grad_out, x = self._recall(grad_out)
         rows = grad_out.reshape(-1, self.out_features)
         self.weight.accumulate(_matmul(rows.T, x.reshape(-1, self.in_features)))
         if self.bias is not None:
             self.bias.accumulate(_matmul(np.ones(len(rows), rows.dtype), rows))
-        return _matmul(grad_out, self.weight.data)
+        return _matmul(grad_out, self.weight.data) if input_gradient else None
 
     def _settings(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ class Parameter:
     Attributes
     ----------
     data : ndarray
-        The values. Assigning converts to the same dtype and checks the shape.
+        The values. Assigning converts to the same dtype and checks the shape; changing them in place is fine too.
     grad : ndarray or None
         Gradient of the loss, like ``data``; None until the first backward and after ``zero_grad``.
 
@@ -48,19 +49,30 @@ class Parameter:
         if self._data.dtype.kind != "f":
             raise TypeError(f"a parameter must be floating point, got dtype {self._data.dtype}")
         self.grad: Array | None = None
+        self._accesses = 0
 
     @property
     def data(self) -> Array:
         """The values."""
+        self._accesses += 1
         return self._data
 
     @data.setter
     def data(self, value: Any) -> None:
+        self._accesses += 1
         if value is self._data:  # `parameter.data -= step` has changed the values already
             return
         array = np.array(value, dtype=self.dtype)
         check_shape(array, self.shape, "data", "that of the parameter")
         self._data = array
+
+    def _accesses_if_settled(self) -> int | None:
+        """Return a number that changes before the values can, or None while somebody else holds them and may write to them.
+
+        Whoever changes values in place must first get them from ``data``, which counts, or have kept them, or a view of them,
+        from before, which the references to the array tell.
+        """
+        return self._accesses if sys.getrefcount(self._data) <= _OWN_REFERENCES else None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,10 +92,23 @@ class Parameter:
             self.grad = (self.grad + grad).astype(self.dtype, copy=False)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.array(self._data, dtype=dtype, copy=copy)
+        return np.array(self.data, dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:
         return f"Parameter({self._data!r})"
+
+
+class _Alone:
+    """Like a parameter whose values nobody else holds: the references that `Parameter._accesses_if_settled` counts then."""
+
+    def __init__(self) -> None:
+        self._data = np.zeros(1)
+
+    def references(self) -> int:
+        return sys.getrefcount(self._data)
+
+
+_OWN_REFERENCES = _Alone().references()
 
 
 class Module:
@@ -92,6 +117,10 @@ class Module:
     A subclass has ``forward(x)`` and ``backward(grad_out)``; parameters and modules that are its attributes are found by
     name. In training mode, the initial one, ``forward`` keeps what ``backward`` needs (arrays themselves, not copies: do
     not change an input in between) and ``backward`` releases it; in evaluation mode nothing is kept.
+
+    In evaluation mode a convolution keeps its weights prepared, from the second input of one shape on. It drops them when the weights may
+    have changed: after any access to ``weight.data`` (an optimiser's step and ``load_state_dict`` are some), another Parameter in its
+    place, ``train`` or ``eval``. While you hold the array, or a view of it, nothing is kept, so that changes in place are always seen.
 
     Attributes
     ----------
@@ -119,6 +148,7 @@ class Module:
 
     training = True
     _kept: tuple[Any, ...] | None = None
+    _prepared: tuple[Any, ...] | None = None  # what evaluation mode may use again
 
     def __call__(self, x: Any) -> Array:
         """Return ``forward(x)``."""
@@ -201,11 +231,11 @@ class Module:
         """Set training mode here and in all modules inside; return self."""
         for module in self.modules():
             module.training = bool(mode)
-            module._kept = None
+            module._kept = module._prepared = None
         return self
 
     def eval(self) -> Module:
-        """Set evaluation mode: nothing is kept for ``backward``; return self."""
+        """Set evaluation mode: nothing is kept for ``backward``, and layers may keep their weights as kernels read them; return self."""
         return self.train(False)
 
     def state_dict(self) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,12 +63,27 @@ class Sequential(Module):
             ran.append(layer)
         return self._keep(x, ran)
 
-    def backward(self, grad_out: Any) -> Array:
-        """Return the gradient of the input; add to those of all parameters."""
+    def backward(self, grad_out: Any, input_gradient: bool = True) -> Any:
+        """Return the gradient of the input; add to those of all parameters.
+
+        Parameters
+        ----------
+        grad_out : array_like
+            Gradient of the loss with respect to the output of the last ``forward``, of its shape.
+        input_gradient : bool
+            False to compute no more than the parameters' gradients, and return None: the first layer of a network computes
+            in vain what becomes of its data. A layer is told so if its ``backward`` has this parameter.
+        """
         grad_out, ran = self._recall(grad_out)
-        for layer in reversed(ran):
-            grad_out = layer.backward(grad_out)
-        return grad_out
+        first = 0 if input_gradient else next((i for i, layer in enumerate(ran) if any(layer.parameters())), len(ran))
+        for layer in reversed(ran[first:]):
+            if layer is ran[first] and not input_gradient and "input_gradient" in inspect.signature(layer.backward).parameters:
+                layer.backward(grad_out, input_gradient=False)
+            else:
+                grad_out = layer.backward(grad_out)
+        for module in (module for layer in ran[:first] for module in layer.modules()):
+            module._kept = None  # as its backward would have done
+        return grad_out if input_gradient else None
 
     def __len__(self) -> int:
         return len(self._layers)
