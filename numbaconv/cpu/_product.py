@@ -20,16 +20,18 @@ MOST = 3  # vectors of a tile's row: what a line of the table of columns has roo
 # NEIGHBOURS is ALL if all lanes of all of them count and their places in y are neighbours too.
 ALL = 2
 COUNT, NEIGHBOURS, PLACES, MASKS, TARGETS, LINE = 0, 1, 2, 2 + MOST, 2 + 2 * MOST, 2 + 3 * MOST
+STEPS = 8  # where the geometry says how many terms a sum has
 Array = np.ndarray[Any, Any]
 
 
 @functools.cache
-def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
-    """Make the product kernel of an instruction set: its tile shape is part of the code."""
+def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bool) -> Kernel:
+    """Make the product kernel of an instruction set, whose tile shape is part of the code; without the ``smooth`` activations it compiles faster."""
     width, height = isa.width(dtype), isa.rows
     tiles = [_simd.multiply(isa, dtype, v, bias_per_lane) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
-    store, prefetch, few = _simd.store(isa, dtype, bias_per_lane), _simd.prefetch(isa, dtype), _simd.multiply_few(isa, dtype)
+    store, store_second = (_simd.store(isa, dtype, bias_per_lane, every) for every in (1, 2))
+    prefetch, few = _simd.prefetch(isa, dtype), _simd.multiply_few(isa, dtype)
     few_columns, beside = max(1, width // height), _simd.multiply_beside(isa, dtype, BESIDE)
 
     @inline
@@ -74,9 +76,6 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
         for r in range(valid):
             for v in range(vectors):
                 first, shift_at = at + (r * vectors + v) * width, bias_at + (v * width if bias_per_lane else r)
-                if line[NEIGHBOURS] == WHOLE:
-                    broken |= whole_one(sums, first, sums, first, bias, shift_at, False)
-                    continue
                 for i in range(width):
                     sums[first + i] += bias[shift_at + i if bias_per_lane else shift_at]
                     if line[MASKS + v] >> i & 1 and not np.isfinite(sums[first + i]):
@@ -85,28 +84,32 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
         return broken
 
     @inline
-    def scatter(sums, at, vectors, targets, y, place, bias, bias_at):  # type: ignore[no-untyped-def]
+    def store_some(sums, at, mask, y, to, apart, bias, bias_at, relu):  # type: ignore[no-untyped-def]
+        # The lanes of a mask, ``apart`` elements from each other.
+        if apart == 1:
+            return store(sums, at, y, to, mask, bias, bias_at, relu)
+        if apart == 2:
+            return store_second(sums, at, y, to, mask, bias, bias_at, relu)
         broken = 0
-        shift = sums.dtype.type(0) if bias_per_lane else bias[bias_at]
-        for i in range(vectors * width):
-            if targets[i] >= 0:
-                value = sums[at + i] + shift
-                y[place + targets[i]] = value
+        for i in range(width):
+            if mask >> i & 1:
+                value = sums[at + i] + bias[bias_at + (i if bias_per_lane else 0)]
+                y[to] = 0 if relu and value < 0 else value
                 broken |= not np.isfinite(value)
+                to += apart
         return broken
 
     @inline
     def add_chunk(a, at_a, a_row, b, at_b, reach, line, blocks, first, filled, a_steps, b_steps, panel_table, step, count, sums, panel, add,  # type: ignore[no-untyped-def]
                   every, ahead, ahead_step, last, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
-        # The last chunk of a sum goes to y, the others to the sums.
+        # The last chunk of a sum goes to y, the others to the sums. Numba would compile `multiply_rows` once more for literals.
         store = 0 if not last else _simd.WHOLE if line[NEIGHBOURS] == ALL else _simd.SOME
-        if line[NEIGHBOURS] and at_b + line[PLACES] + reach + line[COUNT] * width <= b.size:
-            return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, b, at_b + line[PLACES], b_steps, step, count, line, sums,
-                                 add, every, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
-        gather(panel, b, at_b, line, line[COUNT], b_steps, step, count)
-        table = panel_table + (line[COUNT] - 1) * CHUNK
-        return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, panel, 0, b_steps, table, count, line, sums,
-                             add, 0, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
+        lanes, at, table = b, at_b + line[PLACES], step
+        if not line[NEIGHBOURS] or at + reach + line[COUNT] * width > b.size:
+            gather(panel, b, at_b, line, line[COUNT], b_steps, step, count)
+            lanes, at, table, every = panel, panel_table * 0, panel_table + (line[COUNT] - 1) * CHUNK, every * 0
+        return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, lanes, at, b_steps, table, count, line, sums, add,
+                             every, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
 
     @inline
     def multiply_tails(a, at_a, a_row, a_steps, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, panel, add):  # type: ignore[no-untyped-def]
@@ -130,53 +133,73 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
 
     @inline
     def store_tails(sums, tails, a_row, blocks, first, filled, place, y, y_row, bias, bias_at, code):  # type: ignore[no-untyped-def]
-        columns, broken = (len(tails) + few_columns - 1) // few_columns * few_columns, 0
+        together = BESIDE if a_row == 1 else few_columns
+        columns, broken = (len(tails) + together - 1) // together * together, 0
         per_block, per_column = (height, filled * height) if a_row == 1 else (columns * height, height)
         for block in range(filled):
-            here, valid, shift_at = place + blocks[first + block, 2], blocks[first + block, 1], bias_at + blocks[first + block, 3]
-            for r in range(valid):
+            for c in range(len(tails)):
+                for r in range(blocks[first + block, 1]):
+                    at = block * per_block + c * per_column + r
+                    sums[at] += bias[bias_at + blocks[first + block, 3] + r]
+                    broken |= not np.isfinite(sums[at])
+        if smooth:
+            activate(sums, 0, filled * height * columns, code)
+        for block in range(filled):
+            for r in range(blocks[first + block, 1]):
                 for c in range(len(tails)):
-                    value = sums.dtype.type(sums[block * per_block + c * per_column + r] + bias[shift_at + r])
-                    broken |= not np.isfinite(value)
-                    y[here + r * y_row + tails[c, 1]] = activate(value, code)
+                    value = sums[block * per_block + c * per_column + r]
+                    y[place + blocks[first + block, 2] + r * y_row + tails[c, 1]] = 0 if code == 1 and value < 0 else value
         return broken
 
     @inline
-    def store_rows(sums, span, columns, targets, line0, count_lines, blocks, block, slot, place, y, y_row, bias, bias_at, zeros, code):  # type: ignore[no-untyped-def]
+    def activate_rows(y, place, y_row, columns, line0, count_lines, blocks, first, filled, code):  # type: ignore[no-untyped-def]
+        # What was stored straight from the registers, with activations that those do not know.
+        if count_lines == 0 or code <= 1:
+            return
+        start, line = columns[line0, TARGETS], columns[line0 + count_lines - 1]
+        stop, mask = line[TARGETS + line[COUNT] - 1], line[MASKS + line[COUNT] - 1]
+        while mask:
+            stop, mask = stop + (mask & 1), mask >> 1
+        for block in range(first, first + filled):
+            for r in range(blocks[block, 1]):
+                activate(y, place + blocks[block, 2] + r * y_row + start, stop - start, code)
+
+    @inline
+    def store_rows(sums, span, columns, stretches, starts, apart, line0, count_lines, blocks, block, slot, place, y, y_row, bias, bias_at, zeros,  # type: ignore[no-untyped-def]
+                   code):  # fmt: skip
         # Line after line of a row, so that neighbours in y are written together.
         valid, here, broken = blocks[block, 1], place + blocks[block, 2], 0
-        before = code > 1 or code == 1 and targets.size > 0  # the store itself knows relu alone, and scatter nothing
-        if before:
-            for i in range(count_lines):
+        shifts = zeros if code > 1 else bias  # the store itself knows relu alone
+        if smooth:
+            for i in range(count_lines if code > 1 else 0):
                 line = columns[line0 + i]
                 shift_at = bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3])
                 broken |= finish(sums, i * span + slot * height * line[COUNT] * width, line[COUNT], valid, line, bias, shift_at, code)
         for r in range(valid):
             for i in range(count_lines):
                 line = columns[line0 + i]
-                vectors = line[COUNT]
-                source = i * span + (slot * height + r) * vectors * width
-                shift_at = 0 if before else bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3] + r)
-                if targets.size:
-                    broken |= scatter(sums, source, vectors, targets[line0 + i], y, here + r * y_row, zeros if before else bias, shift_at)
-                    continue
-                for v in range(vectors):
+                source = i * span + (slot * height + r) * line[COUNT] * width
+                shift_at = 0 if code > 1 else bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3] + r)
+                for v in range(0 if starts.size else line[COUNT]):
                     which = shift_at + (v * width if bias_per_lane else 0)
-                    to = here + r * y_row + line[TARGETS + v]
-                    broken |= store(sums, source + v * width, y, to, line[MASKS + v], zeros if before else bias, which, code == 1)
+                    broken |= store(sums, source + v * width, y, here + r * y_row + line[TARGETS + v], line[MASKS + v], shifts, which, code == 1)
+                for n in range(starts[line0 + i] if starts.size else 0, starts[line0 + i + 1] if starts.size else 0):
+                    v, mask, to = stretches[n, 0], stretches[n, 1], here + r * y_row + stretches[n, 2]
+                    which = shift_at + (v * width if bias_per_lane else 0)
+                    broken |= store_some(sums, source + v * width, mask, y, to, apart, shifts, which, code == 1)
         return broken
 
     def product(first, last, workers, scratch, a, b, y, bias, zeros, code, flags,  # type: ignore[no-untyped-def]
-                geometry, a_steps, b_steps, blocks, columns, targets, tails):  # fmt: skip
+                geometry, a_steps, b_steps, blocks, columns, stretches, starts, tails):  # fmt: skip
         # THE ALGORITHM: y[row, lane] = Σ_step a[place(row) + a_steps[step]] · b[place(lane) + b_steps[step]].
         # THE SCHEDULE: a tile is some blocks of ROWS rows times some lines of up to MOST vectors of columns. CHUNK steps at a time
         # each block of each line is multiplied in registers; the sums of the tile stay in L2. Lines are innermost, so that the
         # rows' operand, of a size for L2 (gemm.py), serves all of them. flags[tile] says whether a sum is not finite.
         blocks_each, supers, outer, lines_each, line_groups = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        pieces, reps, steps, reach, panel_table = geometry[6], geometry[7], geometry[8], geometry[9], geometry[10]
+        pieces, reps, steps, reach, panel_table = geometry[6], geometry[7], geometry[STEPS], geometry[9], geometry[10]
         a_group, a_outer, a_row, b_group, b_outer = geometry[11], geometry[12], geometry[16], geometry[17], geometry[18]
         y_group, y_outer, y_piece, y_row, bias_group = geometry[22], geometry[23], geometry[24], geometry[25], geometry[26]
-        planes, rows, every = geometry[27], geometry[28], geometry[29]
+        planes, rows, every, apart = geometry[27], geometry[28], geometry[29], geometry[30]
         chunks, span = (steps + CHUNK - 1) // CHUNK, blocks_each * height * MOST * width
         for worker in prange(workers):
             sums, upper = scratch[worker][: lines_each * span], scratch[worker][lines_each * span : 2 * lines_each * span]
@@ -192,7 +215,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                 filled, count_lines = min(blocks_each, blocks.shape[0] - block0), min(lines_each, columns.shape[0] - line0)
                 begin, end = reps * chunks * piece // pieces, reps * chunks * (piece + 1) // pieces
                 place, bias_at, broken = group * y_group + n * y_outer + piece * y_piece, group * bias_group, 0
-                straight = 0 < end - begin <= CHUNKS and code <= 1 and targets.size == 0  # from the registers to y
+                straight = 0 < end - begin <= CHUNKS and starts.size == 0  # from the registers to y
                 for unit in range(begin, end):
                     rep, step, done = unit // chunks, unit % chunks * CHUNK, unit - begin
                     sample, plane, row = rep // rows // planes, rep // rows % planes, rep % rows
@@ -216,15 +239,17 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool) -> Kernel:
                             sums[unsigned(i)] += upper[unsigned(i)] if done >= CHUNKS else 0
                             upper[unsigned(i)] = sums[unsigned(i)]
                 if begin == end:
-                    sums[:], tail_sums[:] = 0, 0
+                    sums[:] = 0
+                if smooth:
+                    activate_rows(y, place, y_row, columns, line0, count_lines if straight else 0, blocks, block0, filled, code)
                 for slot in range(0 if straight else filled):
-                    broken |= store_rows(sums, span, columns, targets, line0, count_lines, blocks, block0 + slot, slot, place, y, y_row,
-                                         bias, bias_at, zeros, code)  # fmt: skip
+                    broken |= store_rows(sums, span, columns, stretches, starts, apart, line0, count_lines, blocks, block0 + slot, slot, place,
+                                         y, y_row, bias, bias_at, zeros, code)  # fmt: skip
                 if len(tails) and line0 + count_lines == columns.shape[0]:
                     broken |= store_tails(tail_sums, tails, a_row, blocks, block0, filled, place, y, y_row, bias, bias_at, code)
                 flags[tile] = broken
 
-    return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' if bias_per_lane else ''}")
+    return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' * bias_per_lane}{'-smooth' * smooth}")
 
 
 def scratch(blocks_each: int, lines_each: int, tails: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:

@@ -10,13 +10,14 @@ from llvmlite import ir
 
 from numbaconv.cpu._emit import I64, Isa, Vectors, vector_code
 
-
 TO_TILE, WHOLE, SOME = 0, 1, 2  # where `multiply` stores: in its tile, or in y whole vectors that are neighbours, or those lanes that count
 
 
 @functools.cache
 def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = False) -> Any:
-    """Return a compiled-code function for a register tile: its sums over ``count`` ≥ 1 steps k, for ROWS rows r and ``vectors`` vectors of lanes l,
+    """Return a compiled-code function for a register tile.
+
+    Its sums over ``count`` ≥ 1 steps k, for ROWS rows r and ``vectors`` vectors of lanes l, are
 
         s[r, l] = Σ_k a[ai + r·row + a_steps[as + k]] · b[bi + b_steps[bs + k] + l] (+ tile[ti + r·L + l] if ``add``).
 
@@ -143,11 +144,11 @@ def multiply_beside(isa: Isa, dtype: np.dtype[Any], columns: int) -> Any:
 
 
 @functools.cache
-def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool) -> Any:
+def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool, every: int) -> Any:
     """Return a compiled-code function (tile, ti, y, yi, mask, bias, bi, relu) -> whether a stored value was not finite.
 
-    It stores the lanes of tile[ti : ti + W] that ``mask`` has bits for, side by side from y[yi] on: with bias[bi] added (or
-    bias[bi + lane], if ``per_lane``) and negative ones replaced by 0 if ``relu``.
+    It stores the lanes of tile[ti : ti + W] that ``mask`` has bits for to y[yi], y[yi + every], …, for ``every`` 1 or 2: with bias[bi]
+    added (or bias[bi + lane], if ``per_lane``) and negative ones replaced by 0 if ``relu``.
     """
 
     @vector_code(isa, dtype, "tile[] y[] mask bias[] relu", returns=True)
@@ -157,7 +158,15 @@ def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool) -> Any:
         mask = builder.bitcast(narrow, v.bits)
         value = builder.fadd(v.load(tile), v.load(bias) if per_lane else v.splat(builder.load(bias)))
         strange = v.note_strange(builder.select(mask, value, v.zero), v.zero)
-        v.store(v.compress(v.at_least(value, v.lower_bound(relu)), mask), y, mask=v.first(builder.zext(builder.ctpop(narrow), I64)))
+        value, count = v.compress(v.at_least(value, v.lower_bound(relu)), mask), builder.zext(builder.ctpop(narrow), I64)
+        if every == 1:
+            v.store(value, y, mask=v.first(count))
+            return v.any_strange(strange)
+        even = ir.Constant(v.bits, [1 - lane % 2 for lane in range(v.width)])
+        for half in range(2):
+            lanes = [half * v.width // 2 + lane // 2 for lane in range(v.width)]
+            there = v.first(builder.sub(builder.mul(count, I64(2)), I64(half * v.width)))
+            v.store(v.shuffle(value, value, lanes), y, half, builder.and_(there, even))
         return v.any_strange(strange)
 
     return store

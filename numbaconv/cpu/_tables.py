@@ -34,7 +34,8 @@ class Tables(NamedTuple):
     b_steps: Array
     blocks: Array
     columns: Array
-    targets: Array
+    stretches: Array  # vector, lanes (bits) and first target of lanes that follow each other evenly in y; none if neighbours do throughout
+    starts: Array  # where a line's stretches begin
     tails: Array  # place and target of each column left over
 
 
@@ -170,21 +171,30 @@ def _line_counts(vectors: int, most: int) -> tuple[int, list[int]]:
 def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: np.dtype[Any]) -> Tables:
     """Return the tables of one product."""
     make = _wgrad if op == "wgrad" else _pixel_rows if p.channels_last else _pixel_lanes
-    strides, a_steps, b_steps, blocks, (columns, targets, tails) = make(p, op, g, shape, isa, dtype)
+    strides, a_steps, b_steps, blocks, (columns, targets, apart, tails) = make(p, op, g, shape, isa, dtype)
     supers, line_groups = -(-shape.blocks // shape.blocks_each), max(1, -(-shape.lines // shape.lines_each))
     tiles = p.groups * supers * shape.outer * line_groups * shape.pieces
     every = 0 if channels_last(p, op) else _every(p, g, dtype)
     geometry = (
         tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
-        max(b_steps, default=0), shape.steps, *strides, every,
+        max(b_steps, default=0), shape.steps, *strides, every, apart,
     )  # fmt: skip
     panel = [np.arange(CHUNK) * v * isa.width(dtype) for v in range(1, MOST + 1)]
-    tables = (geometry, a_steps, np.concatenate([b_steps, *panel]), blocks, columns, targets, np.reshape(tails, (-1, 2)))
+    tables = (
+        geometry,
+        a_steps,
+        np.concatenate([b_steps, *panel]),
+        blocks,
+        columns,
+        *_stretches(targets, apart, isa.width(dtype)),
+        np.reshape(tails, (-1, 2)),
+    )
     return Tables(*(np.asarray(values, np.int64) for values in tables))
 
 
 # Each of the following returns the strides that the kernel unpacks (a: group, outer, rep ×3, row; b: group, outer, rep ×3; y: group, outer,
-# piece, row; bias: group; the reps' sizes), the steps' offsets in a and b, the table of blocks, and that of columns with its targets.
+# piece, row; bias: group; the reps' sizes), the steps' offsets in a and b, the table of blocks, and that of columns with each lane's target, how far
+# apart those of neighbouring lanes are, and the columns left over.
 
 
 def _pixel_lanes(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
@@ -226,7 +236,7 @@ def _pixel_rows(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
         group, sample, 0, 0, 0, w.step * apart, channels * math.prod(p.filter) * steps, 0, 0, 0, 0,
         filters, p.out_channels * volume, 0, part[2].every * p.out_channels, filters, 1, 1,
     )  # fmt: skip
-    return strides, a_steps, b_steps, blocks, (*_neighbours(0, np.arange(filters), isa.width(dtype), isa.vectors, False), [])
+    return strides, a_steps, b_steps, blocks, (*_neighbours(0, np.arange(filters), isa.width(dtype), isa.vectors, False), 1, [])
 
 
 def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
@@ -254,7 +264,7 @@ def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
         filters * y[1], 0, *a_reps, y[1], p.batch * g.plane * channels, 0, *b_reps,
         filters * channels * taps, 0, p.out_channels * channels * taps, channels * taps, 0, *reps[1:3],
     )  # fmt: skip
-    return strides, a_steps, b_steps, blocks, (np.concatenate(lines), np.concatenate(tables), [])
+    return strides, a_steps, b_steps, blocks, (np.concatenate(lines), np.concatenate(tables), 1, [])
 
 
 def _every(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> int:
@@ -297,8 +307,23 @@ def _neighbours(place: int, targets: Array, width: int, most: int, scatter: bool
     return columns, table
 
 
-def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width: int) -> tuple[Array, Array, Array]:
-    """Return the table of columns for the pixels of a channel, that of their targets if the output is strided, and the columns left over."""
+def _stretches(targets: Array, apart: int, width: int) -> tuple[Array, Array]:
+    """Return the stretches of lanes whose targets are ``apart`` from each other, and where those of each line start; nothing for no targets."""
+    if targets.size == 0:
+        return np.zeros((0, 3), np.int64), np.zeros(0, np.int64)
+    lane, valid = np.arange(targets.shape[1]), targets >= 0
+    follows = (lane[1:] % width > 0) & valid[:, :-1] & (np.diff(targets, axis=1) == apart)
+    first = valid.copy()
+    first[:, 1:] &= ~follows
+    which = np.cumsum(first) - 1
+    bits = np.broadcast_to(2.0 ** (lane % width), targets.shape)[valid]
+    masks = np.bincount(which.reshape(targets.shape)[valid], bits).astype(np.int64)
+    vectors = np.broadcast_to(lane // width, targets.shape)[first]
+    return np.stack([vectors, masks, targets[first]], 1), np.append(0, np.cumsum(first.sum(1)))
+
+
+def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width: int) -> tuple[Array, Array, int, Array]:
+    """Return the table of columns for a channel's pixels, their targets if the output is strided, how far apart, and the columns left over."""
     part, (_, h, w), (_, P, Q) = shape.part, g.axes, p.output
     z, y, q = (r.outputs for r in part)
     per_line = -(-q // width)
@@ -334,4 +359,4 @@ def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width:
         index = np.arange(n * SLAB, n * SLAB + len(values))
         table[line[index, None], slot[index, None] * width + np.arange(width)] = values
     place, inside, to = pixels(np.array([shape.vectors]), shape.tails)
-    return columns, table, np.stack([(place[:, None] + np.arange(shape.tails))[inside], to[inside]], 1)
+    return columns, table, part[2].every, np.stack([(place[:, None] + np.arange(shape.tails))[inside], to[inside]], 1)

@@ -13,6 +13,7 @@ from numba.np.numpy_support import as_dtype
 from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.cpu import _parallel
 from numbaconv.cpu._smooth import functions
+from numbaconv.problem import Options
 
 # The codes that kernels compare against; what each name means is written in reference.ACTIVATIONS.
 CODES = {None: 0, "relu": 1, "leaky_relu": 2, "silu": 3, "gelu": 4, "tanh": 5, "sigmoid": 6}
@@ -95,6 +96,14 @@ def activated(x: Array, name: str) -> Array:
     y = np.array(x, order="C")
     _parallel.run(_each, -(-y.size // PIECE), (0, y.dtype), (y.reshape(-1), CODES[name]), y.size * 1e-9)
     return y
+
+
+def fill(y: Array, options: Options, channels_last: bool) -> None:
+    """Overwrite y with what an empty sum gives: the activation of each channel's bias, or of 0."""
+    values = np.zeros(1, y.dtype) if options.bias is None else options.bias
+    if options.activation is not None:
+        values = activated(values, options.activation)
+    y[...] = values if channels_last else values.reshape(-1, *[1] * (y.ndim - 2))
 
 
 def grad_bias(dy: Array, channels_last: bool) -> Array:

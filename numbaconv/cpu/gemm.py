@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cpu import _emit, _grid, _parallel, _product, _tables, direct
-from numbaconv.cpu._product import CHUNK
+from numbaconv.cpu._product import CHUNK, STEPS
 from numbaconv.cpu._sum import add_pairwise
-from numbaconv.cpu.bias import CODES
+from numbaconv.cpu.bias import CODES, fill
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 MOST_PHASES = 64  # products of a strided dgrad
@@ -121,8 +121,11 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     if options.bias is not None:
         bias = zeros.copy()
         bias[: p.out_channels] = options.bias
-    kernel, broken = _product.kernel(isa, dtype, lane_is_channel), False
+    kernel, broken = _product.kernel(isa, dtype, lane_is_channel, CODES[options.activation] > 1), False
     apart = op == "wgrad" and not _as_stored(p, problem)
+    if any(launch.geometry[STEPS] == 0 for launch, *_ in launches):  # no tap reaches the outputs of some phases
+        fill(out, options, p.channels_last)
+        launches = [entry for entry in launches if entry[0].geometry[STEPS] > 0]
     for launch, pieces, scratch in launches:
         y = np.empty((pieces, out.size), dtype) if pieces > 1 or apart else out
         flags = np.zeros(int(launch.geometry[0]), np.int8)
