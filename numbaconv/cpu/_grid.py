@@ -21,6 +21,7 @@ from numbaconv.problem import ConvProblem
 
 # Seconds for an element of float32 on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
 COPY_SECONDS, TRANSPOSE_SECONDS = 5.6e-11, 3.5e-10
+FEW = 4  # rows that are not worth transposing in registers
 STRIP = 16  # rows or columns of a matrix that are moved together
 SLACK = 64  # elements behind a copy that may be read and are never used
 Array = np.ndarray[Any, Any]
@@ -137,7 +138,8 @@ def copy_planes(p: ConvProblem, x: Array, g: Grid) -> Array:
 
 @functools.cache
 def _planes(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
-    one, two, width = _simd.move(isa, dtype, 1), _simd.move(isa, dtype, 2), isa.width(dtype)
+    one, two, four = (_simd.move(isa, dtype, min(stride, isa.width(dtype))) for stride in (1, 2, 4))
+    width = isa.width(dtype)
 
     def planes(first, last, workers, scratch, x, out, geometry, phases):  # type: ignore[no-untyped-def]
         # THE SCHEDULE: a tile is one channel of one sample, line by line.
@@ -161,6 +163,8 @@ def _planes(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
                                     one(x, source + j, out, to + j, begin - j, end - j, pw - j)
                                 elif sw == 2:
                                     two(x, source + 2 * j, out, to + j, begin - j, end - j, pw - j)
+                                elif sw == 4 and width >= 4:
+                                    four(x, source + 4 * j, out, to + j, begin - j, end - j, pw - j)
                                 else:
                                     for i in range(j, min(j + width, pw)):
                                         out[unsigned(to + i)] = x[source + i * sw] if begin <= i < end else 0
@@ -188,6 +192,11 @@ def _transposer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
 
     @inline
     def transpose(x, xi, row, rows, columns, y, yi, column):  # type: ignore[no-untyped-def]
+        if rows <= FEW:
+            for c in range(columns):
+                for r in range(rows):
+                    y[unsigned(yi + c * column + r)] = x[unsigned(xi + r * row + c)]
+            return
         for c in range(0, columns, width):
             for r in range(0, rows, width):
                 block(x, xi + r * row + c, row, rows - r, columns - c, y, yi + c * column + r, column)

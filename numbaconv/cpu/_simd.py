@@ -12,6 +12,8 @@ from numbaconv.cpu._emit import I64, Isa, Vectors, vector_code
 
 TO_TILE, WHOLE, SOME = 0, 1, 2  # where `multiply` stores: in its tile, or in y whole vectors that are neighbours, or those lanes that count
 
+AHEAD = 4  # vectors between what `transpose` reads and what it asks the caches for
+
 
 @functools.cache
 def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = False) -> Any:
@@ -186,6 +188,7 @@ def transpose(isa: Isa, dtype: np.dtype[Any]) -> Any:
         for r in range(v.width):
             here = builder.select(builder.icmp_signed("<", I64(r), rows), in_columns, v.none)
             vectors.append(v.load(v.at(x, (row, r)), mask=here))
+            v.prefetch(v.at(x, (row, r), AHEAD * v.width))
         for r, vector in enumerate(v.transpose(vectors)):
             here = builder.select(builder.icmp_signed("<", I64(r), columns), in_rows, v.none)
             v.store(vector, v.at(y, (column, r)), mask=here)
@@ -195,7 +198,7 @@ def transpose(isa: Isa, dtype: np.dtype[Any]) -> Any:
 
 @functools.cache
 def move(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
-    """Return a compiled-code function (x, xi, y, yi, start, stop, count) -> None, for a stride of 1 or 2.
+    """Return a compiled-code function (x, xi, y, yi, start, stop, count) -> None, for a stride that is a power of 2, at most W.
 
     For l < min(count, W) it stores y[yi + l] = x[xi + l·stride] where start ≤ l < stop, and 0 elsewhere.
     """
@@ -208,8 +211,9 @@ def move(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
         for n in range(stride):
             low, high = (builder.sub(end, I64(n * v.width)) for end in (start, stop))
             parts.append(v.load(x, n, v.between(low, high)))
-        value = parts[0] if stride == 1 else v.shuffle(parts[0], parts[1], list(range(0, 2 * v.width, 2)))
-        v.store(value, y, mask=v.first(count))
+        while len(parts) > 1:
+            parts = [v.shuffle(a, b, list(range(0, 2 * v.width, 2))) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        v.store(parts[0], y, mask=v.first(count))
 
     return move
 

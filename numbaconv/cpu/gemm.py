@@ -16,6 +16,7 @@ cuDNN does it on a GPU (S. Chetlur et al., arXiv:1410.0759) and E. Georganas et 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,11 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs at most {MOST_TAPS} taps on an axis and {MOST_TERMS} channels × taps in a group, got {taps} and {terms}")
     if 0 in p.gemm_shape("fprop"):
         raise Unsupported("needs at least one output and a sum of at least one term")
-    isa, size = _emit.host(), dtype.itemsize / 4
+    isa, size, whole, problem = _emit.host(), dtype.itemsize / 4, problem, _dense(problem, op)
     g, shapes = _tables.shapes(p, op, isa, dtype)
     counted = dict.fromkeys(SECONDS, 0.0)
+    if problem is not whole:
+        counted["copy"] += math.prod(problem.shape("x")) * size
     if _tables.copies(p, op, g):
         counted["transpose" if _tables.channels_last(p, op) else "copy"] += p.batch * p.in_channels * g.plane * size
     if p.channels_last and op != "wgrad" or op == "wgrad" and math.prod(p.filter) > 1:
@@ -78,9 +81,10 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the input with its zeros, weights in another order, tables, sums, and wgrad's pieces."""
-    p, isa = _forward(problem, op), _emit.host()
+    p, isa, whole, problem = _forward(problem, op), _emit.host(), problem, _dense(problem, op)
     g, shapes = _tables.shapes(p, op, isa, dtype)
-    elements = p.batch * p.in_channels * g.plane + g.slack * p.in_channels if _tables.copies(p, op, g) else 0
+    elements = math.prod(problem.shape("x")) if problem is not whole else 0
+    elements += p.batch * p.in_channels * g.plane + g.slack * p.in_channels if _tables.copies(p, op, g) else 0
     weights = math.prod(p.shape("w"))
     if op == "wgrad":
         apart = 0 if _as_stored(p, problem) else 1
@@ -106,7 +110,10 @@ def prepare(problem: ConvProblem, op: Op, w: Array) -> Array | None:
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
-    isa, p, dtype = _emit.host(), _forward(problem, op), out.dtype
+    isa, whole, problem, dtype = _emit.host(), problem, _dense(problem, op), out.dtype
+    p = _forward(problem, op)
+    if problem is not whole:
+        b = _dense_input(whole, b)
     x, other = (b, a) if op == "wgrad" and p is problem else (a, b)
     launches, g, seconds = _launches(problem, op, isa, dtype)
     if _tables.copies(p, op, g):
@@ -141,11 +148,29 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         direct.run(problem, op, a, b, out, options)
 
 
+def _dense(p: ConvProblem, op: Op) -> ConvProblem:
+    """Return the problem of the inputs that wgrad reads: a filter of one tap with strides and no padding leaves most of them out."""
+    if op != "wgrad" or p.filter != (1, 1, 1) or p.stride == (1, 1, 1) or p.low != (0, 0, 0) or any(high > 0 for high in p.high):
+        return p
+    if "dense" not in p.derived:
+        p.derived["dense"] = replace(p, input=p.output, stride=(1, 1, 1), derived={})
+    return p.derived["dense"]
+
+
+def _dense_input(p: ConvProblem, x: Array) -> Array:
+    """Return the elements of x that one tap with strides reads."""
+    if p.channels_last:
+        return np.ascontiguousarray(x[:, :: p.stride[0], :: p.stride[1], :: p.stride[2]][:, : p.output[0], : p.output[1], : p.output[2]])
+    g, _ = _grid.grid(p, split=True)
+    return _grid.copy_planes(p, x, g)[: p.batch * p.in_channels * math.prod(p.output)]
+
+
 def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
     """Return the problem whose input has zeros around it: dgrad is the transposed problem's fprop.
 
     wgrad may be the transposed problem's wgrad, x and dy exchanged: that pays where dy is the smaller of the two to transpose.
     """
+    problem = _dense(problem, op)
     if op == "fprop" or op == "wgrad" and not _exchanges(problem):
         return problem
     if "transposed" not in problem.derived:
