@@ -35,6 +35,7 @@ BATCH_SECONDS = 0.004  # long enough to hide a 13 µs hand-over, short enough fo
 YIELD_SECONDS = 0.3e-3  # a caller that sleeps at the end of a call is woken on the core of the thread that it waited for
 SERIAL_SECONDS = 60e-6  # below this a second thread costs more than it brings
 CACHE_LINE = 64  # bytes
+MOST_SHARED, TILE_MACS = 32, 1 << 20  # tiles for the threads to share; multiply-adds of one: some 20 µs
 FEW = 1 << 12  # elements of scratch that are not worth the microseconds of aligning them
 MOST_THREADS = 1024  # more would be a mistake, and start that many
 Array = np.ndarray[Any, Any]
@@ -162,6 +163,11 @@ class _Pool:
 
 
 _pool = _Pool()
+
+
+def fewest_tiles(macs: int) -> int:
+    """Return into how many tiles a problem should be cut at least, however many threads there are; small ones into fewer."""
+    return max(1, min(MOST_SHARED, macs // TILE_MACS))
 
 
 def run(kernel: Kernel, tiles: int, scratch: tuple[int, Any], arguments: tuple[Any, ...], seconds: float) -> None:

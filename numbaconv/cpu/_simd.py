@@ -112,11 +112,7 @@ def multiply_few(isa: Isa, dtype: np.dtype[Any]) -> Any:
 
         steps = builder.sdiv(builder.add(count, I64(v.width - 1)), I64(v.width))
         sums = v.loop(steps, [v.zero] * (rows * columns), step)
-        for first in range(0, len(sums), v.width):
-            some = sums[first : first + v.width]
-            total, lanes = v.sums(some + [v.zero] * (v.width - len(some))), v.first(I64(len(some)))
-            older = v.load(tile, first // v.width, builder.and_(lanes, v.nonzero(add)))
-            v.store(builder.fadd(total, older), tile, first // v.width, lanes)
+        _add_sums(v, sums, tile, add)
 
     return multiply_few
 
@@ -143,6 +139,50 @@ def multiply_beside(isa: Isa, dtype: np.dtype[Any], columns: int) -> Any:
             v.store(builder.fadd(total, v.load(here, mask=builder.and_(mask, v.nonzero(add)))), here, mask=mask)
 
     return multiply_beside
+
+
+@functools.cache
+def multiply_pixels(isa: Isa, dtype: np.dtype[Any], columns: int) -> Any:
+    """Return a compiled-code function for dot products.
+
+    Its parameters are (a, ai, row, valid, a_steps, as, b, bi, places, pi, b_steps, bs, lanes, ls, count, tile, ti, add). Over
+    ``count`` ≥ 1 vectors k of lanes[ls + k] lanes l, for ROWS rows r and ``columns`` columns c, it computes
+
+        tile[ti + c·ROWS + r] = Σ_k Σ_l a[ai + r·row + a_steps[as + k] + l] · b[bi + places[pi + c] + b_steps[bs + k] + l]
+
+    (added to it if ``add``). Rows from ``valid`` on repeat the last valid one.
+    """
+    rows = isa.rows
+
+    @vector_code(isa, dtype, "a[] row valid a_steps[] b[] places[] b_steps[] lanes[] count tile[] add")
+    def multiply_pixels(v: Vectors, a, row, valid, a_steps, b, places, b_steps, lanes, count, tile, add):  # type: ignore[no-untyped-def]
+        builder, last = v.builder, v.builder.sub(valid, I64(1))
+        row_at = [builder.mul(row, builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last)) for r in range(rows)]
+        column_at = [builder.load(builder.gep(places, [I64(c)])) for c in range(columns)]
+
+        def step(k, sums):  # type: ignore[no-untyped-def]
+            mask, results = v.first(builder.load(builder.gep(lanes, [k]))), list(sums)
+            here, there = (builder.gep(base, [builder.load(builder.gep(steps, [k]))]) for base, steps in ((a, a_steps), (b, b_steps)))
+            values = [v.load(builder.gep(there, [column_at[c]]), mask=mask) for c in range(columns)]
+            for r in range(rows):
+                factors = v.load(builder.gep(here, [row_at[r]]), mask=mask)
+                some = v.here([v.fma(factors, values[c], sums[c * rows + r]) for c in range(columns)])
+                for c in range(columns):
+                    results[c * rows + r] = some[c]
+            return results
+
+        _add_sums(v, v.loop(count, [v.zero] * (rows * columns), step), tile, add)
+
+    return multiply_pixels
+
+
+def _add_sums(v: Vectors, totals: list[Any], tile: Any, add: Any) -> None:
+    """Store the sum of each vector's lanes side by side in a tile, added to what is there if ``add``."""
+    for first in range(0, len(totals), v.width):
+        some = totals[first : first + v.width]
+        total, lanes = v.sums(some + [v.zero] * (v.width - len(some))), v.first(I64(len(some)))
+        older = v.load(tile, first // v.width, v.builder.and_(lanes, v.nonzero(add)))
+        v.store(v.builder.fadd(total, older), tile, first // v.width, lanes)
 
 
 @functools.cache

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu import _emit, _grid, _product
+from numbaconv.cpu import _emit, _grid, _parallel, _product
 from numbaconv.cpu._grid import Grid, Reads
 from numbaconv.cpu._product import ALL, CHUNK, COUNT, LINE, MASKS, MOST, NEIGHBOURS, PLACES, TARGETS
 from numbaconv.problem import ConvProblem, Op
 
 SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2
 BLOCKS, LINES = 32, 8  # blocks of rows and lines of columns of a tile, at most
-FEWEST_TILES = 32  # to share among threads: tiles are made smaller, and wgrad's sum is cut into pieces, whoever computes them
 IN_CACHE = 512 << 10  # bytes of a sample that stay in L2: more is prefetched
 MOST_STEPS = 1 << 16  # of one table: wgrad of larger images goes by planes or lines
 MOST_IN_LANES = _product.CHUNK * _product.CHUNKS  # steps of a sum whose columns left over have the steps in the lanes
@@ -100,15 +99,15 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, isa: _emit.Isa, dtype: 
         (vectors, tails), scatters = _vectors(p, op, g, part, steps, width), any(r.every > 1 for r in part)
         lines = _line_counts(vectors, isa.vectors)[0]
     block_bytes = isa.rows * MOST * isa.vector_bytes  # of the sums of a block and a line
-    blocks_each, units = min(BLOCKS, blocks), reps * -(-steps // CHUNK)
+    blocks_each, units, fewest = min(BLOCKS, blocks), reps * -(-steps // CHUNK), _parallel.fewest_tiles(p.macs)
     tiles = p.groups * outer * (1 if op == "wgrad" else max(1, lines))
-    while blocks_each > 8 and tiles * -(-blocks // blocks_each) < FEWEST_TILES:
+    while blocks_each > 8 and tiles * -(-blocks // blocks_each) < fewest:
         blocks_each = -(-blocks_each // 2)
     tiles *= -(-blocks // blocks_each)
-    most = max(1, lines) if op == "wgrad" else min(LINES, tiles // FEWEST_TILES)
+    most = max(1, lines) if op == "wgrad" else min(LINES, tiles // fewest)
     lines_each = max(1, min(most, lines, SUMS_BYTES // (blocks_each * block_bytes)))
     groups = max(1, -(-lines // lines_each))
-    pieces = max(1, min(units, -(-FEWEST_TILES // (tiles * groups)))) if op == "wgrad" else 1
+    pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
     scratch = _product.scratch(blocks_each, lines_each, tails, isa, dtype)
     entries = 2 * steps + (MOST * (MOST + 1) // 2 + 4) * CHUNK + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
     return Shape(part, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries)
