@@ -132,7 +132,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 few(a, at, a_row, valid, panel, c * CHUNK, CHUNK, count, sums, to, add)
 
     @inline
-    def store_tails(sums, tails, a_row, blocks, first, filled, place, y, y_row, bias, bias_at, code):  # type: ignore[no-untyped-def]
+    def store_tails(sums, tails, row_targets, a_row, blocks, first, filled, place, y, y_row, bias, bias_at, code):  # type: ignore[no-untyped-def]
         together = BESIDE if a_row == 1 else few_columns
         columns, broken = (len(tails) + together - 1) // together * together, 0
         per_block, per_column = (height, filled * height) if a_row == 1 else (columns * height, height)
@@ -146,9 +146,10 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
             activate(sums, 0, filled * height * columns, code)
         for block in range(filled):
             for r in range(blocks[first + block, 1]):
+                here = row_targets[blocks[first + block, 3] + r] if row_targets.size else blocks[first + block, 2] + r * y_row
                 for c in range(len(tails)):
                     value = sums[block * per_block + c * per_column + r]
-                    y[place + blocks[first + block, 2] + r * y_row + tails[c, 1]] = 0 if code == 1 and value < 0 else value
+                    y[place + here + tails[c, 1]] = 0 if code == 1 and value < 0 else value
         return broken
 
     @inline
@@ -165,10 +166,10 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 activate(y, place + blocks[block, 2] + r * y_row + start, stop - start, code)
 
     @inline
-    def store_rows(sums, span, columns, stretches, starts, apart, line0, count_lines, blocks, block, slot, place, y, y_row, bias, bias_at, zeros,  # type: ignore[no-untyped-def]
-                   code):  # fmt: skip
+    def store_rows(sums, span, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, block, slot, place, y,  # type: ignore[no-untyped-def]
+                   y_row, bias, bias_at, zeros, code):  # fmt: skip
         # Line after line of a row, so that neighbours in y are written together.
-        valid, here, broken = blocks[block, 1], place + blocks[block, 2], 0
+        valid, broken = blocks[block, 1], 0
         shifts = zeros if code > 1 else bias  # the store itself knows relu alone
         if smooth:
             for i in range(count_lines if code > 1 else 0):
@@ -176,21 +177,22 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 shift_at = bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3])
                 broken |= finish(sums, i * span + slot * height * line[COUNT] * width, line[COUNT], valid, line, bias, shift_at, code)
         for r in range(valid):
+            here = place + (row_targets[blocks[block, 3] + r] if row_targets.size else blocks[block, 2] + r * y_row)
             for i in range(count_lines):
                 line = columns[line0 + i]
                 source = i * span + (slot * height + r) * line[COUNT] * width
                 shift_at = 0 if code > 1 else bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3] + r)
                 for v in range(0 if starts.size else line[COUNT]):
                     which = shift_at + (v * width if bias_per_lane else 0)
-                    broken |= store(sums, source + v * width, y, here + r * y_row + line[TARGETS + v], line[MASKS + v], shifts, which, code == 1)
+                    broken |= store(sums, source + v * width, y, here + line[TARGETS + v], line[MASKS + v], shifts, which, code == 1)
                 for n in range(starts[line0 + i] if starts.size else 0, starts[line0 + i + 1] if starts.size else 0):
-                    v, mask, to = stretches[n, 0], stretches[n, 1], here + r * y_row + stretches[n, 2]
+                    v, mask, to = stretches[n, 0], stretches[n, 1], here + stretches[n, 2]
                     which = shift_at + (v * width if bias_per_lane else 0)
                     broken |= store_some(sums, source + v * width, mask, y, to, apart, shifts, which, code == 1)
         return broken
 
     def product(first, last, workers, scratch, a, b, y, bias, zeros, code, flags,  # type: ignore[no-untyped-def]
-                geometry, a_steps, b_steps, blocks, columns, stretches, starts, tails):  # fmt: skip
+                geometry, a_steps, b_steps, blocks, columns, stretches, starts, tails, row_targets):  # fmt: skip
         # THE ALGORITHM: y[row, lane] = Σ_step a[place(row) + a_steps[step]] · b[place(lane) + b_steps[step]].
         # THE SCHEDULE: a tile is some blocks of ROWS rows times some lines of up to MOST vectors of columns. CHUNK steps at a time
         # each block of each line is multiplied in registers; the sums of the tile stay in L2. Lines are innermost, so that the
@@ -243,10 +245,10 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 if smooth:
                     activate_rows(y, place, y_row, columns, line0, count_lines if straight else 0, blocks, block0, filled, code)
                 for slot in range(0 if straight else filled):
-                    broken |= store_rows(sums, span, columns, stretches, starts, apart, line0, count_lines, blocks, block0 + slot, slot, place,
-                                         y, y_row, bias, bias_at, zeros, code)  # fmt: skip
+                    broken |= store_rows(sums, span, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, block0 + slot,
+                                         slot, place, y, y_row, bias, bias_at, zeros, code)  # fmt: skip
                 if len(tails) and line0 + count_lines == columns.shape[0]:
-                    broken |= store_tails(tail_sums, tails, a_row, blocks, block0, filled, place, y, y_row, bias, bias_at, code)
+                    broken |= store_tails(tail_sums, tails, row_targets, a_row, blocks, block0, filled, place, y, y_row, bias, bias_at, code)
                 flags[tile] = broken
 
     return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' * bias_per_lane}{'-smooth' * smooth}")

@@ -36,12 +36,17 @@ class Tables(NamedTuple):
     stretches: Array  # vector, lanes (bits) and first target of lanes that follow each other evenly in y; none if neighbours do throughout
     starts: Array  # where a line's stretches begin
     tails: Array  # place and target of each column left over
+    row_targets: Array  # of each row, where rows are not evenly apart in y
 
 
 class Shape(NamedTuple):
-    """The sizes of one product; ``reps`` × ``steps`` terms are summed, and ``together`` says which axes of pixels are steps."""
+    """The sizes of one product.
+
+    ``reps`` × ``steps`` terms are summed; ``together`` says which axes of pixels are steps, and ``merged`` that the taps are among the rows.
+    """
 
     part: Parts
+    merged: bool
     outer: int
     blocks: int
     vectors: int
@@ -77,13 +82,23 @@ def pitch(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
 def shapes(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Grid, list[Shape]]:
     """Return the grid of the input and the products that make up an operation, whose forward problem is p."""
     g, parts = _grid.grid(p, split=not channels_last(p, op))
-    return g, [_shape(p, op, g, part, isa, dtype) for part in parts]  # type: ignore[arg-type]
+    if op == "dgrad" and not p.channels_last and _alike(p, g, parts):  # type: ignore[arg-type]
+        return g, [_shape(p, op, g, parts[0], True, isa, dtype)]  # type: ignore[arg-type]
+    return g, [_shape(p, op, g, part, False, isa, dtype) for part in parts]  # type: ignore[arg-type]
 
 
-def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, isa: _emit.Isa, dtype: np.dtype[Any]) -> Shape:
+def _alike(p: ConvProblem, g: Grid, parts: list[Parts]) -> bool:
+    """Return whether the phases have a tap each, all of which read the same: one product then has channels and taps as its rows."""
+    if not 1 < len(parts) == math.prod(p.filter):
+        return False
+    reads = {(*(r.outputs for r in part), *(len(r.taps) for r in part), *g.offsets(part)) for part in parts}
+    return len(reads) == 1 and all(len(r.taps) == 1 for r in parts[0])
+
+
+def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, merged: bool, isa: _emit.Isa, dtype: np.dtype[Any]) -> Shape:
     width, channels, filters, tails = isa.width(dtype), p.in_channels // p.groups, p.out_channels // p.groups, 0
     steps, outer, reps, together, scatters = channels * math.prod(len(r.taps) for r in part), p.batch, 1, (1, 1, 1, 1), False
-    blocks = -(-filters // isa.rows)
+    blocks = -(-filters * (math.prod(p.filter) if merged else 1) // isa.rows)
     if op == "wgrad":
         outer, runs, together = 1, _runs(p), _together(p)
         steps = math.prod(together)
@@ -96,7 +111,7 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, isa: _emit.Isa, dtype: 
         blocks, vectors = z * -(-q // isa.rows), pitch(p, isa, dtype) // width
         lines = _line_counts(vectors, isa.vectors)[0]
     else:
-        (vectors, tails), scatters = _vectors(p, op, g, part, steps, width), any(r.every > 1 for r in part)
+        (vectors, tails), scatters = _vectors(p, g, part, steps, width, op == "dgrad", merged), any(r.every > 1 for r in part)
         lines = _line_counts(vectors, isa.vectors)[0]
     block_bytes = isa.rows * MOST * isa.vector_bytes  # of the sums of a block and a line
     blocks_each, units, fewest = min(BLOCKS, blocks), reps * -(-steps // CHUNK), _parallel.fewest_tiles(p.macs)
@@ -110,10 +125,12 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, isa: _emit.Isa, dtype: 
     pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
     scratch = _product.scratch(blocks_each, lines_each, tails, isa, dtype)
     entries = 2 * steps + (MOST * (MOST + 1) // 2 + 4) * CHUNK + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
-    return Shape(part, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries)
+    return Shape(
+        part, merged, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries
+    )
 
 
-def _vectors(p: ConvProblem, op: Op, g: Grid, part: Parts, steps: int, width: int) -> tuple[int, int]:
+def _vectors(p: ConvProblem, g: Grid, part: Parts, steps: int, width: int, transposed: bool, merged: bool) -> tuple[int, int]:
     """Return the vectors that cover a channel's outputs, and the columns left over.
 
     In one go, junk between the lines included, or line by line if that is a tenth fewer. Columns are left over where they are
@@ -124,7 +141,7 @@ def _vectors(p: ConvProblem, op: Op, g: Grid, part: Parts, steps: int, width: in
     if by_line <= 0.9 * -(-flat // width):
         return by_line, 0
     taps, size = _grid.taps(p, part), math.prod(p.filter)
-    beside = size == 1 if op == "dgrad" else np.array_equal(taps, np.arange(size))
+    beside = size == 1 or merged if transposed else np.array_equal(taps, np.arange(size))
     return (flat // width, flat % width) if beside and 0 < steps <= MOST_IN_LANES and flat % width <= width // 2 else (-(-flat // width), 0)
 
 
@@ -170,7 +187,7 @@ def _line_counts(vectors: int, most: int) -> tuple[int, list[int]]:
 def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: np.dtype[Any]) -> Tables:
     """Return the tables of one product."""
     make = _wgrad if op == "wgrad" else _pixel_rows if p.channels_last else _pixel_lanes
-    strides, a_steps, b_steps, blocks, (columns, targets, apart, tails) = make(p, op, g, shape, isa, dtype)
+    strides, a_steps, b_steps, blocks, (columns, targets, apart, tails), row_targets = make(p, op, g, shape, isa, dtype)
     supers, line_groups = -(-shape.blocks // shape.blocks_each), max(1, -(-shape.lines // shape.lines_each))
     tiles = p.groups * supers * shape.outer * line_groups * shape.pieces
     every = 0 if channels_last(p, op) else _every(p, g, dtype)
@@ -179,21 +196,14 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: 
         max(b_steps, default=0), shape.steps, *strides, every, apart,
     )  # fmt: skip
     panel = [np.arange(CHUNK) * v * isa.width(dtype) for v in range(1, MOST + 1)]
-    tables = (
-        geometry,
-        a_steps,
-        np.concatenate([b_steps, *panel]),
-        blocks,
-        columns,
-        *_stretches(targets, apart, isa.width(dtype)),
-        np.reshape(tails, (-1, 2)),
-    )
+    stretches, starts = _stretches(targets, apart, isa.width(dtype))
+    tables = (geometry, a_steps, np.concatenate([b_steps, *panel]), blocks, columns, stretches, starts, np.reshape(tails, (-1, 2)), row_targets)
     return Tables(*(np.asarray(values, np.int64) for values in tables))
 
 
 # Each of the following returns the strides that the kernel unpacks (a: group, outer, rep ×3, row; b: group, outer, rep ×3; y: group, outer,
 # piece, row; bias: group; the reps' sizes), the steps' offsets in a and b, the table of blocks, and that of columns with each lane's target, how far
-# apart those of neighbouring lanes are, and the columns left over.
+# apart those of neighbouring lanes are, and the columns left over; and the targets of rows that are not evenly apart.
 
 
 def _pixel_lanes(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
@@ -201,15 +211,22 @@ def _pixel_lanes(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     channels, filters, volume = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.output)
     taps = math.prod(p.filter)
     row, step = (taps, filters * taps) if op == "dgrad" else (channels * taps, taps)  # of w: (C, K/groups, taps) of the transposed problem
-    a_steps = np.add.outer(np.arange(channels) * step, _grid.taps(p, shape.part)).reshape(-1)
+    rows, order, row_targets = filters, _grid.taps(p, shape.part), np.zeros(0, np.int64)
+    if shape.merged:
+        (_, P, Q), firsts = p.output, []
+        for axis in range(3):
+            firsts.append(np.array([first for _, first in sorted((r.taps[0][0], r.first) for r in _grid.reads(p, axis))]))
+        phases = _grid.sums([first * unit for first, unit in zip(firsts, (P * Q, Q, 1), strict=True)])
+        rows, row, order, row_targets = filters * taps, 1, np.zeros(1, np.int64), np.add.outer(np.arange(filters) * volume, phases).reshape(-1)
+    a_steps = np.add.outer(np.arange(channels) * step, order).reshape(-1)
     b_steps = np.add.outer(np.arange(channels) * g.plane, g.offsets(shape.part)).reshape(-1)
-    first = np.arange(0, filters, isa.rows)
-    blocks = np.stack([first * row, np.minimum(isa.rows, filters - first), first * volume, first], 1)
+    first = np.arange(0, rows, isa.rows)
+    blocks = np.stack([first * row, np.minimum(isa.rows, rows - first), first * volume, first], 1)
     strides = (
         filters * channels * taps, 0, 0, 0, 0, row, channels * g.plane, p.in_channels * g.plane, 0, 0, 0,
-        filters * volume, p.out_channels * volume, 0, volume, filters, 1, 1,
+        filters * volume, p.out_channels * volume, 0, volume, rows, 1, 1,
     )  # fmt: skip
-    return strides, a_steps, b_steps, blocks, _pixel_columns(p, g, shape, isa, isa.width(dtype))
+    return strides, a_steps, b_steps, blocks, _pixel_columns(p, g, shape, isa, isa.width(dtype)), row_targets
 
 
 def _pixel_rows(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
@@ -235,7 +252,7 @@ def _pixel_rows(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
         group, sample, 0, 0, 0, w.step * apart, channels * math.prod(p.filter) * steps, 0, 0, 0, 0,
         filters, p.out_channels * volume, 0, part[2].every * p.out_channels, filters, 1, 1,
     )  # fmt: skip
-    return strides, a_steps, b_steps, blocks, (*_neighbours(0, np.arange(filters), isa.width(dtype), isa.vectors, False), 1, [])
+    return strides, a_steps, b_steps, blocks, (*_neighbours(0, np.arange(filters), isa.width(dtype), isa.vectors, False), 1, []), []
 
 
 def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
@@ -263,7 +280,7 @@ def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
         filters * y[1], 0, *a_reps, y[1], p.batch * g.plane * channels, 0, *b_reps,
         filters * channels * taps, 0, p.out_channels * channels * taps, channels * taps, 0, *reps[1:3],
     )  # fmt: skip
-    return strides, a_steps, b_steps, blocks, (np.concatenate(lines), np.concatenate(tables), 1, [])
+    return strides, a_steps, b_steps, blocks, (np.concatenate(lines), np.concatenate(tables), 1, []), []
 
 
 def _every(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> int:

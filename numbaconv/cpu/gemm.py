@@ -123,11 +123,12 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         read = prepare(problem, op, other) if options.packed is None else options.packed
     lane_is_channel = p.channels_last and op != "wgrad"
     rows, lanes = (x, read) if lane_is_channel else (read, x)
-    zeros = np.zeros(p.out_channels + _product.MOST * isa.width(dtype), dtype)
+    repeats = math.prod(p.filter) if launches[0][0].row_targets.size else 1  # rows of a channel
+    zeros = np.zeros(p.out_channels * repeats + _product.MOST * isa.width(dtype), dtype)
     bias = zeros
     if options.bias is not None:
         bias = zeros.copy()
-        bias[: p.out_channels] = options.bias
+        bias[: p.out_channels * repeats] = options.bias if repeats == 1 else np.repeat(options.bias, repeats)
     kernel, broken = _product.kernel(isa, dtype, lane_is_channel, CODES[options.activation] > 1), False
     apart = op == "wgrad" and not _as_stored(p, problem)
     if any(launch.geometry[STEPS] == 0 for launch, *_ in launches):  # no tap reaches the outputs of some phases
