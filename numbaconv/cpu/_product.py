@@ -30,7 +30,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     width, height = isa.width(dtype), isa.rows
     tiles = [_simd.multiply(isa, dtype, v, bias_per_lane) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
-    store, store_second = (_simd.store(isa, dtype, bias_per_lane, every) for every in (1, 2))
+    store, store_second, store_pair = (_simd.store(isa, dtype, bias_per_lane, *how) for how in ((1,), (2,), (2, True)))
     prefetch, few = _simd.prefetch(isa, dtype), _simd.multiply_few(isa, dtype)
     few_columns, beside = max(1, width // height), _simd.multiply_beside(isa, dtype, BESIDE)
 
@@ -176,7 +176,9 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 line = columns[line0 + i]
                 shift_at = bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3])
                 broken |= finish(sums, i * span + slot * height * line[COUNT] * width, line[COUNT], valid, line, bias, shift_at, code)
-        for r in range(valid):
+        # The taps of a transposed stride of 2, neighbours in y too, are stored together.
+        paired = apart == 2 and row_targets.size > 0 and row_targets[1] - row_targets[0] == 1
+        for r in range(0, valid, 1 + paired):
             here = place + (row_targets[blocks[block, 3] + r] if row_targets.size else blocks[block, 2] + r * y_row)
             for i in range(count_lines):
                 line = columns[line0 + i]
@@ -188,7 +190,10 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 for n in range(starts[line0 + i] if starts.size else 0, starts[line0 + i + 1] if starts.size else 0):
                     v, mask, to = stretches[n, 0], stretches[n, 1], here + stretches[n, 2]
                     which = shift_at + (v * width if bias_per_lane else 0)
-                    broken |= store_some(sums, source + v * width, mask, y, to, apart, shifts, which, code == 1)
+                    if paired:
+                        broken |= store_pair(sums, source + v * width, line[COUNT] * width, y, to, mask, shifts, which, code == 1)
+                    else:
+                        broken |= store_some(sums, source + v * width, mask, y, to, apart, shifts, which, code == 1)
         return broken
 
     def product(first, last, workers, scratch, a, b, y, bias, zeros, code, flags,  # type: ignore[no-untyped-def]

@@ -186,32 +186,42 @@ def _add_sums(v: Vectors, totals: list[Any], tile: Any, add: Any) -> None:
 
 
 @functools.cache
-def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool, every: int) -> Any:
+def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool, every: int, pair: bool = False) -> Any:
     """Return a compiled-code function (tile, ti, y, yi, mask, bias, bi, relu) -> whether a stored value was not finite.
 
     It stores the lanes of tile[ti : ti + W] that ``mask`` has bits for to y[yi], y[yi + every], …, for ``every`` 1 or 2: with bias[bi]
-    added (or bias[bi + lane], if ``per_lane``) and negative ones replaced by 0 if ``relu``.
+    added (or bias[bi + lane], if ``per_lane``) and negative ones replaced by 0 if ``relu``. With ``pair`` there is another parameter
+    after ti, n, and the lanes of tile[ti + n :] go between them.
     """
+
+    def body(v: Vectors, tiles, y, bits, bias, relu):  # type: ignore[no-untyped-def]
+        builder = v.builder
+        narrow = builder.trunc(bits, ir.IntType(v.width))
+        mask, shift = builder.bitcast(narrow, v.bits), v.load(bias) if per_lane else v.splat(builder.load(bias))
+        count, strange, values = builder.zext(builder.ctpop(narrow), I64), v.zero, []
+        for tile in tiles:
+            value = builder.fadd(v.load(tile), shift)
+            strange = v.note_strange(builder.select(mask, value, v.zero), strange)
+            values.append(v.compress(v.at_least(value, v.lower_bound(relu)), mask))
+        if every == 1:
+            v.store(values[0], y, mask=v.first(count))
+            return v.any_strange(strange)
+        kept = ir.Constant(v.bits, [1 if pair else 1 - lane % 2 for lane in range(v.width)])
+        for half in range(2):
+            lanes = [half * v.width // 2 + lane // 2 + lane % 2 * v.width for lane in range(v.width)]
+            there = v.first(builder.sub(builder.mul(count, I64(2)), I64(half * v.width)))
+            v.store(v.shuffle(values[0], values[-1], lanes), y, half, builder.and_(there, kept))
+        return v.any_strange(strange)
 
     @vector_code(isa, dtype, "tile[] y[] mask bias[] relu", returns=True)
     def store(v: Vectors, tile, y, bits, bias, relu):  # type: ignore[no-untyped-def]
-        builder = v.builder
-        narrow = builder.trunc(bits, ir.IntType(v.width))
-        mask = builder.bitcast(narrow, v.bits)
-        value = builder.fadd(v.load(tile), v.load(bias) if per_lane else v.splat(builder.load(bias)))
-        strange = v.note_strange(builder.select(mask, value, v.zero), v.zero)
-        value, count = v.compress(v.at_least(value, v.lower_bound(relu)), mask), builder.zext(builder.ctpop(narrow), I64)
-        if every == 1:
-            v.store(value, y, mask=v.first(count))
-            return v.any_strange(strange)
-        even = ir.Constant(v.bits, [1 - lane % 2 for lane in range(v.width)])
-        for half in range(2):
-            lanes = [half * v.width // 2 + lane // 2 for lane in range(v.width)]
-            there = v.first(builder.sub(builder.mul(count, I64(2)), I64(half * v.width)))
-            v.store(v.shuffle(value, value, lanes), y, half, builder.and_(there, even))
-        return v.any_strange(strange)
+        return body(v, [tile], y, bits, bias, relu)
 
-    return store
+    @vector_code(isa, dtype, "tile[] other y[] mask bias[] relu", returns=True)
+    def store_pair(v: Vectors, tile, other, y, bits, bias, relu):  # type: ignore[no-untyped-def]
+        return body(v, [tile, v.at(tile, other)], y, bits, bias, relu)
+
+    return store_pair if pair else store
 
 
 @functools.cache
