@@ -62,7 +62,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         counted["copy"] += math.prod(problem.shape("x")) * size
     if _tables.copies(p, op, g):
         counted["transpose" if _tables.channels_last(p, op) else "copy"] += p.batch * p.in_channels * g.plane * size
-    if p.channels_last and op != "wgrad" or op == "wgrad" and math.prod(p.filter) > 1:
+    if p.channels_last and op == "fprop" or op != "fprop" and math.prod(p.filter) > 1 and (p.channels_last or op == "wgrad"):
         counted["transpose"] += math.prod(p.shape("w")) * size
     for shape in shapes:
         products = p.groups * shape.outer * shape.blocks * shape.vectors
@@ -105,7 +105,10 @@ def prepare(problem: ConvProblem, op: Op, w: Array) -> Array | None:
     pitch = _tables.pitch(p, isa, w.dtype)
     if op == "fprop":
         return _grid.transposed(w, p.groups, filters, channels * taps, pitch)
-    return _grid.transposed(w, p.groups * channels, filters, taps, pitch)
+    if taps > 1:
+        return _grid.transposed(w, p.groups * channels, filters, taps, pitch)
+    rows = w.reshape(p.groups * channels, filters)  # in order already
+    return rows if pitch == filters else np.pad(rows, ((0, 0), (0, pitch - filters)))
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
