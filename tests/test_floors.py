@@ -16,7 +16,7 @@ ROOT = Path(numbaconv.__file__).parent
 # A file imports from lower floors alone, and within its own folder if it is one of those. Folders stand for all their files.
 FLOORS = {
     "problem": 0, "arrays": 0, "_jit": 0, "_docs": 0,
-    "reference": 1,
+    "reference": 1, "tuning": 1,
     "cpu": 2, "cuda": 2,
     "plan": 3,
     "recipe": 4,

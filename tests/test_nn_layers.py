@@ -387,7 +387,7 @@ def test_eval_keeps_nothing() -> None:
 
 
 def _evaluating(rng: np.random.Generator, **options: Any) -> tuple[nn.Conv2d, np.ndarray[Any, Any]]:
-    """A layer in evaluation mode that has prepared its weights, and its input."""
+    """Return a layer in evaluation mode that has prepared its weights, and its input."""
     layer = nn.Conv2d(16, 16, 3, padding=1, rng=0, **options)
     layer.eval()
     x = rng.standard_normal((1, 16, 14, 14)).astype(np.float32)
