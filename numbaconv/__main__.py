@@ -6,6 +6,7 @@ import argparse
 import codecs
 import contextlib
 import importlib.metadata
+import importlib.util
 import math
 import platform
 import re
@@ -189,7 +190,11 @@ def measure() -> int:
     with nc.num_threads(1), _progress() as show:
         report = tuning.tune(plan.room("cpu"), show=show)
     for name, factors in report.off.items():
-        print(f"{name:<10}{len(factors):>4} timings, estimates off by a factor of {statistics.median(factors):.2f} in the median")
+        off = f", estimates off by a factor of {statistics.median(factors):.2f} in the median" if factors else ""
+        print(f"{name:<10}{len(factors):>4} timings{off}")
+    if not report.losses:
+        print("No case was timed with two algorithms in time: nothing was kept.")
+        return 1
     for when, losses in (("before", report.losses_before), ("now", report.losses)):
         slower = math.exp(statistics.fmean(map(math.log, losses))) - 1
         print(f"{when:<7}the algorithm chosen takes {slower:.1%} longer than the fastest, in the mean of {len(losses)} cases")
@@ -230,6 +235,21 @@ def demo(arguments: argparse.Namespace) -> int:
         return 2
 
 
+def bench(arguments: argparse.Namespace) -> int:
+    """Time it here; say in one line why it cannot start."""
+    from numbaconv.bench import run
+
+    file = arguments.plot
+    if file and not importlib.util.find_spec("matplotlib"):
+        print("numbaconv bench: --plot needs matplotlib: pip install matplotlib", file=sys.stderr)
+        return 2
+    if file and not file.absolute().parent.is_dir():
+        print(f"numbaconv bench: --plot: there is no folder {file.absolute().parent}", file=sys.stderr)
+        return 2
+    run(arguments.dtype, arguments.threads, arguments.seconds, arguments.match, file)
+    return 0
+
+
 def _seed(text: str) -> int:
     number = int(text)
     if not 0 <= number < 2**32:  # what scikit-learn takes
@@ -266,6 +286,12 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("info", help="versions, CPU features, threads, GPU, cache, what is compiled")
     three = commands.add_parser("warmup", help="compile the usual kernels now")
     three.add_argument("--tune", action="store_true", help="then measure for this machine which algorithm is the fastest (about 3 minutes)")
+    four = commands.add_parser("bench", help="time typical layers, gradients and filters beside SciPy and, if installed, PyTorch")
+    four.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios there, as .png or .svg; needs matplotlib")
+    four.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    four.add_argument("--threads", type=_positive, default=1, help="for everybody (default: 1)")
+    four.add_argument("--seconds", type=float, default=1.0, help="for each case, everybody together (default: 1)")
+    four.add_argument("--match", default="", help="only cases whose name contains this")
     two = commands.add_parser("cache", help="where compiled code is kept and how large it is")
     two.add_argument("--clear", action="store_true", help="delete it")
     return top
@@ -283,6 +309,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return demo(arguments)
         if arguments.command == "cache":
             return cache(arguments.clear)
+        if arguments.command == "bench":
+            return bench(arguments)
         return info() if arguments.command == "info" else warmup(arguments.tune)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

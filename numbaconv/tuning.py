@@ -158,7 +158,8 @@ def operands(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Any, A
     """Return random operands of an operation, and an array for its result."""
     rng = np.random.default_rng(0)
     first, second, result = TENSORS[op]
-    a, b = ((rng.standard_normal(problem.shape(t)) * 100).astype(dtype) for t in (first, second))  # integers get more than zeros
+    with np.errstate(invalid="ignore"):  # integers get more than zeros, and negative ones wrap
+        a, b = ((rng.standard_normal(problem.shape(t)) * 100).astype(dtype) for t in (first, second))
     return a, b, np.zeros(problem.shape(result), dtype)
 
 

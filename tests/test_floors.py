@@ -23,7 +23,7 @@ FLOORS = {
     "functional": 5,
     "nn": 6, "signal": 6, "ndimage": 6,
     "jit": 7,
-    "demo": 8,
+    "demo": 8, "bench": 8,
     "__main__": 9,
 }  # fmt: skip
 FOLDERS = {"cpu", "cuda", "nn", "signal", "demo"}
