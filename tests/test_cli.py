@@ -143,6 +143,16 @@ def test_tuning_says_what_it_found(bar: bool, tmp_path: Path, monkeypatch: pytes
         assert ("stay" in printed.out) is (losses[0] != 1.0)
 
 
+def test_tuning_that_timed_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As on a machine so slow that the time was over before it began."""
+    from numbaconv import __main__, tuning
+
+    monkeypatch.setattr(tuning, "tune", lambda room, show: tuning.Report({}, {"gemm": []}, [], []))
+    monkeypatch.setattr(tuning, "keep", lambda seconds: pytest.fail("kept"))
+    assert __main__.measure() == 1
+    assert "nothing was kept" in capsys.readouterr().out
+
+
 def test_bench_prints_a_table_and_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A line for each case, peers where they are installed, the geometric mean and the picture."""
     pytest.importorskip("matplotlib")
