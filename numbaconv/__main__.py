@@ -1,4 +1,4 @@
-"""The command line, ``python -m numbaconv``: demo, info, warmup and cache."""
+"""The command line, ``python -m numbaconv``: demo, info, warmup, bench and cache."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import argparse
 import codecs
 import contextlib
 import importlib.metadata
+import importlib.util
+import math
 import platform
 import re
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +23,7 @@ import numbaconv as nc
 
 PLAINER = {"−": "-", "·": "*", "×": "x", "∂": "d", "Σ": "sum ", "²": "^2", "σ": "sigma", "√": "sqrt", "’": "'", "…": "..."}
 FOLDER = re.compile(r"[0-9a-f]{24}")  # the names that _jit gives to folders and files of compiled code
-FILE = re.compile(r".+\.bin|\.new-.+")
+FILE = re.compile(r".+\.bin|\.new-.+|coefficients\.json")
 SIMD = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16", "amx-bf16", "neon", "dotprod", "sve")
 
 
@@ -33,7 +36,7 @@ class Compiled:
 
 
 def compiled_files(root: Path | None) -> Iterator[Compiled]:
-    """Yield the files in the cache that this library wrote: nothing else, and nothing through a link."""
+    """Yield the files in the cache that this library wrote, tuned coefficients too: nothing else, and nothing through a link."""
     for folder in _entries(root):
         if FOLDER.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
             for path in _entries(folder):
@@ -89,26 +92,18 @@ def _size(files: Sequence[Compiled]) -> str:
     return f"{len(files)} file{'' if len(files) == 1 else 's'}, {sum(f.size for f in files) / 2**20:.1f} MiB"
 
 
-def current_folder() -> Path | None:
-    """Return the cache's sub-folder for these sources, these versions and this CPU."""
-    from numba.core.registry import cpu_target
-
-    from numbaconv import _jit
-
-    return _jit.version_folder(repr(cpu_target.target_context.codegen().magic_tuple()))
-
-
 def info() -> int:
     """Print what the library runs on and what is compiled."""
     import llvmlite.binding as llvm
 
-    from numbaconv import _jit
+    from numbaconv import _jit, plan, tuning
     from numbaconv.cpu import _parallel
 
     features = llvm.get_host_cpu_features()
-    root, current = _jit.cache_folder(), current_folder()
+    root, tuned = _jit.cache_folder(), tuning.read(plan.room("cpu"))
     files = list(compiled_files(root))
-    ours = [file for file in files if file.path.parent == current]
+    place = tuning.path()
+    ours = [file for file in files if place and file.path.parent == place.parent and file.path != place]
     rows = [
         ("numbaconv", nc.__version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
@@ -117,6 +112,7 @@ def info() -> int:
         ("SIMD", " ".join(name for name in SIMD if features.get(name)) or "none of those known here"),
         ("threads", f"{_parallel.available_threads()} available, {nc.get_num_threads()} used; threading {nc.get_threading()!r}"),
         ("GPU", "no CUDA room in this version"),
+        ("estimates", f"tuned on this machine, {tuned.date}" if tuned else "as shipped; `python -m numbaconv warmup --tune` measures this machine"),
         ("cache", f"{root or 'none: no folder can be written to'}"),
         ("cache size", f"{_size(files)}; of this version on this CPU {_size(ours)}"),
     ]
@@ -145,8 +141,8 @@ def cache(delete: bool) -> int:
     return 1 if kept else 0
 
 
-def warmup() -> int:
-    """Compile the usual kernels: every algorithm, forward and both gradients, in float32 and float64."""
+def warmup(tune: bool) -> int:
+    """Compile the usual kernels: every algorithm, forward and both gradients, in float32 and float64; then measure, if asked to."""
     import numpy as np
 
     from numbaconv import plan
@@ -154,6 +150,8 @@ def warmup() -> int:
     shapes: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         "conv1d": ((1, 1, 64), (1, 1, 9), {}),
         "conv2d": ((1, 16, 12, 12), (16, 16, 3, 3), {"padding": 1}),
+        "conv2d depthwise": ((1, 16, 12, 12), (16, 1, 3, 3), {"padding": 1, "groups": 16}),
+        "conv2d NHWC": ((1, 12, 12, 16), (16, 16, 3, 3), {"padding": 1, "layout": "NHWC"}),
         "conv3d": ((1, 4, 6, 6, 6), (4, 4, 3, 3, 3), {}),
         "conv_transpose2d": ((1, 8, 6, 6), (8, 8, 2, 2), {"stride": 2}),
     }
@@ -161,25 +159,69 @@ def warmup() -> int:
     start = time.perf_counter()
     for number, (dtype, name, method) in enumerate(jobs, 1):
         x_shape, w_shape, options = shapes[name]
+        function, layout = name.split()[0], {key: value for key, value in options.items() if key == "layout"}
         x, w = np.ones(x_shape, dtype), np.ones(w_shape, dtype)
         began = time.perf_counter()
         done = []
         for kind in ("forward", "grad_input", "grad_weight", "grad_bias"):
             try:
-                y = getattr(nc, name)(x, w, method=method if kind == "forward" else "auto", **options)
+                y = getattr(nc, function)(x, w, method=method if kind == "forward" else "auto", **options)
                 if kind == "grad_input":
-                    getattr(nc, f"{name}_grad_input")(y, w, x_shape, method=method, **options)
+                    getattr(nc, f"{function}_grad_input")(y, w, x_shape, method=method, **options)
                 elif kind == "grad_weight":
-                    getattr(nc, f"{name}_grad_weight")(x, y, w_shape, method=method, **options)
+                    getattr(nc, f"{function}_grad_weight")(x, y, w_shape, method=method, **options)
                 elif kind == "grad_bias":
-                    getattr(nc, f"{name}_grad_bias")(y)
+                    getattr(nc, f"{function}_grad_bias")(y, **layout)
                 done.append(kind)
             except NotImplementedError:  # the algorithm cannot do this one
                 continue
         took = time.perf_counter() - began
         print(f"[{number:>2}/{len(jobs)}] {dtype.__name__} {name:<16} {method:<9} {', '.join(done):<45} {took:6.2f} s", flush=True)
     print(f"All compiled in {time.perf_counter() - start:.1f} s.")
-    return 0
+    return measure() if tune else 0
+
+
+def measure() -> int:
+    """Measure the coefficients of the cost models on one thread, and keep them for later processes."""
+    from numbaconv import plan, tuning
+
+    start = time.perf_counter()
+    print("Timing every algorithm on one thread, for about two and a half minutes; best while nothing else runs.", flush=True)
+    with nc.num_threads(1), _progress() as show:
+        report = tuning.tune(plan.room("cpu"), show=show)
+    for name, factors in report.off.items():
+        off = f", estimates off by a factor of {statistics.median(factors):.2f} in the median" if factors else ""
+        print(f"{name:<10}{len(factors):>4} timings{off}")
+    if not report.losses:
+        print("No case was timed with two algorithms in time: nothing was kept.")
+        return 1
+    for when, losses in (("before", report.losses_before), ("now", report.losses)):
+        slower = math.exp(statistics.fmean(map(math.log, losses))) - 1
+        print(f"{when:<7}the algorithm chosen takes {slower:.1%} longer than the fastest, in the mean of {len(losses)} cases")
+    if not report.better:
+        print("The estimates from before choose better and stay.")
+        return 0
+    place = tuning.keep(report.seconds)
+    print(f"{place or 'No folder can be written to: nothing was kept'} ({time.perf_counter() - start:.0f} s)")
+    return 0 if place else 1
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    """Yield what shows how far a loop is: tqdm's bar if it is installed, else a line for every tenth."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda done, total, what: None if done % max(1, total // 10) else print(f"{done:>4} of {total} {what}", flush=True)
+        return
+    with tqdm(unit="case") as bar:
+
+        def show(done: int, total: int, what: str) -> None:
+            bar.total = total
+            bar.set_postfix_str(what, refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -191,6 +233,21 @@ def demo(arguments: argparse.Namespace) -> int:
     except DemoError as error:
         print(f"numbaconv demo: {error}", file=sys.stderr)
         return 2
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Time it here; say in one line why it cannot start."""
+    from numbaconv.bench import run
+
+    file = arguments.plot
+    if file and not importlib.util.find_spec("matplotlib"):
+        print("numbaconv bench: --plot needs matplotlib: pip install matplotlib", file=sys.stderr)
+        return 2
+    if file and not file.absolute().parent.is_dir():
+        print(f"numbaconv bench: --plot: there is no folder {file.absolute().parent}", file=sys.stderr)
+        return 2
+    run(arguments.dtype, arguments.threads, arguments.seconds, arguments.match, file)
+    return 0
 
 
 def _seed(text: str) -> int:
@@ -227,7 +284,14 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--epochs", type=_positive, default=15, help="how often each digit is learned from (default: 15)")
     one.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw nothing; matplotlib is not needed then")
     commands.add_parser("info", help="versions, CPU features, threads, GPU, cache, what is compiled")
-    commands.add_parser("warmup", help="compile the usual kernels now")
+    three = commands.add_parser("warmup", help="compile the usual kernels now")
+    three.add_argument("--tune", action="store_true", help="then measure for this machine which algorithm is the fastest (about 3 minutes)")
+    four = commands.add_parser("bench", help="time typical layers, gradients and filters beside SciPy and, if installed, PyTorch")
+    four.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios there, as .png or .svg; needs matplotlib")
+    four.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    four.add_argument("--threads", type=_positive, default=1, help="for everybody (default: 1)")
+    four.add_argument("--seconds", type=float, default=1.0, help="for each case, everybody together (default: 1)")
+    four.add_argument("--match", default="", help="only cases whose name contains this")
     two = commands.add_parser("cache", help="where compiled code is kept and how large it is")
     two.add_argument("--clear", action="store_true", help="delete it")
     return top
@@ -245,7 +309,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return demo(arguments)
         if arguments.command == "cache":
             return cache(arguments.clear)
-        return info() if arguments.command == "info" else warmup()
+        if arguments.command == "bench":
+            return bench(arguments)
+        return info() if arguments.command == "info" else warmup(arguments.tune)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

@@ -102,24 +102,34 @@ class CodeCache:
 
 def read_verified(path: Path) -> bytes | None:
     """Return the payload of a cache file, or None unless the file is whole and nobody but us could have written it."""
-    try:
-        with open(path, "rb") as file:
-            if not _only_ours(os.fstat(file.fileno())):
-                return None
-            content = file.read()
-    except OSError:
+    content = read_ours(path)
+    if content is None:
         return None
     head, digest, payload = content[: len(MAGIC)], content[len(MAGIC) : len(MAGIC) + 32], content[len(MAGIC) + 32 :]
     return payload if head == MAGIC and hashlib.sha256(payload).digest() == digest else None
 
 
+def read_ours(path: Path, most: int = -1) -> bytes | None:
+    """Return the first ``most`` bytes of a file, or all; None if there is none or somebody else could have written it."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(most) if _only_ours(os.fstat(file.fileno())) else None
+    except OSError:
+        return None
+
+
 def write_verified(path: Path, payload: bytes) -> None:
-    """Write a cache file beside its place and move it there, so that a reader sees all of it or nothing."""
+    """Write a cache file with what `read_verified` checks."""
+    write_atomically(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there, so that a reader sees all of it or nothing."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(MAGIC + hashlib.sha256(payload).digest() + payload)
+            file.write(content)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

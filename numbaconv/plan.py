@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.problem import ConvProblem, Op, Unsupported
+from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
 
 DEVICES = {"cpu": "numbaconv.cpu"}
 PRECISIONS = ("default", "highest")
+MEASURED_SECONDS, MEASURED_CALLS = 0.3, 50  # `explain` measures an algorithm for so long, or so often, and at least 3 times
 UNCHECKED_BYTES = 64 << 20  # smaller requests are made without asking the system first
 
 
@@ -34,7 +35,16 @@ def room(device: str) -> dict[str, ModuleType]:
     """Return the algorithms of a device by name."""
     if device not in DEVICES:
         raise NotImplementedError(f"device must be one of {tuple(DEVICES)}, got {device!r}")
-    return importlib.import_module(DEVICES[device]).ALGORITHMS
+    return _tuned_room(device)
+
+
+@functools.cache
+def _tuned_room(device: str) -> dict[str, ModuleType]:
+    from numbaconv import tuning
+
+    algorithms: dict[str, ModuleType] = importlib.import_module(DEVICES[device]).ALGORITHMS
+    tuning.apply(algorithms)
+    return algorithms
 
 
 def candidates(problem: ConvProblem, op: Op, dtype: np.dtype[Any], device: str = "cpu") -> list[tuple[str, float | str]]:
@@ -109,9 +119,19 @@ class Explanation(str):
 
 
 def explain_problem(
-    problem: ConvProblem, op: Op, dtype: np.dtype[Any], title: str = "", method: str = "auto", precision: str = "default", device: str = "cpu"
+    problem: ConvProblem,
+    op: Op,
+    dtype: np.dtype[Any],
+    title: str = "",
+    method: str = "auto",
+    precision: str = "default",
+    device: str = "cpu",
+    measure: bool = False,
 ) -> Explanation:
-    """Return a printable table: every algorithm with its estimated time and workspace, or why it cannot do the problem."""
+    """Return a printable table: every algorithm with its estimated time and workspace, or why it cannot do the problem.
+
+    With ``measure`` every algorithm is run, and its time stands there too.
+    """
     m, n, k = problem.gemm_shape(op)
     chosen = plan(problem, op, dtype, method, precision, device).name
     lines = [
@@ -124,6 +144,20 @@ def explain_problem(
         if isinstance(answer, str):
             lines.append(f"{mark} {name:<10} cannot: it {answer}")
         else:
-            memory = algorithms[name].workspace(problem, op, dtype) / 2**20
-            lines.append(f"{mark} {name:<10} {answer * 1e3:9.3f} ms on one core (estimated), {memory:.1f} MiB of workspace")
+            memory = algorithms[name].workspace(problem, op, dtype)
+            taken = f" {_measured(problem, op, dtype, algorithms[name], answer, memory)}," if measure else ""
+            lines.append(f"{mark} {name:<10} {answer * 1e3:9.3f} ms on one core (estimated),{taken} {memory / 2**20:.1f} MiB of workspace")
     return Explanation("\n".join(lines))
+
+
+def _measured(problem: ConvProblem, op: Op, dtype: np.dtype[Any], algorithm: ModuleType, estimate: float, workspace: int) -> str:
+    """Run an algorithm a few times on random numbers, and say how long a call took in the median."""
+    from numbaconv import tuning
+
+    if estimate > MEASURED_SECONDS:
+        return "not measured, too slow"
+    size = sum(int(np.prod(problem.shape(t), dtype=object)) for t in TENSORS[op]) * max(dtype.itemsize, 8)  # random numbers are float64 first
+    require_memory(size * 2 + workspace, "measuring")
+    a, b, out = tuning.operands(problem, op, dtype)
+    taken = tuning.measured(lambda: algorithm.run(problem, op, a, b, out, Options()), MEASURED_SECONDS, MEASURED_CALLS)
+    return f"{taken * 1e3:9.3f} ms (measured)"

@@ -21,6 +21,7 @@ Op = Literal["fprop", "dgrad", "wgrad"]
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
 
 OPS: tuple[Op, ...] = ("fprop", "dgrad", "wgrad")
+TENSORS: dict[Op, tuple[Literal["x", "w", "y"], ...]] = {"fprop": ("x", "w", "y"), "dgrad": ("y", "w", "x"), "wgrad": ("y", "x", "w")}
 LAYOUTS = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
 LARGEST = 2**50  # of a stride, dilation or padding: sums of a few then fit 64 bits
 PADDING_NAMES = ("same", "same_lower", "valid")

@@ -13,7 +13,7 @@ import numpy as np
 
 from numbaconv import plan as planning
 from numbaconv.arrays import COMPUTE, Array, check_out, contiguous, copied_bytes
-from numbaconv.problem import ConvProblem, Op, Options, is_channels_last
+from numbaconv.problem import TENSORS, ConvProblem, Op, Options, is_channels_last
 
 Kind = Literal["forward", "grad_input", "grad_weight"]
 
@@ -22,7 +22,6 @@ OPERATIONS: dict[tuple[bool, Kind], Op] = {
     (False, "forward"): "fprop", (False, "grad_input"): "dgrad", (False, "grad_weight"): "wgrad",
     (True, "forward"): "dgrad", (True, "grad_input"): "fprop", (True, "grad_weight"): "wgrad",
 }  # fmt: skip
-TENSORS: dict[Op, tuple[Literal["x", "w", "y"], ...]] = {"fprop": ("x", "w", "y"), "dgrad": ("y", "w", "x"), "wgrad": ("y", "x", "w")}
 MOST_RECIPES = 4096
 
 

@@ -104,7 +104,93 @@ def test_warmup_covers_every_algorithm(capsys: pytest.CaptureFixture[str]) -> No
         assert word in printed
 
 
-@pytest.mark.parametrize("arguments", [[], ["bogus"], ["demo", "--epochs", "0"], ["demo", "--seed", "-1"], ["demo", "--seed", "4294967296"]])
+def test_info_says_whether_the_estimates_are_tuned(tmp_path: Path) -> None:
+    """Coefficients in the cache are named with their day, and go with it."""
+    environment = {"NUMBACONV_CACHE_DIR": str(tmp_path)}
+    assert "as shipped" in run("info", **environment).stdout
+    code = "from numbaconv import plan, tuning; print(tuning.keep({n: a.SECONDS for n, a in plan.room('cpu').items()}))"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, cwd=Path(__file__).parents[1], check=True, timeout=120)
+    printed = run("info", **environment).stdout
+    assert "tuned on this machine, 20" in printed and "nothing yet" in printed
+    assert "1 deleted" in run("cache", "--clear", **environment).stdout
+    assert "as shipped" in run("info", **environment).stdout
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_tuning_says_what_it_found(bar: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With tqdm and without; one thread; only what chooses no worse is kept."""
+    from numbaconv import __main__, tuning
+
+    seconds = {"gemm": {"call": 1e-5}}
+    if not bar:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    for losses in ([1.0, 1.1], [1.2, 1.3]):
+
+        def tune(room: object, show: object, losses: list[float] = losses) -> tuning.Report:
+            assert nc.get_num_threads() == 1
+            for i in range(20):
+                show(i, 20, "fprop float32")  # type: ignore[operator]
+            return tuning.Report(seconds, {"gemm": [1.5], "direct": []}, [1.2, 1.1], losses)
+
+        kept: list[object] = []
+        monkeypatch.setattr(tuning, "tune", tune)
+        monkeypatch.setattr(tuning, "keep", lambda found, kept=kept: kept.append(found) or tmp_path)
+        assert __main__.measure() == 0
+        printed = capsys.readouterr()
+        assert "factor of 1.50" in printed.out and "mean of 2 cases" in printed.out
+        assert ("18 of 20 fprop float32" in printed.out) is not bar
+        assert kept == ([seconds] if losses[0] == 1.0 else [])
+        assert ("stay" in printed.out) is (losses[0] != 1.0)
+
+
+def test_tuning_that_timed_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As on a machine so slow that the time was over before it began."""
+    from numbaconv import __main__, tuning
+
+    monkeypatch.setattr(tuning, "tune", lambda room, show: tuning.Report({}, {"gemm": []}, [], []))
+    monkeypatch.setattr(tuning, "keep", lambda seconds: pytest.fail("kept"))
+    assert __main__.measure() == 1
+    assert "nothing was kept" in capsys.readouterr().out
+
+
+def test_bench_prints_a_table_and_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each case, peers where they are installed, the geometric mean and the picture."""
+    pytest.importorskip("matplotlib")
+    assert main(["bench", "--match", "image 512², 5×5", "--seconds", "0", "--plot", str(tmp_path / "a.svg")]) == 0
+    printed = capsys.readouterr().out
+    assert "image 512², 5×5, forward" in printed and "image 512², 5×5, grad_input" in printed and "geometric mean" in printed
+    assert "SciPy" in printed and " ms" in printed
+    assert (tmp_path / "a.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bench_compares_the_same(dtype: str) -> None:
+    """Every case in every peer; what differs is an error."""
+    from numbaconv import bench
+
+    for case in bench.CASES:
+        row = bench.time_case(case, dtype, 0.0)
+        assert row.times["numbaconv"] > 0 and row.name.endswith(case.op)
+
+
+def test_bench_notices_a_wrong_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times of results that differ are not compared."""
+    from numbaconv import bench
+
+    monkeypatch.setitem(bench.PEERS, "wrong", lambda case, x, w, dy: lambda: bench.ours(case, x, w, dy)() + 1)
+    with pytest.raises(RuntimeError, match="numbaconv and wrong differ"):
+        bench.time_case(bench.CASES[0], "float32", 0.0)
+
+
+def test_bench_refuses_a_plot_that_it_could_not_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before any time is spent."""
+    assert main(["bench", "--plot", str(tmp_path / "missing" / "a.png")]) == 2
+    assert "missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["bogus"], ["bench", "--threads", "0"], ["demo", "--epochs", "0"], ["demo", "--seed", "-1"], ["demo", "--seed", "4294967296"]]
+)
 def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Argparse's status 2 and a line on stderr."""
     with pytest.raises(SystemExit) as refused:

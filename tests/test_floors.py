@@ -16,14 +16,14 @@ ROOT = Path(numbaconv.__file__).parent
 # A file imports from lower floors alone, and within its own folder if it is one of those. Folders stand for all their files.
 FLOORS = {
     "problem": 0, "arrays": 0, "_jit": 0, "_docs": 0,
-    "reference": 1,
+    "reference": 1, "tuning": 1,
     "cpu": 2, "cuda": 2,
     "plan": 3,
     "recipe": 4,
     "functional": 5,
     "nn": 6, "signal": 6, "ndimage": 6,
     "jit": 7,
-    "demo": 8,
+    "demo": 8, "bench": 8,
     "__main__": 9,
 }  # fmt: skip
 FOLDERS = {"cpu", "cuda", "nn", "signal", "demo"}

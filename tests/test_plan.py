@@ -101,6 +101,37 @@ def test_explain_shows_each_algorithm_with_its_cost_or_refusal(room):
     assert "36 × 4 × 27" in text
 
 
+def test_explain_measures_what_can_do_the_problem(room):
+    counts = {"gemm": 0, "direct": 0, "slow": 0}
+
+    def counted(name: str, cost: float) -> Any:
+        def run(problem: Any, op: Any, a: Any, b: Any, out: Any, options: Any) -> None:
+            assert (a.shape, b.shape, out.shape) == ((1, 4, 1, 6, 6), (1, 3, 1, 8, 8), (4, 3, 1, 3, 3))
+            assert a.dtype == out.dtype == np.float64 and a.any() and b.any()
+            counts[name] += 1
+
+        return SimpleNamespace(cost=lambda *_: cost, workspace=lambda *_: 1 << 20, run=run)
+
+    room(winograd=fake("needs a 3×3 filter"), gemm=counted("gemm", 0.2), direct=counted("direct", 1e-5), slow=counted("slow", 0.4))
+    lines = nc.explain((1, 3, 8, 8), (4, 3, 3, 3), op="grad_weight", dtype="float64", measure=True).splitlines()
+    assert ["(measured)" in line for line in lines] == [False, False, False, True, True, False]
+    assert lines[4].startswith("→ direct") and "0.010 ms on one core (estimated)," in lines[4] and lines[4].endswith(", 1.0 MiB of workspace")
+    assert "not measured, too slow" in lines[5]
+    assert counts == {"gemm": 51, "direct": 51, "slow": 0}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "int8", "uint16"])
+@pytest.mark.parametrize("op", ["forward", "grad_input", "grad_weight"])
+def test_explain_measures_every_dtype(op, dtype):
+    assert "(measured)" in nc.explain((1, 2, 6), (4, 1, 3), op=op, dtype=dtype, groups=2, layout="NCW", transposed=False, measure=True)
+
+
+def test_measuring_what_does_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr(planning, "available_memory", lambda: 0.0)
+    with pytest.raises(MemoryError, match="measuring"):
+        nc.explain((1, 1, 10**7), (1, 1, 3), measure=True)
+
+
 def test_explain_prints_as_a_table_at_the_prompt():
     explanation = nc.explain((1, 3, 8, 8), (4, 3, 3, 3))
     assert repr(explanation) == str(explanation) and "\n" in repr(explanation)

@@ -27,7 +27,7 @@ SPLITS = 32  # pieces of wgrad's sum when there are too few outputs to share
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
 SECONDS = {
     "call": 5.7e-06, "loop": 2.1e-08, "four": 1.2e-10, "one": 1.8e-11, "strided": 5.3e-10, "strided one": 3e-11,
-    "dots": 6.5e-08, "dot": 4.6e-08, "four dots": 1e-12, "strided dots": 1.5e-10,
+    "store": 4e-10, "dots": 6.5e-08, "dot": 4.6e-08, "four dots": 1e-12, "strided dots": 1.5e-10,
 }  # fmt: skip
 Array = np.ndarray[Any, Any]
 
@@ -38,7 +38,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     channels = p.out_channels // p.groups
     row = -(-p.output[2] // p.input_dilation[2])
     elements = p.macs // max(1, channels) / p.input_dilation[0] / p.input_dilation[1] / p.input_dilation[2]
-    block = min(row, CHUNK if op == "wgrad" else QB)
+    block = min(row, CHUNK if op == "wgrad" else max(1, QB // p.input_dilation[2]))
     loops = elements / max(1, block)
     fours, ones = divmod(channels, KB)
     size = dtype.itemsize / 4 * (2 if dtype.kind == "c" else 1)
@@ -55,6 +55,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         "loop": loops * (fours + ones),
         "strided" if strided else "four": elements * fours * size,
         "strided one" if strided else "one": elements * ones * size,
+        "store": math.prod(p.shape("y")) * size,
     }
 
 

@@ -96,7 +96,7 @@ def train(digits: Digits, epochs: int, seed: int) -> Training:
             batch = shuffled[first : first + BATCH]
             network.zero_grad()
             summed += float(loss(network(digits.x[batch]), digits.labels[batch])) * len(batch)
-            network.backward(loss.backward())
+            network.backward(loss.backward(), input_gradient=False)
             adam.step()
         losses.append(summed / len(digits.x))
         accuracies.append(float(np.mean(predict(network, digits.x_held).argmax(1) == digits.labels_held)))
