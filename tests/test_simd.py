@@ -35,6 +35,9 @@ def test_tiles_of_every_instruction_set(name: str, dtype: type, monkeypatch: pyt
             how = {**options, "layout": layout, "method": "gemm"}
             assert np.array_equal(nc.conv2d(x, w, **how), reference.run(p, "fprop", x5, w5).reshape(p.shape("y", 2)))
             assert np.array_equal(nc.conv2d_grad_weight(x, dy, w.shape, **how), reference.run(p, "wgrad", dy5, x5).reshape(w.shape))
+            if not channels_last:
+                found = nc.conv2d_grad_weight(x, dy, w.shape, **{**how, "method": "dots"})
+                assert np.array_equal(found, reference.run(p, "wgrad", dy5, x5).reshape(w.shape))
             if p.stride[2] == 1:
                 assert np.array_equal(nc.conv2d_grad_input(dy, w, x.shape, **how), reference.run(p, "dgrad", dy5, w5).reshape(x.shape))
 
