@@ -19,9 +19,11 @@ from typing import Any
 import pytest
 
 import benchmarks
-from benchmarks import compare, roofline, threads
+from benchmarks import activations, calibrate, compare, roofline, threads
 from benchmarks.cases import OPS, Array, Layer, layer
 from benchmarks.networks import LAYERS
+from numbaconv import tuning
+from numbaconv.plan import room
 
 PREFIXES = ("time_", "timeraw_", "track_", "peakmem_")
 
@@ -167,3 +169,19 @@ def test_threads_prints_two_tables(capsys: pytest.CaptureFixture[str]) -> None:
     threads.main(["--match", "smallest", "--seconds", "0"])
     printed = capsys.readouterr().out
     assert printed.count("| smallest 3×3@5 |") == 2 and printed.count("**geometric mean**") == 2
+
+
+@pytest.mark.usefixtures("threads_restored")
+def test_activations_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line per activation."""
+    activations.main(["--match", "g96", "--seconds", "0"])
+    printed = capsys.readouterr().out
+    assert all(f"g96 @112, {name} |" in printed for name in activations.PASSES)
+
+
+def test_calibrate_prints_seconds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The coefficients of every algorithm, and how good they are."""
+    monkeypatch.setattr(tuning, "LAYERS", [((1, 4, 10, 10), (4, 4, 3, 3), {"padding": 1})])
+    calibrate.main(["--seconds", "0"])
+    printed = capsys.readouterr().out
+    assert all(f'{name}: "call": ' in printed for name in room("cpu")) and "now: chosen within 10 %" in printed

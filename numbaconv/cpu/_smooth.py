@@ -1,7 +1,7 @@
 """tanh, sigmoid, SiLU and GELU as plain arithmetic, without branches, tables or calls, so that LLVM makes vector code of a loop over them.
 
-Errors, in units in the last place, besides a few of the smallest subnormals (tests/test_activations.py): tanh and sigmoid 3, SiLU and
-GELU 4. Infinities and NaN come out as from PyTorch's functions; a zero keeps its sign.
+Errors, in units in the last place, besides a few of the smallest subnormals (tests/test_activations.py): tanh and sigmoid 3.5, SiLU
+4, GELU 5. Infinities and NaN come out as from PyTorch's functions; a zero keeps its sign.
 """
 
 from __future__ import annotations
