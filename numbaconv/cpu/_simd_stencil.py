@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+import itertools
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 
 from numbaconv.cpu._emit import I64, ISAS, Isa, Vectors, vector_code
-
-STENCIL_ROWS = 7  # rows of outputs of a slab: with two vectors each, and a factor per tap, they fit 32 registers
 
 
 @functools.cache
@@ -148,68 +147,102 @@ def transpose(isa: Isa, dtype: np.dtype[Any]) -> Any:
     return transpose
 
 
+class Slab(NamedTuple):
+    """The shape of a slab of outputs, which is part of its code."""
+
+    rows: int  # vectors of outputs, one below the other
+    vectors: int  # … and beside each other
+    taps: int  # rows of the filter
+    down: int  # strides: 1 or 2
+    across: int
+    fold: int  # rows of outputs in a vector: of narrow planes
+    woven: bool  # the even and the odd columns are apart, with taps of their own: two vectors
+
+    @property
+    def stacked(self) -> bool:
+        """Whether a vector's rows are put together from vectors of their own; else they follow each other in x."""
+        return self.fold > 1 and self.across > 1
+
+    @property
+    def reads(self) -> int:
+        """Rows of x."""
+        return ((self.rows - 1) * self.fold + self.stacked) * self.down + self.taps
+
+    @property
+    def parts(self) -> int:
+        """Vectors of a row of x."""
+        return 1 if self.stacked else self.vectors * self.across
+
+    @property
+    def stores(self) -> tuple[int, int]:
+        """Stores per vector of rows, and side by side."""
+        return self.fold if self.stacked else 1, self.vectors * (1 + self.woven)
+
+
 @functools.cache
-def slab(isa: Isa, dtype: np.dtype[Any], taps: int, down: int, across: int, vectors: int, edge: bool) -> Any:
-    """Return a compiled-code function for ROWS × ``vectors`` vectors of one channel's outputs, over all channels of x and all taps.
+def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
+    """Return a compiled-code function for the outputs of one channel in a slab, over all channels of x and all taps.
 
-    ``taps`` are the filter's rows, ``down`` and ``across`` (1 or 2) the strides, and ``edge`` says that rows of x may be missing
-    (they and the columns outside of 0 … W − 1 count as zeros). The arguments are
-    (x, xi, pitch, plane, h, H, column, W, dilation, S, C, w, wi, step, wc, y, yi, y_pitch, rows, columns, shift, relu):
-    x[xi] is row h, column 0 of the first channel, ``column`` the first lane's column (negative in the padding), the tap (r, s) of
-    channel c is w[wi + c·wc + (r·S + s)·step], and ``rows`` × ``columns`` outputs are stored from y[yi] on, ``shift`` added and
-    negative ones replaced by 0 if ``relu``. It returns whether one of them is not finite.
+    The arguments are (x, xi, plane, C, band, bi, block, ki, taps, ti, even, odd, w, wi, wc, y, yi, shift, least), the tables
+    band: per row of x its offset and the mask of its lanes that exist, then the same of the rows of y (see ``stores``);
+    block: offset in y and a mask per vector of a row, then per column of taps the offset in x and a mask per vector of x;
+    taps: per column of taps the offsets in w of its rows. There are ``even`` columns of taps, and ``odd`` ones if the slab is woven.
+    ``shift`` is added to the sums, and what is below ``least`` replaced by it. It returns whether one of them is not finite.
     """
-    rows, reads = STENCIL_ROWS, (STENCIL_ROWS - 1) * down + taps
+    rows, vectors, reads, parts, (high, wide) = shape.rows, shape.vectors, shape.reads, shape.parts, shape.stores
 
-    @vector_code(isa, dtype, "x[] pitch plane h H column W dilation S C w[] step wc y[] y_pitch rows columns shift. relu", returns=True)
-    def slab(v: Vectors, x, pitch, plane, h, H, column, W, dilation, S, C, w, step, wc, y, y_pitch, valid, columns, shift, relu):  # type: ignore[no-untyped-def]
-        builder, integer = v.builder, ir.IntType(v.width)
-        present = []  # all bits, or none, for each row of x
-        for j in range(reads if edge else 0):
-            present.append(builder.sext(builder.icmp_unsigned("<", builder.add(h, I64(j)), H), integer))
+    @vector_code(isa, dtype, "x[] plane C band[] block[] taps[] even odd w[] wc y[] shift. least.", returns=True)
+    def slab(v: Vectors, x, plane, C, band, block, taps, even, odd, w, wc, y, shift, least):  # type: ignore[no-untyped-def]
+        builder, bits, evens = v.builder, ir.IntType(v.width), list(range(0, 2 * v.width, 2))
 
-        def tap(n, state):  # type: ignore[no-untyped-def]
-            s, xo, wo, *totals = state
-            at = builder.add(column, builder.mul(s, dilation))  # the column of the first lane
-            factors = [v.splat(builder.load(v.at(w, wo, (S, r, step)))) for r in range(taps)]
-            masks = []
-            for part in range(vectors * across):
-                masks.append(v.between(*(builder.sub(bound, builder.add(at, I64(part * v.width))) for bound in (I64(0), W))))
+        def entry(table, *terms):  # type: ignore[no-untyped-def]
+            return builder.load(v.at(table, *terms))
+
+        def mask(*values):  # type: ignore[no-untyped-def]
+            return builder.bitcast(builder.and_(*(builder.trunc(value, bits) for value in values)), v.bits)
+
+        def column(source, factors, number, totals):  # type: ignore[no-untyped-def]
+            at = v.at(block, 1 + wide, (number, 1 + parts))
+            start, there = v.at(source, entry(at)), [entry(at, 1 + part) for part in range(parts)]
+            weights = [v.splat(builder.load(v.at(factors, entry(taps, (number, shape.taps), r)))) for r in range(shape.taps)]
+            kept: dict[int, Any] = {}
             for j in range(reads):
-                place = builder.add(xo, builder.add(builder.mul(pitch, I64(j)), at))
-                if edge:  # no load from a page that may be missing, not even of no lane, which takes long
-                    place = builder.select(
-                        builder.icmp_signed("!=", present[j], integer(0)), place, builder.add(xo, builder.mul(pitch, builder.neg(h)))
-                    )
-                loaded = []
-                for part, mask in enumerate(masks):
-                    here = builder.bitcast(builder.and_(present[j], builder.bitcast(mask, integer)), v.bits) if edge else mask
-                    loaded.append(v.load(builder.gep(x, [place]), part, here))
-                if across == 2:
-                    loaded = [v.shuffle(*loaded[2 * n : 2 * n + 2], list(range(0, 2 * v.width, 2))) for n in range(vectors)]
-                used = [(o * vectors + n, j - o * down, n) for o in range(rows) if 0 <= j - o * down < taps for n in range(vectors)]
-                results = v.here([v.fma(factors[r], loaded[n], totals[place]) for place, r, n in used])
+                row, present = v.at(start, entry(band, j)), entry(band, reads + j)
+                loaded = [v.load(row, part, mask(present, there[part])) for part in range(parts)]
+                kept[j], j = loaded[0], j - shape.stacked * shape.down
+                if shape.stacked:
+                    loaded = [v.shuffle(kept.pop(j), loaded[0], evens)] if j >= 0 else loaded
+                elif shape.across == 2:
+                    loaded = [v.shuffle(*loaded[2 * n : 2 * n + 2], evens) for n in range(vectors)]
+                step = shape.fold * shape.down
+                used = [(o * vectors + n, j - o * step, n) for o in range(rows) if 0 <= j - o * step < shape.taps for n in range(vectors)]
+                results = v.here([v.fma(weights[r], loaded[n], totals[place]) for place, r, n in used])
                 for (place, *_), value in zip(used, results, strict=True):
                     totals[place] = value
-            wrap, back = builder.icmp_signed("==", builder.add(s, I64(1)), S), builder.mul(step, builder.sub(S, I64(1)))
-            return [
-                builder.select(wrap, I64(0), builder.add(s, I64(1))),
-                builder.select(wrap, builder.add(xo, plane), xo),
-                builder.select(wrap, builder.add(builder.sub(wo, back), wc), builder.add(wo, step)),
-                *totals,
-            ]
+            return totals
 
-        _, _, _, *totals = v.loop(builder.mul(S, C), [I64(0)] * 3 + [v.zero] * (rows * vectors), tap)
-        added, positive, strange = v.splat(shift), v.nonzero(relu), v.none
-        lanes = [v.first(builder.sub(columns, I64(n * v.width))) for n in range(vectors)]
-        for o in range(rows):
-            there = builder.icmp_signed("<", I64(o), valid)
-            place = builder.select(there, builder.mul(y_pitch, I64(o)), I64(0))
-            for n in range(vectors):
-                mask = builder.select(there, lanes[n], v.none)
-                value, broken = v.finish(builder.fadd(totals[o * vectors + n], added), positive)
-                strange = builder.or_(strange, builder.and_(broken, mask))
-                v.store(value, builder.gep(y, [place]), n, mask)
-        return v.any(strange)
+        def summed(first, count):  # type: ignore[no-untyped-def]
+            def channel(c, totals):  # type: ignore[no-untyped-def]
+                source, factors = v.at(x, (c, plane)), v.at(w, (c, wc))
+                return v.loop(count, totals, lambda n, totals: column(source, factors, builder.add(first, n), totals))
+
+            return v.loop(C, [v.zero] * (rows * vectors), channel)
+
+        totals = summed(I64(0), even)
+        if shape.woven:
+            pairs = zip(totals, summed(even, odd), strict=True)
+            halves = [[half + n // 2 + n % 2 * v.width for n in range(v.width)] for half in (0, v.width // 2)]
+            totals = [v.shuffle(a, b, lanes) for a, b in pairs for lanes in halves]
+        added, lowest, check = v.splat(shift), v.splat(least), v.zero
+        there = [entry(block, 1 + n) for n in range(wide)]
+        target = v.at(y, entry(block))
+        for o, f in itertools.product(range(rows), range(high)):
+            place, present = (entry(band, 2 * reads + part * rows * high + o * high + f) for part in range(2))
+            for n in range(wide):
+                value = builder.fadd(totals[o * wide + n], added)
+                check = builder.fadd(check, value) if f == 0 else check
+                value = builder.select(builder.fcmp_ordered("<", value, lowest), lowest, value)
+                v.store(value, v.at(target, place), n, mask(present, there[n]))
+        return v.any(builder.fcmp_unordered("uno", builder.fsub(check, check), v.zero))
 
     return slab
