@@ -151,12 +151,15 @@ class Slab(NamedTuple):
     """The shape of a slab of outputs, which is part of its code."""
 
     rows: int  # vectors of outputs, one below the other
-    vectors: int  # … and beside each other
+    filters: int  # channels of outputs
+    shared: bool  # that read the same channels of x
     taps: int  # rows of the filter
     down: int  # strides: 1 or 2
     across: int
     fold: int  # rows of outputs in a vector: of narrow planes
-    woven: bool  # the even and the odd columns are apart, with taps of their own: two vectors
+    woven: bool  # the even and the odd columns of outputs are apart, with taps of their own
+    pairs: bool  # columns of taps come two by two, next to each other, from what is loaded once: for a stride of 2
+    single: bool  # … and there is another; without pairs they all are
 
     @property
     def stacked(self) -> bool:
@@ -171,29 +174,30 @@ class Slab(NamedTuple):
     @property
     def parts(self) -> int:
         """Vectors of a row of x."""
-        return 1 if self.stacked else self.vectors * self.across
+        return 1 if self.stacked else self.across
 
     @property
     def stores(self) -> tuple[int, int]:
         """Stores per vector of rows, and side by side."""
-        return self.fold if self.stacked else 1, self.vectors * (1 + self.woven)
+        return self.fold if self.stacked else 1, 1 + self.woven
 
 
 @functools.cache
 def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
-    """Return a compiled-code function for the outputs of one channel in a slab, over all channels of x and all taps.
+    """Return a compiled-code function for the outputs of some channels in a slab, over all channels of x and all taps.
 
-    The arguments are (x, xi, plane, C, band, bi, block, ki, taps, ti, even, odd, w, wi, wc, y, yi, shift, least), the tables
-    band: per row of x its offset and the mask of its lanes that exist, then the same of the rows of y (see ``stores``);
-    block: offset in y and a mask per vector of a row, then per column of taps the offset in x and a mask per vector of x;
-    taps: per column of taps the offsets in w of its rows. There are ``even`` columns of taps, and ``odd`` ones if the slab is woven.
-    ``shift`` is added to the sums, and what is below ``least`` replaced by it. It returns whether one of them is not finite.
+    The arguments are (x, xi, xf, plane, C, band, bi, block, ki, taps, ti, even, odd, w, wi, wf, wc, y, yi, yf, bias, ai, least), the
+    tables band: per row of x its offset and the mask of its lanes that exist, then the same of the rows of y (see ``stores``);
+    block: offset in y and a mask per vector of a row, then per column of taps, or pair, the offset in x and a mask per vector of x;
+    taps: per column of taps the offsets in w of its rows. There are ``even`` pairs and ``odd`` single columns, or, if the slab is
+    woven, as many columns of either phase. Channels of outputs are xf, wf and yf apart, channels of x ``plane`` and wc. The
+    bias is added to the sums, and what is below ``least`` replaced by it. It returns whether one of them is not finite.
     """
-    rows, vectors, reads, parts, (high, wide) = shape.rows, shape.vectors, shape.reads, shape.parts, shape.stores
+    rows, filters, reads, parts, (high, wide) = shape.rows, shape.filters, shape.reads, shape.parts, shape.stores
 
-    @vector_code(isa, dtype, "x[] plane C band[] block[] taps[] even odd w[] wc y[] shift. least.", returns=True)
-    def slab(v: Vectors, x, plane, C, band, block, taps, even, odd, w, wc, y, shift, least):  # type: ignore[no-untyped-def]
-        builder, bits, evens = v.builder, ir.IntType(v.width), list(range(0, 2 * v.width, 2))
+    @vector_code(isa, dtype, "x[] xf plane C band[] block[] taps[] even odd w[] wf wc y[] yf bias[] least.", returns=True)
+    def slab(v: Vectors, x, xf, plane, C, band, block, taps, even, odd, w, wf, wc, y, yf, bias, least):  # type: ignore[no-untyped-def]
+        builder, bits, alternate = v.builder, ir.IntType(v.width), [list(range(n, 2 * v.width, 2)) for n in range(2)]
 
         def entry(table, *terms):  # type: ignore[no-untyped-def]
             return builder.load(v.at(table, *terms))
@@ -201,48 +205,66 @@ def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
         def mask(*values):  # type: ignore[no-untyped-def]
             return builder.bitcast(builder.and_(*(builder.trunc(value, bits) for value in values)), v.bits)
 
-        def column(source, factors, number, totals):  # type: ignore[no-untyped-def]
-            at = v.at(block, 1 + wide, (number, 1 + parts))
-            start, there = v.at(source, entry(at)), [entry(at, 1 + part) for part in range(parts)]
-            weights = [v.splat(builder.load(v.at(factors, entry(taps, (number, shape.taps), r)))) for r in range(shape.taps)]
-            kept: dict[int, Any] = {}
-            for j in range(reads):
-                row, present = v.at(start, entry(band, j)), entry(band, reads + j)
-                loaded = [v.load(row, part, mask(present, there[part])) for part in range(parts)]
-                kept[j], j = loaded[0], j - shape.stacked * shape.down
+        def column(at, source, offsets, factors, count, totals):  # type: ignore[no-untyped-def]
+            sources = [v.at(source, entry(at), (f, xf)) for f in range(1 if shape.shared else filters)]
+            there = [entry(at, 1 + part) for part in range(parts)]
+            places = [entry(offsets, r) for r in range(count * shape.taps)]
+            weights = [[v.splat(builder.load(v.at(factors, place, (f, wf)))) for place in places] for f in range(filters)]
+            kept: dict[int, list[Any]] = {}
+            for read in range(reads):
+                place, masks = entry(band, read), [mask(entry(band, reads + read), there[part]) for part in range(parts)]
+                loaded = [[v.load(v.at(row, place), part, masks[part]) for part in range(parts)] for row in sources]
+                j = read - shape.stacked * shape.down
                 if shape.stacked:
-                    loaded = [v.shuffle(kept.pop(j), loaded[0], evens)] if j >= 0 else loaded
-                elif shape.across == 2:
-                    loaded = [v.shuffle(*loaded[2 * n : 2 * n + 2], evens) for n in range(vectors)]
+                    kept[read] = [row for row, in loaded]
+                    loaded = list(zip(kept.pop(j), kept[read], strict=True)) if j >= 0 else []
+                if shape.across == 2:
+                    loaded = [[v.shuffle(*pair, alternate[n]) for n in range(count)] for pair in loaded]
                 step = shape.fold * shape.down
-                used = [(o * vectors + n, j - o * step, n) for o in range(rows) if 0 <= j - o * step < shape.taps for n in range(vectors)]
-                results = v.here([v.fma(weights[r], loaded[n], totals[place]) for place, r, n in used])
-                for (place, *_), value in zip(used, results, strict=True):
+                used = [(o, j - o * step, f, n) for o in range(rows) if 0 <= j - o * step < shape.taps for f in range(filters) for n in range(count)]
+                for o, r, f, n in used:
+                    totals[o * filters + f] = v.fma(weights[f][n * shape.taps + r], loaded[0 if shape.shared else f][n], totals[o * filters + f])
+                changed = sorted({o * filters + f for o, _, f, _ in used})
+                for place, value in zip(changed, v.here([totals[place] for place in changed]), strict=True):
                     totals[place] = value
             return totals
 
-        def summed(first, count):  # type: ignore[no-untyped-def]
+        def summed(at, offsets, count, columns, totals):  # type: ignore[no-untyped-def]
+            """Add ``columns`` times ``count`` columns of taps of all channels."""
+
             def channel(c, totals):  # type: ignore[no-untyped-def]
                 source, factors = v.at(x, (c, plane)), v.at(w, (c, wc))
-                return v.loop(count, totals, lambda n, totals: column(source, factors, builder.add(first, n), totals))
 
-            return v.loop(C, [v.zero] * (rows * vectors), channel)
+                def step(n, totals):  # type: ignore[no-untyped-def]
+                    return column(v.at(at, (n, 1 + parts)), source, v.at(offsets, (n, count * shape.taps)), factors, count, totals)
 
-        totals = summed(I64(0), even)
+                return v.loop(columns, totals, step)
+
+            return v.loop(C, totals, channel)
+
+        totals, at = [v.zero] * (rows * filters), v.at(block, 1 + wide)
+        if shape.pairs:
+            totals = summed(at, taps, 2, even, totals)
+        behind, rest = (v.at(at, (even, 1 + parts)), v.at(taps, (even, (1 + shape.pairs) * shape.taps))) if shape.pairs or shape.woven else (at, taps)
         if shape.woven:
-            pairs = zip(totals, summed(even, odd), strict=True)
+            totals = summed(at, taps, 1, even, totals)
+            pairs = zip(totals, summed(behind, rest, 1, odd, [v.zero] * (rows * filters)), strict=True)
             halves = [[half + n // 2 + n % 2 * v.width for n in range(v.width)] for half in (0, v.width // 2)]
             totals = [v.shuffle(a, b, lanes) for a, b in pairs for lanes in halves]
-        added, lowest, check = v.splat(shift), v.splat(least), v.zero
+        elif shape.single:
+            totals = summed(behind, rest, 1, odd, totals)
+        added, lowest, check = [v.splat(builder.load(v.at(bias, f))) for f in range(filters)], v.splat(least), []
         there = [entry(block, 1 + n) for n in range(wide)]
         target = v.at(y, entry(block))
-        for o, f in itertools.product(range(rows), range(high)):
-            place, present = (entry(band, 2 * reads + part * rows * high + o * high + f) for part in range(2))
-            for n in range(wide):
-                value = builder.fadd(totals[o * wide + n], added)
-                check = builder.fadd(check, value) if f == 0 else check
+        for o, part in itertools.product(range(rows), range(high)):
+            place, present = (entry(band, 2 * reads + table * rows * high + o * high + part) for table in range(2))
+            for f, n in itertools.product(range(filters), range(wide)):
+                value = builder.fadd(totals[(o * filters + f) * wide + n], added[f])
+                check += [value] if part == 0 else []
                 value = builder.select(builder.fcmp_ordered("<", value, lowest), lowest, value)
-                v.store(value, v.at(target, place), n, mask(present, there[n]))
-        return v.any(builder.fcmp_unordered("uno", builder.fsub(check, check), v.zero))
+                v.store(value, v.at(target, place, (f, yf)), n, mask(present, there[n]))
+        while len(check) > 1:
+            check = [builder.fadd(*pair) for pair in zip(check[::2], check[1::2], strict=False)] + check[len(check) // 2 * 2 :]
+        return v.any(builder.fcmp_unordered("uno", builder.fsub(check[0], check[0]), v.zero))
 
     return slab

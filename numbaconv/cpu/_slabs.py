@@ -32,23 +32,22 @@ Array = np.ndarray[Any, Any]
 
 
 class Pass(NamedTuple):
-    """Some rows of the outputs, every so many, and how they are cut into slabs."""
+    """Some rows of the outputs, every so many: how they are cut into slabs, and what the kernel reads."""
 
     shape: Slab
-    rows: Reads
+    geometry: Array
     bands: Array  # see `slab`: a row per slab of a column
     blocks: Array  # … and per slab of a row
     taps: Array  # offsets of the filter's taps, column after column
-    even: int  # columns of taps, of the outputs or the even ones
-    odd: int
+    tiles: int
 
 
-def passes(p: ConvProblem, dtype: np.dtype[Any]) -> list[Pass]:
-    """Return the passes in which p can be done, none if it cannot. Worked out once per problem."""
-    key = ("slabs", _emit.host().name, dtype)
+def passes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
+    """Return the passes in which p, of which ``op`` is asked, can be done, none if it cannot. Worked out once per problem."""
+    key = ("slabs", op, _emit.host().name, dtype)
     if key not in p.derived:
         columns = reads(p, 2) if _possible(p) else []
-        p.derived[key] = [_pass(p, _emit.host(), dtype, rows, columns) for rows in reads(p, 1)] if columns else []
+        p.derived[key] = [_pass(p, op, _emit.host(), dtype, rows, columns) for rows in reads(p, 1)] if columns else []
     return p.derived[key]
 
 
@@ -61,20 +60,23 @@ def _possible(p: ConvProblem) -> bool:
 
 
 def _shape(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, woven: bool) -> Slab:
-    """Return the shape of slabs that wastes the least: outputs and what is loaded must fit the registers."""
-    width, (_, down, across), plain = isa.width(dtype), p.stride, p.input_dilation == (1, 1, 1)
-    fold = 1
+    """Return the shape of slabs that wastes the least: outputs, factors and what is loaded must fit the registers."""
+    width, (_, down, across), plain, registers = isa.width(dtype), p.stride, p.input_dilation == (1, 1, 1), isa.stencil_rows[0]
+    fold, taps = 1, max(1, len(rows.taps))
     if across == down == 1 and plain and p.input[2] == p.output[2]:
         fold = max(1, min(width // p.input[2], rows.outputs))
     elif across == 2 and 2 * p.output[2] <= width:
         fold = 2
-    vectors = 2 if across == 1 and not woven and p.output[2] > width and isa.rows >= 8 else 1
-    most, vectors_high = isa.stencil_rows[0] // (vectors + woven), -(-rows.outputs // fold)
-    high = min([n for n in isa.stencil_rows if n <= most] or isa.stencil_rows[-1:], key=lambda n: -(-vectors_high // n) * (n + 2))
-    return Slab(high, vectors, max(1, len(rows.taps)), down, across, fold, woven)
+    pairs = across == 2 and p.dilation[2] == 1 and p.filter[2] > 1
+    shared = p.out_channels > p.groups
+    per_k = p.out_channels // p.groups if shared else p.groups
+    filters = 2 if per_k % 2 == 0 and not (pairs and taps > 3) and registers > 7 and not (woven) else 1
+    most, vectors = registers // (filters * (1 + woven)), -(-rows.outputs // fold)
+    high = min([n for n in isa.stencil_rows if n <= most] or isa.stencil_rows[-1:], key=lambda n: -(-vectors // n) * (n + 2))
+    return Slab(high, filters, shared, taps, down, across, fold, woven, pairs, not pairs or p.filter[2] % 2 == 1)
 
 
-def _pass(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, columns: list[Reads]) -> Pass:
+def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, columns: list[Reads]) -> Pass:
     shape, (_, H, W), Q, S = _shape(p, isa, dtype, rows, len(columns) == 2), p.input, p.output[2], p.filter[2]
     width = isa.width(dtype)
     lanes = np.arange(width)
@@ -97,105 +99,101 @@ def _pass(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, col
     to = np.where(stored, (rows.first + o * rows.every) * Q - np.arange(high) * jump, 0)
     bands = [np.where(there, h * W, 0), there, to, stored]
 
-    across = shape.vectors * width // shape.fold if shape.stacked else shape.vectors * width  # outputs of a slab's row, of each phase
+    across = width // shape.fold if shape.stacked else width  # outputs of a slab's row, of each phase
     q = np.arange(-(-columns[0].outputs // across)) * across
     y_first = q[:, None] * len(columns)
     place = of_column % (width // shape.fold) if shape.stacked else lanes
     stored = bits((y_first + np.arange(wide) * width)[..., None] + place < Q) if flat == 1 else np.full((1, 1), -1)
     blocks = [y_first, stored]
     taps = []
-    for s, offset in [tap for part in columns for tap in part.taps or [(0, None)]]:
+    found = [tap for part in columns for tap in part.taps or ((0, None),)]
+    pairs = len(found) // 2 if shape.pairs else 0
+    for at, (s, offset) in enumerate(found):
+        taps += [r * S + s for r, _ in rows.taps] or [0]
+        if at < 2 * pairs and at % 2:  # with the one before
+            continue
         column = q * shape.across + (offset or 0)
         parts = (column[:, None] + np.arange(shape.parts) * width)[..., None] + of_column
         seen = bits((parts >= 0) & (parts < W)) * (offset is not None)
         blocks += [np.where(seen.any(-1), column, 0)[:, None], seen]
-        taps += [r * S + s for r, _ in rows.taps] or [0]
-    counts = [max(1, len(part.taps)) for part in columns]
+    even = pairs if shape.pairs else max(1, len(columns[0].taps))
+    odd = len(found) - 2 * pairs if shape.pairs or not shape.woven else len(found) - even
     flattened = [np.concatenate([part.reshape(len(table[0]), -1) for part in table], 1).astype(np.int64) for table in (bands, blocks)]
-    return Pass(shape, rows, *flattened, np.array(taps, np.int64), counts[0], sum(counts[1:]))
+
+    filters, channels, volume, strips = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter), -(-len(first) // STRIPS)
+    wk, wc = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
+    geometry = (
+        strips, p.output[0], p.out_channels // shape.filters, max(1, filters // shape.filters), channels, H * W, p.output[1] * Q, p.in_channels, wk, wc,
+        filters * channels * volume, even, odd, rows.first, rows.every, rows.outputs, Q,
+    )  # fmt: skip
+    tiles = p.batch * p.out_channels // shape.filters * p.output[0] * strips
+    return Pass(shape, np.array(geometry, np.int64), *flattened, np.array(taps, np.int64), tiles)
 
 
-def work(p: ConvProblem, dtype: np.dtype[Any]) -> dict[str, float]:
+def work(found: list[Pass], p: ConvProblem) -> dict[str, float]:
     """Count the vectors that are loaded and multiplied, and the slabs."""
     counts = {"call": 0.0, "slab": 0.0, "row": 0.0, "term": 0.0}
-    for part in passes(p, dtype):
-        shape, slabs = part.shape, p.batch * p.out_channels * p.output[0] * len(part.bands) * len(part.blocks)
-        columns = p.in_channels // p.groups * (part.even + part.odd)
+    for part in found:
+        shape, slabs = part.shape, part.tiles // (strips := -(-len(part.bands) // STRIPS)) * len(part.bands) * len(part.blocks)
+        assert strips
+        channels, loads = p.in_channels // p.groups, part.blocks.shape[1] // (1 + shape.parts)
         counts["call"] += 1
         counts["slab"] += slabs
-        counts["row"] += slabs * columns * shape.reads * shape.parts
-        counts["term"] += slabs * columns * shape.taps * shape.rows * shape.vectors
+        counts["row"] += slabs * channels * shape.reads * loads * shape.parts * (1 if shape.shared else shape.filters)
+        counts["term"] += slabs * channels * len(part.taps) * shape.rows * shape.filters
     return counts
 
 
-def workspace(p: ConvProblem, dtype: np.dtype[Any]) -> int:
-    """Bytes allocated: a bias and a byte per tile."""
-    return p.out_channels * dtype.itemsize + max((_tiles(p, part) for part in passes(p, dtype)), default=0)
-
-
-def _strips(part: Pass) -> int:
-    return -(-len(part.bands) // STRIPS)
-
-
-def _tiles(p: ConvProblem, part: Pass) -> int:
-    return p.batch * p.out_channels * p.output[0] * _strips(part)
-
-
-def run(p: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
+def run(found: list[Pass], x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
     """Overwrite all of y, and return whether a sum is not finite."""
-    found = passes(p, y.dtype)
-    filters, channels, taps = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
-    wk, wc = (taps, filters * taps) if op == "dgrad" else (channels * taps, taps)
-    bias = np.zeros(p.out_channels, y.dtype) if options.bias is None else options.bias
-    code, broken = CODES[options.activation], False
+    bias = np.zeros(y.shape[1], y.dtype) if options.bias is None else options.bias
+    code, broken, tensors = CODES[options.activation], np.zeros(1, np.int8), (x.reshape(-1), w.reshape(-1), y.reshape(-1))
     for part in found:
-        tiles, rows = _tiles(p, part), part.rows
-        geometry = (
-            _strips(part), p.output[0], p.out_channels, filters, channels, p.input[1] * p.input[2], p.output[1] * p.output[2], p.in_channels,
-            wk, wc, filters * channels * taps, part.even, part.odd, rows.first, rows.every, rows.outputs, p.output[2],
-        )  # fmt: skip
-        flags = np.zeros(tiles, np.int8)
-        arguments = (x.reshape(-1), w.reshape(-1), y.reshape(-1), bias, code, flags, geometry, part.bands, part.blocks, part.taps)
-        _parallel.run(_kernel(_emit.host(), y.dtype, part.shape), tiles, (0, y.dtype), arguments, seconds / len(found))
-        broken |= bool(flags.any())
-    return broken
+        arguments = (*tensors, bias, code, broken, part.geometry, part.bands, part.blocks, part.taps)
+        _parallel.run(_kernel(_emit.host(), y.dtype, part.shape), part.tiles, (0, y.dtype), arguments, seconds / len(found))
+    return bool(broken[0])
 
 
 @functools.cache
 def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
     compute, rows, zero, lowest = slab(isa, dtype, shape), shape.rows * shape.fold, dtype.type(0), dtype.type(-np.inf)
+    filters, shared = shape.filters, shape.shared
 
-    def slabs(first, last, workers, scratch, x, w, y, bias, code, flags, geometry, bands, blocks, taps):  # type: ignore[no-untyped-def]
+    def slabs(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, bands, blocks, taps):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,k,z,p,q] = Σ_c Σ_r Σ_s w[k,c,r,s] · x[n,c,z,p·stride + r − low,q·stride + s·dilation − low].
-        # THE SCHEDULE: a tile is a column of slabs of one plane, or all of it. A row of x is loaded once for each tap (c, s) of a
-        # slab and multiplied into all the rows of outputs that it meets.
-        strips, Z, K, per_k, per_c, HW, PQ, C, wk, wc, wg, even, odd, begin, every, P, Q = geometry
-        least = zero if code == 1 else lowest
+        # THE SCHEDULE: a tile is a column of slabs of some planes, or all of it. A row of x is loaded once for each tap (c, s), or pair
+        # of taps, of a slab and multiplied into all the rows of outputs that it meets.
+        strips, Z, K, per_k, per_c, HW, PQ, C = (geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6],
+                                                 geometry[7])  # fmt: skip
+        wk, wc, wg, even, odd, begin, every, P, Q = (geometry[8], geometry[9], geometry[10], geometry[11], geometry[12], geometry[13],
+                                                     geometry[14], geometry[15], geometry[16])  # fmt: skip
+        least, groups, wf = zero if code == 1 else lowest, 1 if shared else filters, wk if shared else wg
         for worker in prange(workers):
             start, stop = first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers
-            plane, strip = start // strips, start % strips
+            plane, strip, found = start // strips, start % strips, 0
             image, k, z = plane // (Z * K), plane // Z % K, plane % Z
-            group, filter = k // per_k, k % per_k
+            group, filter = k // per_k * groups, k % per_k
             for tile in range(start, stop):
-                at_x, at_y, broken = ((image * C + group * per_c) * Z + z) * HW, plane * PQ, 0
-                at_w, shift = group * wg + filter * wk, bias[unsigned(group * per_k + filter)]
+                at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
                 for band in range(strip * STRIPS, min(len(bands), (strip + 1) * STRIPS)):
                     for block in range(len(blocks)):
-                        broken |= compute(x, at_x, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1], taps, 0,
-                                          even, odd, w, at_w, wc, y, at_y, shift, least)  # fmt: skip
-                    if code > 1:
-                        for p in range(band * rows, min(P, (band + 1) * rows)):
-                            for i in range(at_y + (begin + p * every) * Q, at_y + (begin + p * every + 1) * Q):
+                        found |= compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1], taps, 0,
+                                         even, odd, w, group * wg + filter * filters * wk, wf, wc, y, at_y, Z * PQ, bias, k * filters, least)  # fmt: skip
+                    for p in range(band * rows, min(P, (band + 1) * rows) if code > 1 else 0):
+                        for f in range(filters):
+                            row = at_y + f * Z * PQ + (begin + p * every) * Q
+                            for i in range(row, row + Q):
                                 y[unsigned(i)] = activate(y[unsigned(i)], code)
-                flags[unsigned(tile)] = broken
                 strip += 1  # counted on rather than divided, which takes as long as a small plane
                 if strip == strips:
-                    strip, plane, z = 0, plane + 1, z + 1
+                    strip, z = 0, z + 1
                     if z == Z:
-                        z, filter = 0, filter + 1
+                        z, k, filter = 0, k + 1, filter + 1
                         if filter == per_k:
-                            filter, group = 0, group + 1
-                            if group * per_k == K:
-                                group, image = 0, image + 1
+                            filter, group = 0, group + groups
+                            if k == K:
+                                k, group, image = 0, 0, image + 1
+            if found:
+                broken[0] = 1
 
     return Kernel(slabs, f"-{isa.name}-{dtype.name}-{'-'.join(str(int(n)) for n in shape)}")

@@ -48,8 +48,8 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs a filter of at most {MOST_TAPS} taps, got {taps}")
     if op == "wgrad" and problem.input_dilation != (1, 1, 1):
         raise Unsupported("needs an input that is not dilated for wgrad")
-    if op != "wgrad" and _slabs.passes(p := _forward(problem, op), dtype):
-        return _slabs.work(p, dtype)
+    if op != "wgrad" and (found := _slabs.passes(p := _forward(problem, op), op, dtype)):
+        return _slabs.work(found, p)
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad" and (scratch := _wgrad_scratch(blocks, dtype)) > 2 * LARGEST:
         raise Unsupported(f"needs fewer channels or taps: their sums take {scratch} elements")
@@ -74,8 +74,8 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
-    if op != "wgrad" and _slabs.passes(p := _forward(problem, op), dtype):
-        return _slabs.workspace(p, dtype)
+    if op != "wgrad" and _slabs.passes(p := _forward(problem, op), op, dtype):
+        return p.out_channels * dtype.itemsize  # a bias
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad":
         pieces = _pieces(blocks) * math.prod(problem.shape("w"))
@@ -88,8 +88,8 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     if op == "wgrad":
         return _run_wgrad(problem, a, b, out)
     p, seconds = _forward(problem, op), cost(problem, op, out.dtype)
-    if _slabs.passes(p, out.dtype):
-        if _slabs.run(p, op, a, b, out, options, seconds) and not np.isfinite(b).all():
+    if found := _slabs.passes(p, op, out.dtype):
+        if _slabs.run(found, a, b, out, options, seconds) and not np.isfinite(b).all():
             direct.run(problem, op, a, b, out, options)  # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right
         return None
     if reads_zeros(p) and not np.isfinite(b).all():
