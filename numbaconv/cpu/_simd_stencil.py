@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -182,6 +183,33 @@ class Slab(NamedTuple):
         return self.fold if self.stacked else 1, 1 + self.woven
 
 
+def _entry(v: Vectors, table: Any, *terms: Any) -> Any:
+    return v.builder.load(v.at(table, *terms))
+
+
+def _mask(v: Vectors, *values: Any) -> Any:
+    """Return the lanes whose bits are set in both of two integers."""
+    bits = ir.IntType(v.width)
+    return v.builder.bitcast(v.builder.and_(*(v.builder.trunc(value, bits) for value in values)), v.bits)
+
+
+def _rows(v: Vectors, shape: Slab, band: Any, sources: list[Any], there: list[Any], count: int) -> Iterator[tuple[int, list[list[Any]]]]:
+    """Load a slab's rows of x from each source, and yield each with its number, as it meets ``count`` columns of taps."""
+    kept: dict[int, list[Any]] = {}
+    for read in range(shape.reads):
+        place, masks = _entry(v, band, read), [_mask(v, _entry(v, band, shape.reads + read), part) for part in there]
+        loaded = [[v.load(v.at(row, place), part, mask) for part, mask in enumerate(masks)] for row in sources]
+        j = read - shape.stacked * shape.down
+        if shape.stacked:
+            kept[read] = [row for (row,) in loaded]
+            if j < 0:
+                continue
+            loaded = [list(pair) for pair in zip(kept.pop(j), kept[read], strict=True)]
+        if shape.across == 2:
+            loaded = [[v.shuffle(*pair, list(range(n, 2 * v.width, 2))) for n in range(count)] for pair in loaded]
+        yield j, loaded
+
+
 @functools.cache
 def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
     """Return a compiled-code function for the outputs of some channels in a slab, over all channels of x and all taps.
@@ -197,29 +225,14 @@ def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
 
     @vector_code(isa, dtype, "x[] xf plane C band[] block[] taps[] even odd w[] wf wc y[] yf bias[] least.", returns=True)
     def slab(v: Vectors, x, xf, plane, C, band, block, taps, even, odd, w, wf, wc, y, yf, bias, least):  # type: ignore[no-untyped-def]
-        builder, bits, alternate = v.builder, ir.IntType(v.width), [list(range(n, 2 * v.width, 2)) for n in range(2)]
-
-        def entry(table, *terms):  # type: ignore[no-untyped-def]
-            return builder.load(v.at(table, *terms))
-
-        def mask(*values):  # type: ignore[no-untyped-def]
-            return builder.bitcast(builder.and_(*(builder.trunc(value, bits) for value in values)), v.bits)
+        builder, entry, mask = v.builder, functools.partial(_entry, v), functools.partial(_mask, v)
 
         def column(at, source, offsets, factors, count, totals):  # type: ignore[no-untyped-def]
             sources = [v.at(source, entry(at), (f, xf)) for f in range(1 if shape.shared else filters)]
             there = [entry(at, 1 + part) for part in range(parts)]
             places = [entry(offsets, r) for r in range(count * shape.taps)]
             weights = [[v.splat(builder.load(v.at(factors, place, (f, wf)))) for place in places] for f in range(filters)]
-            kept: dict[int, list[Any]] = {}
-            for read in range(reads):
-                place, masks = entry(band, read), [mask(entry(band, reads + read), there[part]) for part in range(parts)]
-                loaded = [[v.load(v.at(row, place), part, masks[part]) for part in range(parts)] for row in sources]
-                j = read - shape.stacked * shape.down
-                if shape.stacked:
-                    kept[read] = [row for row, in loaded]
-                    loaded = list(zip(kept.pop(j), kept[read], strict=True)) if j >= 0 else []
-                if shape.across == 2:
-                    loaded = [[v.shuffle(*pair, alternate[n]) for n in range(count)] for pair in loaded]
+            for j, loaded in _rows(v, shape, band, sources, there, count):
                 step = shape.fold * shape.down
                 used = [(o, j - o * step, f, n) for o in range(rows) if 0 <= j - o * step < shape.taps for f in range(filters) for n in range(count)]
                 for o, r, f, n in used:
@@ -268,3 +281,86 @@ def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
         return v.any(builder.fcmp_unordered("uno", builder.fsub(check[0], check[0]), v.zero))
 
     return slab
+
+
+@functools.cache
+def slab_dots(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
+    """Return a compiled-code function that adds a slab's part of the sums of wgrad, all its taps.
+
+    The arguments are (x, xi, xf, plane, C, band, bi, block, ki, even, odd, dy, yi, yf, sums, si), the tables those of `slab`. Each of the
+    vectors sums[channel, column of taps, filter, row of the filter] is added to; their lanes are for the caller to add up.
+    """
+    filters, taps, reads, (high, _) = shape.filters, shape.taps, shape.reads, shape.stores
+
+    @vector_code(isa, dtype, "x[] xf plane C band[] block[] even odd dy[] yf sums[]")
+    def slab_dots(v: Vectors, x, xf, plane, C, band, block, even, odd, dy, yf, sums):  # type: ignore[no-untyped-def]
+        builder, size = v.builder, filters * taps * v.width
+        target, lanes = v.at(dy, _entry(v, block)), _entry(v, block, 1)
+
+        def slope(o, f, part):  # type: ignore[no-untyped-def]
+            place, present = (_entry(v, band, 2 * reads + (table * shape.rows + o) * high + part) for table in range(2))
+            return v.load(v.at(target, place, (f, yf)), 0, _mask(v, present, lanes))
+
+        slopes = [[slope(o, f, 0) for f in range(filters)] for o in range(shape.rows)]
+        for part in range(1, high):  # each has lanes of its own
+            slopes = [[builder.fadd(slopes[o][f], slope(o, f, part)) for f in range(filters)] for o in range(shape.rows)]
+
+        def column(at, source, to, count):  # type: ignore[no-untyped-def]
+            sources = [v.at(source, _entry(v, at), (f, xf)) for f in range(1 if shape.shared else filters)]
+            there = [_entry(v, at, 1 + part) for part in range(shape.parts)]
+            places = [(n, f, r) for n in range(count) for f in range(filters) for r in range(taps)]
+            totals = {place: v.load(to, i) for i, place in enumerate(places)}
+            for j, loaded in _rows(v, shape, band, sources, there, count):
+                step = shape.fold * shape.down
+                used = [(o, (n, f, j - o * step)) for o in range(shape.rows) for n, f, r in places if r == j - o * step]
+                for o, place in used:
+                    n, f, _ = place
+                    totals[place] = v.fma(slopes[o][f], loaded[0 if shape.shared else f][n], totals[place])
+                changed = [place for _, place in used]
+                totals |= zip(changed, v.here([totals[place] for place in changed]), strict=True)
+            for i, place in enumerate(places):
+                v.store(totals[place], to, i)
+
+        def channel(c, _):  # type: ignore[no-untyped-def]
+            source, at = v.at(x, (c, plane)), v.at(block, 2)
+            to = v.at(sums, (c, builder.add(builder.mul(even, I64(size * (1 + shape.pairs))), builder.mul(odd, I64(size)) if shape.pairs else I64(0))))
+            for wanted, count, columns in ((shape.pairs, 2, even), (shape.single, 1, odd if shape.pairs else even)):
+                if wanted:
+
+                    def step(n, _, at=at, to=to, count=count):  # type: ignore[no-untyped-def]
+                        column(v.at(at, (n, 1 + shape.parts)), source, v.at(to, (n, count * size)), count)
+                        return []
+
+                    v.loop(columns, [], step)
+                    at, to = v.at(at, (columns, 1 + shape.parts)), v.at(to, (columns, count * size))
+            return []
+
+        v.loop(C, [], channel)
+
+    return slab_dots
+
+
+
+@functools.cache
+def lane_sums(isa: Isa, dtype: np.dtype[Any]) -> Any:
+    """Return a compiled-code function (vectors, vi, count, out, oi) -> None: out[oi + n] = the sum of the n-th vector's lanes.
+
+    It takes ``count`` ≥ 1 squares of as many vectors as lanes.
+    """
+
+    @vector_code(isa, dtype, "vectors[] count out[]")
+    def lane_sums(v: Vectors, vectors, count, out):  # type: ignore[no-untyped-def]
+        alternate = [list(range(n, 2 * v.width, 2)) for n in range(2)]
+
+        def square(k, _):  # type: ignore[no-untyped-def]
+            values = [v.load(v.at(vectors, (k, v.width * v.width)), n) for n in range(v.width)]
+            while len(values) > 1:  # sums of neighbouring lanes, of one vector and then of the next
+                values = [
+                    v.builder.fadd(*(v.shuffle(a, b, lanes) for lanes in alternate)) for a, b in zip(values[::2], values[1::2], strict=True)
+                ]
+            v.store(values[0], v.at(out, (k, v.width)))
+            return []
+
+        v.loop(count, [], square)
+
+    return lane_sums

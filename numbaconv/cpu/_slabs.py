@@ -18,15 +18,17 @@ from numba import prange
 from numbaconv._jit import Kernel, unsigned
 from numbaconv.cpu import _emit, _parallel
 from numbaconv.cpu._grid import Reads, reads
-from numbaconv.cpu._simd_stencil import Slab, prefetch, slab
+from numbaconv.cpu._simd_stencil import Slab, lane_sums, slab, slab_dots
+from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.cpu.bias import CODES, activate
 from numbaconv.problem import ConvProblem, Op, Options
 
 MOST_ROWS = 7  # of a filter: their factors stay in registers
 MOST_TAPS = 256  # terms of an output's sum, which has one accumulator: rounding stays within 8 eps (tests/test_numerics.py)
+MOST_SUMS = 1024  # of wgrad: vectors that stay in L2
+CHUNK = 256  # terms of wgrad summed in one accumulator
+SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 MOST_PHASES = 4  # of the rows of a strided dgrad
-soon, soon_written = prefetch(False), prefetch(True)
-IN_CACHE = 1 << 20  # bytes that an L2 keeps from one call to the next; more is prefetched
 STRIPS = 16  # slabs of a column in a tile
 Array = np.ndarray[Any, Any]
 
@@ -46,16 +48,16 @@ def passes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
     """Return the passes in which p, of which ``op`` is asked, can be done, none if it cannot. Worked out once per problem."""
     key = ("slabs", op, _emit.host().name, dtype)
     if key not in p.derived:
-        columns = reads(p, 2) if _possible(p) else []
+        columns = reads(p, 2) if _possible(p, op) else []
         p.derived[key] = [_pass(p, op, _emit.host(), dtype, rows, columns) for rows in reads(p, 1)] if columns else []
     return p.derived[key]
 
 
-def _possible(p: ConvProblem) -> bool:
+def _possible(p: ConvProblem, op: Op) -> bool:
     (T, R, _), (_, dh, dw), (ud, uh, uw) = p.filter, p.dilation, p.input_dilation
     planes = T == 1 and p.stride[0] == ud == 1 and p.low[0] == 0 and p.output[0] == p.input[0] and not p.channels_last
     steps = max(p.stride) <= 2 and uh <= MOST_PHASES and uw <= 2 and (uh == 1 or p.stride[1] == dh == 1) and (uw == 1 or p.stride[2] == dw == 1)
-    small = 0 < p.in_channels // p.groups * math.prod(p.filter) <= MOST_TAPS and 0 not in p.gemm_shape("fprop")
+    small = 0 < p.in_channels // p.groups * math.prod(p.filter) <= (MOST_SUMS if op == "wgrad" else MOST_TAPS) and 0 not in p.gemm_shape("fprop")
     return planes and steps and small and R <= MOST_ROWS and dh == 1 and p.output[1] > 1
 
 
@@ -197,3 +199,82 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
                 broken[0] = 1
 
     return Kernel(slabs, f"-{isa.name}-{dtype.name}-{'-'.join(str(int(n)) for n in shape)}")
+
+
+def pieces(part: Pass, p: ConvProblem) -> int:
+    """Return into how many pieces wgrad's sum is cut: as many as keep SPLITS tiles busy, whoever computes them."""
+    units, blocks = p.batch * p.output[0] * len(part.bands), p.out_channels // part.shape.filters
+    return max(1, min(units, -(-SPLITS // blocks)))
+
+
+def wgrad_scratch(part: Pass, p: ConvProblem, dtype: np.dtype[Any]) -> int:
+    """Elements that a thread needs: the levels of the pairwise sums, and their lanes added up."""
+    width = _emit.host().width(dtype)
+    size = -(-(p.in_channels // p.groups * len(part.taps) * part.shape.filters) // width) * width  # squares of vectors
+    terms = p.batch * p.output[0] * len(part.bands) * len(part.blocks) * part.shape.rows
+    return size * (width * levels(2 * terms, CHUNK) + 1)
+
+
+def run_wgrad(part: Pass, p: ConvProblem, dy: Array, x: Array, dw: Array, seconds: float) -> bool:
+    """Overwrite the gradient of the filters, and return whether a sum is not finite."""
+    count, dw, broken = pieces(part, p), dw.reshape(-1), np.zeros(1, np.int8)
+    parts = dw.reshape(1, -1) if count == 1 else np.empty((count, dw.size), dw.dtype)
+    arguments = (dy.reshape(-1), x.reshape(-1), parts, broken, part.geometry, part.bands, part.blocks, part.taps)
+    tiles = p.out_channels // part.shape.filters * count
+    _parallel.run(_wgrad(_emit.host(), dw.dtype, part.shape), tiles, (wgrad_scratch(part, p, dw.dtype), dw.dtype), arguments, seconds)
+    if count > 1:
+        dw[:] = add_pairwise(parts)
+    return bool(broken[0])
+
+
+@functools.cache
+def _wgrad(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
+    compute, add_lanes, width = slab_dots(isa, dtype, shape), lane_sums(isa, dtype), isa.width(dtype)
+    filters, groups, taps_high, room = shape.filters, 1 if shape.shared else shape.filters, shape.taps, CHUNK // shape.rows
+    shared, zero = shape.shared, dtype.type(0)
+
+    def wgrad(first, last, workers, scratch, dy, x, pieces, broken, geometry, bands, blocks, taps):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: dw[k,c,r,s] = Σ_n Σ_z Σ_p Σ_q dy[n,k,z,p,q] · x[n,c,z,p·stride + r − low,q·stride + s·dilation − low].
+        # THE SCHEDULE: a tile is some filters of a group over one piece of the slabs. The rows of dy of a slab stay in registers while
+        # all taps pass; each tap has a vector of sums in L1, CHUNK terms to a lane, and chunks are added pairwise.
+        Z, K, per_k, per_c, HW, PQ, C = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6], geometry[7]
+        wk, wc, wg, even, odd = geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
+        squares, columns = (per_c * len(taps) * filters + width - 1) // width, len(taps) // taps_high
+        size, batch = squares * width * width, x.size // (C * Z * HW)
+        for worker in prange(workers):
+            sums, added = scratch[worker], scratch[worker][len(scratch[worker]) - squares * width :]
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                k, piece, used, chunks = tile // len(pieces), tile % len(pieces), 0, 0
+                group, filter = k // per_k * groups, k % per_k * filters
+                for i in range(size):
+                    sums[unsigned(i)] = 0
+                unit, stop = batch * Z * len(bands) * piece // len(pieces), batch * Z * len(bands) * (piece + 1) // len(pieces)
+                while unit < stop:
+                    plane, band = unit // len(bands), unit % len(bands)
+                    image, z = plane // Z, plane % Z
+                    at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
+                    for band in range(band, min(len(bands), band + stop - unit)):
+                        for block in range(len(blocks)):
+                            compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1], even, odd,
+                                    dy, at_y, Z * PQ, sums, 0)  # fmt: skip
+                            used += 1
+                            if used == room:
+                                carry(sums, size, size, chunks)
+                                used, chunks = 0, chunks + 1
+                        unit += 1
+                total(sums, size, size, chunks)
+                add_lanes(sums, 0, squares, added, 0)
+                i, strange = 0, zero
+                for c in range(per_c):
+                    for n in range(columns):
+                        for f in range(filters):
+                            at = group * wg + filter * wk + f * (wk if shared else wg) + c * wc
+                            for r in range(taps_high):
+                                value = added[unsigned(i + r)]
+                                pieces[piece, unsigned(at + taps[unsigned(n * taps_high + r)])] = value
+                                strange += value - value
+                            i += taps_high
+                if strange != 0:  # NaN
+                    broken[0] = 1
+
+    return Kernel(wgrad, f"-{isa.name}-{dtype.name}-{'-'.join(str(int(n)) for n in shape)}")
