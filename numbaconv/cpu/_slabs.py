@@ -132,17 +132,19 @@ def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Re
     return Pass(shape, np.array(geometry, np.int64), *flattened, np.array(taps, np.int64), tiles)
 
 
-def work(found: list[Pass], p: ConvProblem) -> dict[str, float]:
-    """Count the vectors that are loaded and multiplied, and the slabs."""
-    counts = {"call": 0.0, "slab": 0.0, "row": 0.0, "term": 0.0}
+def work(found: list[Pass], p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
+    """Count the passes, what is loaded and multiplied in them (elements of vectors), and what moves between memory and cache."""
+    counts, width = dict.fromkeys(("pass", "row", "term", "sum", "move"), 0.0), _emit.host().vector_bytes / 4
     for part in found:
-        shape, slabs = part.shape, part.tiles // (strips := -(-len(part.bands) // STRIPS)) * len(part.bands) * len(part.blocks)
-        assert strips
-        channels, loads = p.in_channels // p.groups, part.blocks.shape[1] // (1 + shape.parts)
-        counts["call"] += 1
-        counts["slab"] += slabs
-        counts["row"] += slabs * channels * shape.reads * loads * shape.parts * (1 if shape.shared else shape.filters)
-        counts["term"] += slabs * channels * len(part.taps) * shape.rows * shape.filters
+        shape, planes = part.shape, p.batch * p.output[0] * (p.out_channels // part.shape.filters)
+        slabs, channels = planes * len(part.bands) * len(part.blocks), p.in_channels // p.groups
+        columns = (part.blocks.shape[1] - 1 - shape.stores[1]) // (1 + shape.parts)
+        counts["pass"] += 1
+        counts["row"] += slabs * channels * columns * shape.reads * shape.parts * (1 if shape.shared else shape.filters) * width
+        counts["term"] += slabs * channels * len(part.taps) * shape.rows * shape.filters * width
+        if op == "wgrad":
+            counts["sum"] += (slabs + 4 * pieces(part, p) * p.out_channels // shape.filters) * channels * len(part.taps) * shape.filters * width
+    counts["move"] = (math.prod(p.shape("x")) + math.prod(p.shape("y"))) * dtype.itemsize / 4
     return counts
 
 

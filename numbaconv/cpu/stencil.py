@@ -33,7 +33,7 @@ SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
 SECONDS = {
     "call": 1.3e-05, "copy": 9.3e-11, "strided": 3.5e-10, "fma": 1.3e-11, "micro": 3.6e-08, "dot": 2.2e-11, "chain": 2.8e-08,
-    "slab": 3.3e-08, "row": 2.5e-11, "term": 3.6e-12, "weave": 1.5e-10,
+    "pass": 5.8e-06, "row": 4.1e-11, "term": 9.5e-12, "sum": 3.0e-11, "move": 1.9e-11,
 }  # fmt: skip
 Array = np.ndarray[Any, Any]
 
@@ -49,7 +49,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     if op == "wgrad" and problem.input_dilation != (1, 1, 1):
         raise Unsupported("needs an input that is not dilated for wgrad")
     if found := _slabs.passes(p := _forward(problem, op), op, dtype):
-        return _slabs.work(found, p)
+        return _slabs.work(found, p, op, dtype)
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad" and (scratch := _wgrad_scratch(blocks, dtype)) > 2 * LARGEST:
         raise Unsupported(f"needs fewer channels or taps: their sums take {scratch} elements")
