@@ -152,8 +152,9 @@ class Slab(NamedTuple):
     """The shape of a slab of outputs, which is part of its code."""
 
     rows: int  # vectors of outputs, one below the other
-    filters: int  # channels of outputs
+    channels: int  # channels of outputs
     shared: bool  # that read the same channels of x
+    beside: int  # vectors of outputs beside each other: 1 or 2
     taps: int  # rows of the filter
     down: int  # strides: 1 or 2
     across: int
@@ -175,12 +176,12 @@ class Slab(NamedTuple):
     @property
     def parts(self) -> int:
         """Vectors of a row of x."""
-        return 1 if self.stacked else self.across
+        return 1 if self.stacked else self.across * self.beside
 
     @property
     def stores(self) -> tuple[int, int]:
         """Stores per vector of rows, and side by side."""
-        return self.fold if self.stacked else 1, 1 + self.woven
+        return self.fold if self.stacked else 1, max(self.beside, 1 + self.woven)
 
 
 def _entry(v: Vectors, table: Any, *terms: Any) -> Any:
@@ -221,23 +222,26 @@ def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
     woven, as many columns of either phase. Channels of outputs are xf, wf and yf apart, channels of x ``plane`` and wc. The
     bias is added to the sums, and what is below ``least`` replaced by it. It returns whether one of them is not finite.
     """
-    rows, filters, reads, parts, (high, wide) = shape.rows, shape.filters, shape.reads, shape.parts, shape.stores
+    rows, reads, parts, (high, wide) = shape.rows, shape.reads, shape.parts, shape.stores
+    channels, vectors = shape.channels, shape.channels * shape.beside  # of outputs, in a row
 
     @vector_code(isa, dtype, "x[] xf plane C band[] block[] taps[] even odd w[] wf wc y[] yf bias[] least.", returns=True)
     def slab(v: Vectors, x, xf, plane, C, band, block, taps, even, odd, w, wf, wc, y, yf, bias, least):  # type: ignore[no-untyped-def]
         builder, entry, mask = v.builder, functools.partial(_entry, v), functools.partial(_mask, v)
 
         def column(at, source, offsets, factors, count, totals):  # type: ignore[no-untyped-def]
-            sources = [v.at(source, entry(at), (f, xf)) for f in range(1 if shape.shared else filters)]
+            sources = [v.at(source, entry(at), (f, xf)) for f in range(1 if shape.shared else channels)]
             there = [entry(at, 1 + part) for part in range(parts)]
             places = [entry(offsets, r) for r in range(count * shape.taps)]
-            weights = [[v.splat(builder.load(v.at(factors, place, (f, wf)))) for place in places] for f in range(filters)]
+            weights = [[v.splat(builder.load(v.at(factors, place, (f, wf)))) for place in places] for f in range(channels)]
             for j, loaded in _rows(v, shape, band, sources, there, count):
                 step = shape.fold * shape.down
-                used = [(o, j - o * step, f, n) for o in range(rows) if 0 <= j - o * step < shape.taps for f in range(filters) for n in range(count)]
-                for o, r, f, n in used:
-                    totals[o * filters + f] = v.fma(weights[f][n * shape.taps + r], loaded[0 if shape.shared else f][n], totals[o * filters + f])
-                changed = sorted({o * filters + f for o, _, f, _ in used})
+                used = [(o, j - o * step) for o in range(rows) if 0 <= j - o * step < shape.taps]
+                for (o, r), i, n in itertools.product(used, range(vectors), range(count)):
+                    f, part = divmod(i, shape.beside)
+                    factor, value = weights[f][n * shape.taps + r], loaded[0 if shape.shared else f][max(n, part)]
+                    totals[o * vectors + i] = v.fma(factor, value, totals[o * vectors + i])
+                changed = [o * vectors + i for o, _ in used for i in range(vectors)]
                 for place, value in zip(changed, v.here([totals[place] for place in changed]), strict=True):
                     totals[place] = value
             return totals
@@ -255,24 +259,24 @@ def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
 
             return v.loop(C, totals, channel)
 
-        totals, at = [v.zero] * (rows * filters), v.at(block, 1 + wide)
+        totals, at = [v.zero] * (rows * vectors), v.at(block, 1 + wide)
         if shape.pairs:
             totals = summed(at, taps, 2, even, totals)
         behind, rest = (v.at(at, (even, 1 + parts)), v.at(taps, (even, (1 + shape.pairs) * shape.taps))) if shape.pairs or shape.woven else (at, taps)
         if shape.woven:
             totals = summed(at, taps, 1, even, totals)
-            pairs = zip(totals, summed(behind, rest, 1, odd, [v.zero] * (rows * filters)), strict=True)
+            pairs = zip(totals, summed(behind, rest, 1, odd, [v.zero] * (rows * vectors)), strict=True)
             halves = [[half + n // 2 + n % 2 * v.width for n in range(v.width)] for half in (0, v.width // 2)]
             totals = [v.shuffle(a, b, lanes) for a, b in pairs for lanes in halves]
         elif shape.single:
             totals = summed(behind, rest, 1, odd, totals)
-        added, lowest, check = [v.splat(builder.load(v.at(bias, f))) for f in range(filters)], v.splat(least), []
+        added, lowest, check = [v.splat(builder.load(v.at(bias, f))) for f in range(channels)], v.splat(least), []
         there = [entry(block, 1 + n) for n in range(wide)]
         target = v.at(y, entry(block))
         for o, part in itertools.product(range(rows), range(high)):
             place, present = (entry(band, 2 * reads + table * rows * high + o * high + part) for table in range(2))
-            for f, n in itertools.product(range(filters), range(wide)):
-                value = builder.fadd(totals[(o * filters + f) * wide + n], added[f])
+            for f, n in itertools.product(range(channels), range(wide)):
+                value = builder.fadd(totals[(o * channels + f) * wide + n], added[f])
                 check += [value] if part == 0 else []
                 value = builder.select(builder.fcmp_ordered("<", value, lowest), lowest, value)
                 v.store(value, v.at(target, place, (f, yf)), n, mask(present, there[n]))
@@ -290,7 +294,7 @@ def slab_dots(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
     The arguments are (x, xi, xf, plane, C, band, bi, block, ki, even, odd, dy, yi, yf, sums, si), the tables those of `slab`. Each of the
     vectors sums[channel, column of taps, filter, row of the filter] is added to; their lanes are for the caller to add up.
     """
-    filters, taps, reads, (high, _) = shape.filters, shape.taps, shape.reads, shape.stores
+    filters, taps, reads, (high, _) = shape.channels, shape.taps, shape.reads, shape.stores
 
     @vector_code(isa, dtype, "x[] xf plane C band[] block[] even odd dy[] yf sums[]")
     def slab_dots(v: Vectors, x, xf, plane, C, band, block, even, odd, dy, yf, sums):  # type: ignore[no-untyped-def]

@@ -29,6 +29,7 @@ MOST_SUMS = 1024  # of wgrad: vectors that stay in L2
 CHUNK = 256  # terms of wgrad summed in one accumulator
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 MOST_PHASES = 4  # of the rows of a strided dgrad
+L1_SETS, L1_WAYS = 4096, 8  # bytes after which lines share a set, and how many of a set stay: as of almost every CPU
 STRIPS = 16  # slabs of a column in a tile
 Array = np.ndarray[Any, Any]
 
@@ -61,7 +62,7 @@ def _possible(p: ConvProblem, op: Op) -> bool:
     return planes and steps and small and R <= MOST_ROWS and dh == 1 and p.output[1] > 1
 
 
-def _shape(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, woven: bool) -> Slab:
+def _shape(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, woven: bool) -> Slab:
     """Return the shape of slabs that wastes the least: outputs, factors and what is loaded must fit the registers."""
     width, (_, down, across), plain, registers = isa.width(dtype), p.stride, p.input_dilation == (1, 1, 1), isa.stencil_rows[0]
     fold, taps = 1, max(1, len(rows.taps))
@@ -72,14 +73,17 @@ def _shape(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, wo
     pairs = across == 2 and p.dilation[2] == 1 and p.filter[2] > 1
     shared = p.out_channels > p.groups
     per_k = p.out_channels // p.groups if shared else p.groups
-    filters = 2 if per_k % 2 == 0 and not (pairs and taps > 3) and registers > 7 and not (woven) else 1
-    most, vectors = registers // (filters * (1 + woven)), -(-rows.outputs // fold)
-    high = min([n for n in isa.stencil_rows if n <= most] or isa.stencil_rows[-1:], key=lambda n: -(-vectors // n) * (n + 2))
-    return Slab(high, filters, shared, taps, down, across, fold, woven, pairs, not pairs or p.filter[2] % 2 == 1)
+    channels = 2 if per_k % 2 == 0 and not (pairs and taps > 3) and registers > 7 and not woven else 1
+    beside = 2 if channels == across == 1 and p.output[2] > width and registers > 7 and not woven and op != "wgrad" else 1
+    most, vectors = registers // (channels * beside * (1 + woven)), -(-rows.outputs // fold)
+    apart = L1_SETS // math.gcd(p.input[2] * dtype.itemsize, L1_SETS) * L1_WAYS - taps  # more rows of x would not stay in L1 together
+    fitting = [n for n in isa.stencil_rows if n <= most and (n - 1) * fold * down <= apart] or isa.stencil_rows[-1:]
+    high = min(fitting, key=lambda n: -(-vectors // n) * (n + 2))
+    return Slab(high, channels, shared, beside, taps, down, across, fold, woven, pairs, not pairs or p.filter[2] % 2 == 1)
 
 
 def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, columns: list[Reads]) -> Pass:
-    shape, (_, H, W), Q, S = _shape(p, isa, dtype, rows, len(columns) == 2), p.input, p.output[2], p.filter[2]
+    shape, (_, H, W), Q, S = _shape(p, op, isa, dtype, rows, len(columns) == 2), p.input, p.output[2], p.filter[2]
     width = isa.width(dtype)
     lanes = np.arange(width)
 
@@ -101,7 +105,7 @@ def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Re
     to = np.where(stored, (rows.first + o * rows.every) * Q - np.arange(high) * jump, 0)
     bands = [np.where(there, h * W, 0), there, to, stored]
 
-    across = width // shape.fold if shape.stacked else width  # outputs of a slab's row, of each phase
+    across = width // shape.fold if shape.stacked else width * shape.beside  # outputs of a slab's row, of each phase
     q = np.arange(-(-columns[0].outputs // across)) * across
     y_first = q[:, None] * len(columns)
     place = of_column % (width // shape.fold) if shape.stacked else lanes
@@ -125,10 +129,10 @@ def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Re
     filters, channels, volume, strips = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter), -(-len(first) // STRIPS)
     wk, wc = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
     geometry = (
-        strips, p.output[0], p.out_channels // shape.filters, max(1, filters // shape.filters), channels, H * W, p.output[1] * Q, p.in_channels, wk, wc,
+        strips, p.output[0], p.out_channels // shape.channels, max(1, filters // shape.channels), channels, H * W, p.output[1] * Q, p.in_channels, wk, wc,
         filters * channels * volume, even, odd, rows.first, rows.every, rows.outputs, Q,
     )  # fmt: skip
-    tiles = p.batch * p.out_channels // shape.filters * p.output[0] * strips
+    tiles = p.batch * p.out_channels // shape.channels * p.output[0] * strips
     return Pass(shape, np.array(geometry, np.int64), *flattened, np.array(taps, np.int64), tiles)
 
 
@@ -136,14 +140,14 @@ def work(found: list[Pass], p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dic
     """Count the passes, what is loaded and multiplied in them (elements of vectors), and what moves between memory and cache."""
     counts, width = dict.fromkeys(("pass", "row", "term", "sum", "move"), 0.0), _emit.host().vector_bytes / 4
     for part in found:
-        shape, planes = part.shape, p.batch * p.output[0] * (p.out_channels // part.shape.filters)
+        shape, planes = part.shape, p.batch * p.output[0] * (p.out_channels // part.shape.channels)
         slabs, channels = planes * len(part.bands) * len(part.blocks), p.in_channels // p.groups
         columns = (part.blocks.shape[1] - 1 - shape.stores[1]) // (1 + shape.parts)
         counts["pass"] += 1
-        counts["row"] += slabs * channels * columns * shape.reads * shape.parts * (1 if shape.shared else shape.filters) * width
-        counts["term"] += slabs * channels * len(part.taps) * shape.rows * shape.filters * width
+        counts["row"] += slabs * channels * columns * shape.reads * shape.parts * (1 if shape.shared else shape.channels) * width
+        counts["term"] += slabs * channels * len(part.taps) * shape.rows * shape.channels * width
         if op == "wgrad":
-            counts["sum"] += (slabs + 4 * pieces(part, p) * p.out_channels // shape.filters) * channels * len(part.taps) * shape.filters * width
+            counts["sum"] += (slabs + 4 * pieces(part, p) * p.out_channels // shape.channels) * channels * len(part.taps) * shape.channels * width
     counts["move"] = (math.prod(p.shape("x")) + math.prod(p.shape("y"))) * dtype.itemsize / 4
     return counts
 
@@ -161,7 +165,7 @@ def run(found: list[Pass], x: Array, w: Array, y: Array, options: Options, secon
 @functools.cache
 def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
     compute, rows, zero, lowest = slab(isa, dtype, shape), shape.rows * shape.fold, dtype.type(0), dtype.type(-np.inf)
-    filters, shared = shape.filters, shape.shared
+    filters, shared = shape.channels, shape.shared
 
     def slabs(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, bands, blocks, taps):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,k,z,p,q] = Σ_c Σ_r Σ_s w[k,c,r,s] · x[n,c,z,p·stride + r − low,q·stride + s·dilation − low].
@@ -205,14 +209,14 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
 
 def pieces(part: Pass, p: ConvProblem) -> int:
     """Return into how many pieces wgrad's sum is cut: as many as keep SPLITS tiles busy, whoever computes them."""
-    units, blocks = p.batch * p.output[0] * len(part.bands), p.out_channels // part.shape.filters
+    units, blocks = p.batch * p.output[0] * len(part.bands), p.out_channels // part.shape.channels
     return max(1, min(units, -(-SPLITS // blocks)))
 
 
 def wgrad_scratch(part: Pass, p: ConvProblem, dtype: np.dtype[Any]) -> int:
     """Elements that a thread needs: the levels of the pairwise sums, and their lanes added up."""
     width = _emit.host().width(dtype)
-    size = -(-(p.in_channels // p.groups * len(part.taps) * part.shape.filters) // width) * width  # squares of vectors
+    size = -(-(p.in_channels // p.groups * len(part.taps) * part.shape.channels) // width) * width  # squares of vectors
     terms = p.batch * p.output[0] * len(part.bands) * len(part.blocks) * part.shape.rows
     return size * (width * levels(2 * terms, CHUNK) + 1)
 
@@ -222,7 +226,7 @@ def run_wgrad(part: Pass, p: ConvProblem, dy: Array, x: Array, dw: Array, second
     count, dw, broken = pieces(part, p), dw.reshape(-1), np.zeros(1, np.int8)
     parts = dw.reshape(1, -1) if count == 1 else np.empty((count, dw.size), dw.dtype)
     arguments = (dy.reshape(-1), x.reshape(-1), parts, broken, part.geometry, part.bands, part.blocks, part.taps)
-    tiles = p.out_channels // part.shape.filters * count
+    tiles = p.out_channels // part.shape.channels * count
     _parallel.run(_wgrad(_emit.host(), dw.dtype, part.shape), tiles, (wgrad_scratch(part, p, dw.dtype), dw.dtype), arguments, seconds)
     if count > 1:
         dw[:] = add_pairwise(parts)
@@ -232,7 +236,7 @@ def run_wgrad(part: Pass, p: ConvProblem, dy: Array, x: Array, dw: Array, second
 @functools.cache
 def _wgrad(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
     compute, add_lanes, width = slab_dots(isa, dtype, shape), lane_sums(isa, dtype), isa.width(dtype)
-    filters, groups, taps_high, room = shape.filters, 1 if shape.shared else shape.filters, shape.taps, CHUNK // shape.rows
+    filters, groups, taps_high, room = shape.channels, 1 if shape.shared else shape.channels, shape.taps, CHUNK // shape.rows
     shared, zero = shape.shared, dtype.type(0)
 
     def wgrad(first, last, workers, scratch, dy, x, pieces, broken, geometry, bands, blocks, taps):  # type: ignore[no-untyped-def]
