@@ -207,7 +207,7 @@ def _rows(v: Vectors, shape: Slab, band: Any, sources: list[Any], there: list[An
                 continue
             loaded = [list(pair) for pair in zip(kept.pop(j), kept[read], strict=True)]
         if shape.across == 2:
-            loaded = [[v.shuffle(*pair, list(range(n, 2 * v.width, 2))) for n in range(count)] for pair in loaded]
+            loaded = [[v.shuffle(low, high, list(range(n, 2 * v.width, 2))) for n in range(count)] for low, high in loaded]
         yield j, loaded
 
 
@@ -327,7 +327,8 @@ def slab_dots(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
 
         def channel(c, _):  # type: ignore[no-untyped-def]
             source, at = v.at(x, (c, plane)), v.at(block, 2)
-            to = v.at(sums, (c, builder.add(builder.mul(even, I64(size * (1 + shape.pairs))), builder.mul(odd, I64(size)) if shape.pairs else I64(0))))
+            columns = builder.add(builder.mul(even, I64(2)), odd) if shape.pairs else even
+            to = v.at(sums, (c, columns, size))
             for wanted, count, columns in ((shape.pairs, 2, even), (shape.single, 1, odd if shape.pairs else even)):
                 if wanted:
 
@@ -344,7 +345,6 @@ def slab_dots(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
     return slab_dots
 
 
-
 @functools.cache
 def lane_sums(isa: Isa, dtype: np.dtype[Any]) -> Any:
     """Return a compiled-code function (vectors, vi, count, out, oi) -> None: out[oi + n] = the sum of the n-th vector's lanes.
@@ -359,9 +359,7 @@ def lane_sums(isa: Isa, dtype: np.dtype[Any]) -> Any:
         def square(k, _):  # type: ignore[no-untyped-def]
             values = [v.load(v.at(vectors, (k, v.width * v.width)), n) for n in range(v.width)]
             while len(values) > 1:  # sums of neighbouring lanes, of one vector and then of the next
-                values = [
-                    v.builder.fadd(*(v.shuffle(a, b, lanes) for lanes in alternate)) for a, b in zip(values[::2], values[1::2], strict=True)
-                ]
+                values = [v.builder.fadd(*(v.shuffle(a, b, lanes) for lanes in alternate)) for a, b in zip(values[::2], values[1::2], strict=True)]
             v.store(values[0], v.at(out, (k, v.width)))
             return []
 

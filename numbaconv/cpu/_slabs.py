@@ -28,6 +28,7 @@ MOST_TAPS = 256  # terms of an output's sum, which has one accumulator: rounding
 MOST_SUMS = 1024  # of wgrad: vectors that stay in L2
 CHUNK = 256  # terms of wgrad summed in one accumulator
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
+LONGEST = 1 << 14  # rows and columns of outputs: so many have entries in tables
 MOST_PHASES = 4  # of the rows of a strided dgrad
 L1_SETS, L1_WAYS = 4096, 8  # bytes after which lines share a set, and how many of a set stay: as of almost every CPU
 STRIPS = 16  # slabs of a column in a tile
@@ -59,7 +60,7 @@ def _possible(p: ConvProblem, op: Op) -> bool:
     planes = T == 1 and p.stride[0] == ud == 1 and p.low[0] == 0 and p.output[0] == p.input[0] and not p.channels_last
     steps = max(p.stride) <= 2 and uh <= MOST_PHASES and uw <= 2 and (uh == 1 or p.stride[1] == dh == 1) and (uw == 1 or p.stride[2] == dw == 1)
     small = 0 < p.in_channels // p.groups * math.prod(p.filter) <= (MOST_SUMS if op == "wgrad" else MOST_TAPS) and 0 not in p.gemm_shape("fprop")
-    return planes and steps and small and R <= MOST_ROWS and dh == 1 and p.output[1] > 1
+    return planes and steps and small and R <= MOST_ROWS and dh == 1 and 1 < p.output[1] <= LONGEST and p.output[2] <= LONGEST
 
 
 def _shape(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, woven: bool) -> Slab:
@@ -73,7 +74,7 @@ def _shape(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: R
     pairs = across == 2 and p.dilation[2] == 1 and p.filter[2] > 1
     shared = p.out_channels > p.groups
     per_k = p.out_channels // p.groups if shared else p.groups
-    channels = 2 if per_k % 2 == 0 and not (pairs and taps > 3) and registers > 7 and not woven else 1
+    channels = 2 if per_k % 2 == 0 and not (pairs and taps > 3) and registers > 7 else 1
     beside = 2 if channels == across == 1 and p.output[2] > width and registers > 7 and not woven and op != "wgrad" else 1
     most, vectors = registers // (channels * beside * (1 + woven)), -(-rows.outputs // fold)
     apart = L1_SETS // math.gcd(p.input[2] * dtype.itemsize, L1_SETS) * L1_WAYS - taps  # more rows of x would not stay in L1 together
@@ -124,16 +125,15 @@ def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Re
         blocks += [np.where(seen.any(-1), column, 0)[:, None], seen]
     even = pairs if shape.pairs else max(1, len(columns[0].taps))
     odd = len(found) - 2 * pairs if shape.pairs or not shape.woven else len(found) - even
-    flattened = [np.concatenate([part.reshape(len(table[0]), -1) for part in table], 1).astype(np.int64) for table in (bands, blocks)]
-
+    tables = [np.concatenate([part.reshape(len(table[0]), -1) for part in table], 1).astype(np.int64) for table in (bands, blocks)]
     filters, channels, volume, strips = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter), -(-len(first) // STRIPS)
     wk, wc = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
     geometry = (
-        strips, p.output[0], p.out_channels // shape.channels, max(1, filters // shape.channels), channels, H * W, p.output[1] * Q, p.in_channels, wk, wc,
-        filters * channels * volume, even, odd, rows.first, rows.every, rows.outputs, Q,
+        strips, p.output[0], p.out_channels // shape.channels, max(1, filters // shape.channels), channels, H * W, p.output[1] * Q, p.in_channels,
+        wk, wc, filters * channels * volume, even, odd, rows.first, rows.every, rows.outputs, Q,
     )  # fmt: skip
     tiles = p.batch * p.out_channels // shape.channels * p.output[0] * strips
-    return Pass(shape, np.array(geometry, np.int64), *flattened, np.array(taps, np.int64), tiles)
+    return Pass(shape, np.array(geometry, np.int64), tables[0], tables[1], np.array(taps, np.int64), tiles)
 
 
 def work(found: list[Pass], p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
@@ -181,12 +181,13 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
             plane, strip, found = start // strips, start % strips, 0
             image, k, z = plane // (Z * K), plane // Z % K, plane % Z
             group, filter = k // per_k * groups, k % per_k
-            for tile in range(start, stop):
+            for _ in range(start, stop):
                 at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
                 for band in range(strip * STRIPS, min(len(bands), (strip + 1) * STRIPS)):
                     for block in range(len(blocks)):
-                        found |= compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1], taps, 0,
-                                         even, odd, w, group * wg + filter * filters * wk, wf, wc, y, at_y, Z * PQ, bias, k * filters, least)  # fmt: skip
+                        found |= compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1],
+                                         taps, 0, even, odd, w, group * wg + filter * filters * wk, wf, wc, y, at_y, Z * PQ, bias,
+                                         k * filters, least)  # fmt: skip
                     for p in range(band * rows, min(P, (band + 1) * rows) if code > 1 else 0):
                         for f in range(filters):
                             row = at_y + f * Z * PQ + (begin + p * every) * Q
@@ -256,10 +257,10 @@ def _wgrad(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
                     sums[unsigned(i)] = 0
                 unit, stop = batch * Z * len(bands) * piece // len(pieces), batch * Z * len(bands) * (piece + 1) // len(pieces)
                 while unit < stop:
-                    plane, band = unit // len(bands), unit % len(bands)
+                    plane, top = unit // len(bands), unit % len(bands)
                     image, z = plane // Z, plane % Z
                     at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
-                    for band in range(band, min(len(bands), band + stop - unit)):
+                    for band in range(top, min(len(bands), top + stop - unit)):
                         for block in range(len(blocks)):
                             compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1], even, odd,
                                     dy, at_y, Z * PQ, sums, 0)  # fmt: skip
