@@ -1,15 +1,15 @@
-"""The quick way of `stencil`: outputs in slabs of 7 rows × two vectors that stay in registers over all taps and channels.
+"""The quick way of `stencil`: slabs of outputs that stay in registers over all taps and channels.
 
-For fprop and dgrad of planes (channels first) with filters of up to 7 rows and strides of 1 or 2; the phases of a strided dgrad are
-convolutions with some of the taps, whose results are woven together. Nothing is copied: the input is
+For fprop and dgrad of planes (channels first) with filters of up to 7 rows and strides of 1 or 2. Nothing is copied: the input is
 read where it lies, through masks that put zeros where its padding would be, and outputs are stored as they leave the registers.
+A vector holds several rows of a narrow plane. A strided dgrad is done in phases, convolutions with some of the taps; those of the
+columns leave the registers together. Where to read and what to mask is the same for all planes: tables, made once per problem.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,208 +18,268 @@ from numba import prange
 from numbaconv._jit import Kernel, unsigned
 from numbaconv.cpu import _emit, _parallel
 from numbaconv.cpu._grid import Reads, reads
-from numbaconv.cpu._simd_stencil import STENCIL_ROWS, prefetch, slab
+from numbaconv.cpu._simd_stencil import Slab, lane_sums, slab, slab_dots
+from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.cpu.bias import CODES, activate
 from numbaconv.problem import ConvProblem, Op, Options
 
+MOST_ROWS = 7  # of a filter: their factors stay in registers
 MOST_TAPS = 256  # terms of an output's sum, which has one accumulator: rounding stays within 8 eps (tests/test_numerics.py)
-soon, soon_written = prefetch(False), prefetch(True)
-IN_CACHE = 1 << 20  # bytes that an L2 keeps from one call to the next; more is prefetched
-MOST_PHASES = 4  # of an axis of a strided dgrad
+MOST_SUMS = 1024  # of wgrad: vectors that stay in L2
+CHUNK = 256  # terms of wgrad summed in one accumulator
+SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
+LONGEST = 1 << 14  # rows and columns of outputs: so many have entries in tables
+MOST_PHASES = 4  # of the rows of a strided dgrad
+L1_SETS, L1_WAYS = 4096, 8  # bytes after which lines share a set, and how many of a set stay: as of almost every CPU
 STRIPS = 16  # slabs of a column in a tile
 Array = np.ndarray[Any, Any]
 
 
-class Phase(NamedTuple):
-    """Some outputs, every so many, of a convolution whose input is dilated: a convolution with some of the taps."""
+class Pass(NamedTuple):
+    """Some rows of the outputs, every so many: how they are cut into slabs, and what the kernel reads."""
 
-    problem: ConvProblem
-    rows: Reads
-    columns: Reads
-
-
-def phases(p: ConvProblem) -> list[Phase]:
-    """Return p, or the phases of its output, if all can be done in slabs; else nothing. Worked out once per problem."""
-    if "phases" not in p.derived:
-        p.derived["phases"] = _phases(p)
-    return p.derived["phases"]
+    shape: Slab
+    geometry: Array
+    bands: Array  # see `slab`: a row per slab of a column
+    blocks: Array  # … and per slab of a row
+    taps: Array  # offsets of the filter's taps, column after column
+    tiles: int
 
 
-def _phases(p: ConvProblem) -> list[Phase]:
+def passes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
+    """Return the passes in which p, of which ``op`` is asked, can be done, none if it cannot. Worked out once per problem."""
+    key = ("slabs", op, _emit.host().name, dtype)
+    if key not in p.derived:
+        columns = reads(p, 2) if _possible(p, op) else []
+        p.derived[key] = [_pass(p, op, _emit.host(), dtype, rows, columns) for rows in reads(p, 1)] if columns else []
+    return p.derived[key]
+
+
+def _possible(p: ConvProblem, op: Op) -> bool:
     (T, R, _), (_, dh, dw), (ud, uh, uw) = p.filter, p.dilation, p.input_dilation
     planes = T == 1 and p.stride[0] == ud == 1 and p.low[0] == 0 and p.output[0] == p.input[0] and not p.channels_last
-    steps = max(p.stride) <= 2 and max(uh, uw) <= MOST_PHASES and (uh == 1 or p.stride[1] == dh == 1) and (uw == 1 or p.stride[2] == dw == 1)
-    small = 0 < p.in_channels // p.groups * math.prod(p.filter) <= MOST_TAPS and 0 not in p.gemm_shape("fprop")
-    if not (planes and steps and small and R <= STENCIL_ROWS and dh == 1 and p.output[1] > 1):
-        return []
-    return [Phase(_phase(p, rows, columns), rows, columns) for rows in reads(p, 1) for columns in reads(p, 2)]
+    steps = max(p.stride) <= 2 and uh <= MOST_PHASES and uw <= 2 and (uh == 1 or p.stride[1] == dh == 1) and (uw == 1 or p.stride[2] == dw == 1)
+    small = 0 < p.in_channels // p.groups * math.prod(p.filter) <= (MOST_SUMS if op == "wgrad" else MOST_TAPS) and 0 not in p.gemm_shape("fprop")
+    return planes and steps and small and R <= MOST_ROWS and dh == 1 and 1 < p.output[1] <= LONGEST and p.output[2] <= LONGEST
 
 
-def _phase(p: ConvProblem, rows: Reads, columns: Reads) -> ConvProblem:
-    if p.input_dilation == (1, 1, 1):
-        return p
-    taps, lows = zip(*((len(r.taps), -r.taps[0][1] if r.taps else 0) for r in (rows, columns)), strict=True)
-    output = (p.output[0], rows.outputs, columns.outputs)
-    return replace(p, filter=(1, *taps), output=output, input_dilation=(1, 1, 1), low=(0, *lows), flipped=False, derived={})
+def _shape(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, woven: bool) -> Slab:
+    """Return the shape of slabs that wastes the least: outputs, factors and what is loaded must fit the registers."""
+    width, (_, down, across), plain, registers = isa.width(dtype), p.stride, p.input_dilation == (1, 1, 1), isa.stencil_rows[0]
+    fold, taps = 1, max(1, len(rows.taps))
+    if across == down == 1 and plain and p.input[2] == p.output[2]:
+        fold = max(1, min(width // p.input[2], rows.outputs))
+    elif across == 2 and 2 * p.output[2] <= width:
+        fold = 2
+    pairs = across == 2 and p.dilation[2] == 1 and p.filter[2] > 1
+    shared = p.out_channels > p.groups
+    per_k = p.out_channels // p.groups if shared else p.groups
+    channels = 2 if per_k % 2 == 0 and not (pairs and taps > 3) and registers > 7 else 1
+    beside = 2 if channels == across == 1 and p.output[2] > width and registers > 7 and not woven and op != "wgrad" else 1
+    most, vectors = registers // (channels * beside * (1 + woven)), -(-rows.outputs // fold)
+    apart = L1_SETS // math.gcd(p.input[2] * dtype.itemsize, L1_SETS) * L1_WAYS - taps  # more rows of x would not stay in L1 together
+    fitting = [n for n in isa.stencil_rows if n <= most and (n - 1) * fold * down <= apart] or isa.stencil_rows[-1:]
+    high = min(fitting, key=lambda n: -(-vectors // n) * (n + 2))
+    return Slab(high, channels, shared, beside, taps, down, across, fold, woven, pairs, not pairs or p.filter[2] % 2 == 1)
 
 
-def _vectors(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
-    """Vectors of a slab's row: one for narrow images, strided ones and CPUs of few registers."""
-    return 1 if p.output[2] <= isa.width(dtype) or p.stride[2] > 1 or isa.rows < 8 else 2
+def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, columns: list[Reads]) -> Pass:
+    shape, (_, H, W), Q, S = _shape(p, op, isa, dtype, rows, len(columns) == 2), p.input, p.output[2], p.filter[2]
+    width = isa.width(dtype)
+    lanes = np.arange(width)
+
+    def bits(chosen: Array) -> Array:
+        """Return masks as integers, of their last axis."""
+        return (chosen * (1 << lanes)).sum(-1)
+
+    flat = 1 if shape.stacked else shape.fold  # rows of a vector that follow each other in x
+    of_row, of_column = (lanes // W, lanes % W) if flat > 1 else (0 * lanes, lanes)
+    per_band = shape.rows * shape.fold
+    first = np.arange(-(-rows.outputs // per_band)) * per_band  # row of outputs
+    low = rows.taps[0][1] if rows.taps else H
+    h = (first * shape.down + low)[:, None] + np.arange(shape.reads)
+    there = bits((h[..., None] + of_row >= 0) & (h[..., None] + of_row < H) & (of_row < flat))
+    high, wide = shape.stores
+    o = first[:, None, None] + np.arange(shape.rows)[:, None] * shape.fold + np.arange(high)
+    jump, start = (width // 2, lanes // (width // 2)) if shape.stacked else (0, 0 * lanes)  # a row of a stack begins at its half
+    stored = bits((o[..., None] + of_row < rows.outputs) & (of_row < flat) & (start == np.arange(high)[:, None]))
+    to = np.where(stored, (rows.first + o * rows.every) * Q - np.arange(high) * jump, 0)
+    bands = [np.where(there, h * W, 0), there, to, stored]
+
+    across = width // shape.fold if shape.stacked else width * shape.beside  # outputs of a slab's row, of each phase
+    q = np.arange(-(-columns[0].outputs // across)) * across
+    y_first = q[:, None] * len(columns)
+    place = of_column % (width // shape.fold) if shape.stacked else lanes
+    stored = bits((y_first + np.arange(wide) * width)[..., None] + place < Q) if flat == 1 else np.full((1, 1), -1)
+    blocks = [y_first, stored]
+    taps = []
+    found = [tap for part in columns for tap in part.taps or ((0, None),)]
+    pairs = len(found) // 2 if shape.pairs else 0
+    for at, (s, offset) in enumerate(found):
+        taps += [r * S + s for r, _ in rows.taps] or [0]
+        if at < 2 * pairs and at % 2:  # with the one before
+            continue
+        column = q * shape.across + (offset or 0)
+        parts = (column[:, None] + np.arange(shape.parts) * width)[..., None] + of_column
+        seen = bits((parts >= 0) & (parts < W)) * (offset is not None)
+        blocks += [np.where(seen.any(-1), column, 0)[:, None], seen]
+    even = pairs if shape.pairs else max(1, len(columns[0].taps))
+    odd = len(found) - 2 * pairs if shape.pairs or not shape.woven else len(found) - even
+    tables = [np.concatenate([part.reshape(len(table[0]), -1) for part in table], 1).astype(np.int64) for table in (bands, blocks)]
+    filters, channels, volume, strips = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter), -(-len(first) // STRIPS)
+    wk, wc = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
+    geometry = (
+        strips, p.output[0], p.out_channels // shape.channels, max(1, filters // shape.channels), channels, H * W, p.output[1] * Q, p.in_channels,
+        wk, wc, filters * channels * volume, even, odd, rows.first, rows.every, rows.outputs, Q,
+    )  # fmt: skip
+    tiles = p.batch * p.out_channels // shape.channels * p.output[0] * strips
+    return Pass(shape, np.array(geometry, np.int64), tables[0], tables[1], np.array(taps, np.int64), tiles)
 
 
-def work(p: ConvProblem, dtype: np.dtype[Any]) -> dict[str, float]:
-    """Count the vectors that are loaded and multiplied, the slabs, and what is woven together."""
-    isa, size = _emit.host(), dtype.itemsize / 4
-    counts = {"call": 0.0, "slab": 0.0, "row": 0.0, "term": 0.0, "weave": 0.0}
-    found = phases(p)
-    for part, *_ in found:
-        width = isa.width(dtype) * _vectors(part, isa, dtype)
-        slabs = part.batch * part.out_channels * part.output[0] * -(-part.output[1] // STENCIL_ROWS) * -(-part.output[2] // width)
-        taps, rows = part.in_channels // part.groups * part.filter[2], (STENCIL_ROWS - 1) * part.stride[1] + part.filter[1]
-        counts["call"] += 1
-        counts["slab"] += slabs
-        counts["row"] += slabs * taps * rows * width * size * part.stride[2]
-        counts["term"] += slabs * taps * part.filter[1] * STENCIL_ROWS * width * size
-        counts["weave"] += math.prod(part.shape("y")) * size if len(found) > 1 else 0
+def work(found: list[Pass], p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
+    """Count the passes, what is loaded and multiplied in them (elements of vectors), and what moves between memory and cache."""
+    counts, width = dict.fromkeys(("pass", "row", "term", "sum", "move"), 0.0), _emit.host().vector_bytes / 4
+    for part in found:
+        shape, planes = part.shape, p.batch * p.output[0] * (p.out_channels // part.shape.channels)
+        slabs, channels = planes * len(part.bands) * len(part.blocks), p.in_channels // p.groups
+        columns = (part.blocks.shape[1] - 1 - shape.stores[1]) // (1 + shape.parts)
+        counts["pass"] += 1
+        counts["row"] += slabs * channels * columns * shape.reads * shape.parts * (1 if shape.shared else shape.channels) * width
+        counts["term"] += slabs * channels * len(part.taps) * shape.rows * shape.channels * width
+        if op == "wgrad":
+            counts["sum"] += (slabs + 4 * pieces(part, p) * p.out_channels // shape.channels) * channels * len(part.taps) * shape.channels * width
+    counts["move"] = (math.prod(p.shape("x")) + math.prod(p.shape("y"))) * dtype.itemsize / 4
     return counts
 
 
-def workspace(p: ConvProblem, dtype: np.dtype[Any]) -> int:
-    """Bytes allocated: a bias, and where there are several phases those of some rows."""
-    found = phases(p)
-    apart = sum(math.prod(part.shape("y")) + math.prod(part.shape("w")) for part, *_ in found[: p.input_dilation[2]]) if len(found) > 1 else 0
-    return (p.out_channels + apart) * dtype.itemsize
-
-
-def run(p: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
+def run(found: list[Pass], x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
     """Overwrite all of y, and return whether a sum is not finite."""
-    found, across = phases(p), p.input_dilation[2]
-    if p.input_dilation == (1, 1, 1):
-        return _run(p, op, x, w, y, options, seconds)
-    broken, beside, planes = False, min(across, p.output[2]), p.batch * p.out_channels * p.output[0]
-    for first in range(0, len(found), beside):  # phases of the same rows
-        parts = []
-        for part, rows, columns in found[first : first + beside]:
-            taps = np.ix_([tap for tap, _ in rows.taps], [tap for tap, _ in columns.taps])
-            some = np.ascontiguousarray(w.reshape(*w.shape[:2], *p.filter)[:, :, 0][:, :, taps[0], taps[1]])
-            parts.append(np.empty(part.shape("y"), y.dtype))
-            if some.size:
-                broken |= _run(part, op, x, some, parts[-1], options, seconds / len(found))
-            else:
-                bias = np.empty(0, y.dtype) if options.bias is None else options.bias
-                size, code = rows.outputs * columns.outputs, CODES[options.activation]
-                arguments = (parts[-1].reshape(-1), bias, code, p.out_channels, p.output[0], size)
-                _parallel.run(_fill, planes, (0, y.dtype), arguments, parts[-1].size * 1e-10)
-        sizes = np.array((p.output[1], p.output[2], rows.outputs, rows.first, rows.every, across), np.int64)
-        if across <= 2:
-            woven = (parts[0].reshape(-1), parts[-1].reshape(-1), y.reshape(-1), sizes)
-            _parallel.run(_weave, planes, (0, y.dtype), woven, y.size * 1e-10)
-        else:
-            for column, part_ in enumerate(parts):
-                y[..., rows.first :: rows.every, column::across] = part_
-    return broken
-
-
-@Kernel
-def _fill(first, last, workers, scratch, y, bias, code, channels, planes, size):  # type: ignore[no-untyped-def]
-    # THE SCHEDULE: a tile is a plane of outputs that no tap reaches: the activation of the bias.
-    for worker in prange(workers):
-        for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-            for i in range(size):
-                y[unsigned(tile * size + i)] = bias[tile // planes % channels] if bias.size else 0
-            activate(y, tile * size, size, code)
-
-
-@Kernel
-def _weave(first, last, workers, scratch, even, odd, y, sizes):  # type: ignore[no-untyped-def]
-    # THE SCHEDULE: a tile is a plane. Its rows ``start``, start + every, … take their columns in turn from two arrays, or from one.
-    P, Q, count, start, every, across = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]
-    evens, odds = (Q + 1) // 2, Q // 2
-    for worker in prange(workers):
-        for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-            for row in range(count):
-                to = (tile * P + start + row * every) * Q
-                if across == 1 or odds == 0:
-                    at = (tile * count + row) * Q
-                    for q in range(Q):
-                        y[unsigned(to + q)] = even[unsigned(at + q)]
-                    continue
-                a, b = (tile * count + row) * evens, (tile * count + row) * odds
-                for q in range(odds):
-                    y[unsigned(to + 2 * q)] = even[unsigned(a + q)]
-                    y[unsigned(to + 2 * q + 1)] = odd[unsigned(b + q)]
-                if evens > odds:
-                    y[unsigned(to + Q - 1)] = even[unsigned(a + odds)]
-
-
-def _run(p: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
-    isa, dtype = _emit.host(), y.dtype
-    kernel = _kernel(isa, dtype, p.filter[1], p.stride[1], p.stride[2], _vectors(p, isa, dtype))
-    filters, channels, taps = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
-    wk, wc = (taps, filters * taps) if op == "dgrad" else (channels * taps, taps)
-    strips = -(-p.output[1] // (STENCIL_ROWS * STRIPS))
-    tiles = p.batch * p.out_channels * p.output[0] * strips
-    geometry = (
-        strips, p.output[0], p.out_channels, filters, channels, *p.input[1:], *p.output[1:], *p.stride[1:], *p.low[1:], p.dilation[2], p.filter[2],
-        p.in_channels, wk, wc, filters * channels * taps, taps - 1 if p.flipped else 0, -1 if p.flipped else 1,
-        int((x.nbytes + y.nbytes) > IN_CACHE),
-    )  # fmt: skip
-    bias = np.zeros(p.out_channels, dtype) if options.bias is None else options.bias
-    flags = np.zeros(tiles, np.int8)
-    arguments = (x.reshape(-1), w.reshape(-1), y.reshape(-1), bias, CODES[options.activation], flags, np.array(geometry, np.int64))
-    _parallel.run(kernel, tiles, (0, dtype), arguments, seconds)
-    return bool(flags.any())
+    bias = np.zeros(y.shape[1], y.dtype) if options.bias is None else options.bias
+    code, broken, tensors = CODES[options.activation], np.zeros(1, np.int8), (x.reshape(-1), w.reshape(-1), y.reshape(-1))
+    for part in found:
+        arguments = (*tensors, bias, code, broken, part.geometry, part.bands, part.blocks, part.taps)
+        _parallel.run(_kernel(_emit.host(), y.dtype, part.shape), part.tiles, (0, y.dtype), arguments, seconds / len(found))
+    return bool(broken[0])
 
 
 @functools.cache
-def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], taps: int, down: int, across: int, vectors: int) -> Kernel:
-    inner, outer = (slab(isa, dtype, taps, down, across, vectors, edge) for edge in (False, True))
-    width, rows, per_line = isa.width(dtype) * vectors, STENCIL_ROWS, 64 // dtype.itemsize
+def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
+    compute, rows, zero, lowest = slab(isa, dtype, shape), shape.rows * shape.fold, dtype.type(0), dtype.type(-np.inf)
+    filters, shared = shape.channels, shape.shared
 
-    def slabs(first, last, workers, scratch, x, w, y, bias, code, flags, geometry):  # type: ignore[no-untyped-def]
+    def slabs(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, bands, blocks, taps):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,k,z,p,q] = Σ_c Σ_r Σ_s w[k,c,r,s] · x[n,c,z,p·stride + r − low,q·stride + s·dilation − low].
-        # THE SCHEDULE: a tile is a column of slabs of one plane, or all of it. A row of x is loaded once for each tap (c, s) of a
-        # slab and multiplied into all the rows of outputs that it meets.
-        strips, Z, K, per_k, per_c = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4]
-        H, W, P, Q, sh, sw, lh, lw, dw, S = (
-            geometry[5],
-            geometry[6],
-            geometry[7],
-            geometry[8],
-            geometry[9],
-            geometry[10],
-            geometry[11],
-            geometry[12],
-            geometry[13],
-            geometry[14],
-        )  # noqa: E501
-        C, wk, wc, wg, start, step, far = geometry[15], geometry[16], geometry[17], geometry[18], geometry[19], geometry[20], geometry[21]
+        # THE SCHEDULE: a tile is a column of slabs of some planes, or all of it. A row of x is loaded once for each tap (c, s), or pair
+        # of taps, of a slab and multiplied into all the rows of outputs that it meets.
+        strips, Z, K, per_k, per_c, HW, PQ, C = (geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6],
+                                                 geometry[7])  # fmt: skip
+        wk, wc, wg, even, odd, begin, every, P, Q = (geometry[8], geometry[9], geometry[10], geometry[11], geometry[12], geometry[13],
+                                                     geometry[14], geometry[15], geometry[16])  # fmt: skip
+        least, groups, wf = zero if code == 1 else lowest, 1 if shared else filters, wk if shared else wg
         for worker in prange(workers):
-            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                rest, strip = tile // strips, tile % strips
-                rest, z = rest // Z, rest % Z
-                n, k = rest // K, rest % K
-                group = k // per_k
-                at_x, at_y = ((n * C + group * per_c) * Z + z) * H * W, (rest * Z + z) * P * Q
-                at_w, broken = group * wg + (k - group * per_k) * wk + start, 0
-                for p in range(strip * STRIPS * rows, min(P, (strip + 1) * STRIPS * rows), rows):
-                    h = p * sh - lh
-                    for q in range(0, Q, width):
-                        for j in range(rows * sh if far else 0):  # what the next slab below, or in the next plane, will read and write
-                            for i in range(0, width * sw, per_line):
-                                soon(x, at_x + (h + taps - sh + rows * sh + j) * W + q * sw + i)
-                        for j in range(rows if far else 0):
-                            for i in range(0, width, per_line):
-                                soon_written(y, at_y + (p + rows + j) * Q + q + i)
-                        if h >= 0 and h + (rows - 1) * sh + taps <= H:
-                            broken |= inner(x, at_x + h * W, W, Z * H * W, h, H, q * sw - lw, W, dw, S, per_c, w, at_w, step, wc,
-                                            y, at_y + p * Q + q, Q, P - p, Q - q, bias[k], code == 1)  # fmt: skip
-                        else:
-                            broken |= outer(x, at_x + h * W, W, Z * H * W, h, H, q * sw - lw, W, dw, S, per_c, w, at_w, step, wc,
-                                            y, at_y + p * Q + q, Q, P - p, Q - q, bias[k], code == 1)  # fmt: skip
-                    if code > 1:
-                        activate(y, at_y + p * Q, (min(P, p + rows) - p) * Q, code)
-                flags[tile] = broken
+            start, stop = first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers
+            plane, strip, found = start // strips, start % strips, 0
+            image, k, z = plane // (Z * K), plane // Z % K, plane % Z
+            group, filter = k // per_k * groups, k % per_k
+            for _ in range(start, stop):
+                at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
+                for band in range(strip * STRIPS, min(len(bands), (strip + 1) * STRIPS)):
+                    for block in range(len(blocks)):
+                        found |= compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1],
+                                         taps, 0, even, odd, w, group * wg + filter * filters * wk, wf, wc, y, at_y, Z * PQ, bias,
+                                         k * filters, least)  # fmt: skip
+                    for p in range(band * rows, min(P, (band + 1) * rows) if code > 1 else 0):
+                        for f in range(filters):
+                            activate(y, at_y + f * Z * PQ + (begin + p * every) * Q, Q, code)
+                strip += 1  # counted on rather than divided, which takes as long as a small plane
+                if strip == strips:
+                    strip, z = 0, z + 1
+                    if z == Z:
+                        z, k, filter = 0, k + 1, filter + 1
+                        if filter == per_k:
+                            filter, group = 0, group + groups
+                            if k == K:
+                                k, group, image = 0, 0, image + 1
+            if found:
+                broken[0] = 1
 
-    return Kernel(slabs, f"-{isa.name}-{dtype.name}-{taps}-{down}-{across}-{vectors}")
+    return Kernel(slabs, f"-{isa.name}-{dtype.name}-{'-'.join(str(int(n)) for n in shape)}")
+
+
+def pieces(part: Pass, p: ConvProblem) -> int:
+    """Return into how many pieces wgrad's sum is cut: as many as keep SPLITS tiles busy, whoever computes them."""
+    units, blocks = p.batch * p.output[0] * len(part.bands), p.out_channels // part.shape.channels
+    return max(1, min(units, -(-SPLITS // blocks)))
+
+
+def wgrad_scratch(part: Pass, p: ConvProblem, dtype: np.dtype[Any]) -> int:
+    """Elements that a thread needs: the levels of the pairwise sums, and their lanes added up."""
+    width = _emit.host().width(dtype)
+    size = -(-(p.in_channels // p.groups * len(part.taps) * part.shape.channels) // width) * width  # squares of vectors
+    terms = p.batch * p.output[0] * len(part.bands) * len(part.blocks) * part.shape.rows
+    return size * (width * levels(2 * terms, CHUNK) + 1)
+
+
+def run_wgrad(part: Pass, p: ConvProblem, dy: Array, x: Array, dw: Array, seconds: float) -> bool:
+    """Overwrite the gradient of the filters, and return whether a sum is not finite."""
+    count, dw, broken = pieces(part, p), dw.reshape(-1), np.zeros(1, np.int8)
+    parts = dw.reshape(1, -1) if count == 1 else np.empty((count, dw.size), dw.dtype)
+    arguments = (dy.reshape(-1), x.reshape(-1), parts, broken, part.geometry, part.bands, part.blocks, part.taps)
+    tiles = p.out_channels // part.shape.channels * count
+    _parallel.run(_wgrad(_emit.host(), dw.dtype, part.shape), tiles, (wgrad_scratch(part, p, dw.dtype), dw.dtype), arguments, seconds)
+    if count > 1:
+        dw[:] = add_pairwise(parts)
+    return bool(broken[0])
+
+
+@functools.cache
+def _wgrad(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
+    compute, add_lanes, width = slab_dots(isa, dtype, shape), lane_sums(isa, dtype), isa.width(dtype)
+    filters, groups, taps_high, room = shape.channels, 1 if shape.shared else shape.channels, shape.taps, CHUNK // shape.rows
+    shared, zero = shape.shared, dtype.type(0)
+
+    def wgrad(first, last, workers, scratch, dy, x, pieces, broken, geometry, bands, blocks, taps):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: dw[k,c,r,s] = Σ_n Σ_z Σ_p Σ_q dy[n,k,z,p,q] · x[n,c,z,p·stride + r − low,q·stride + s·dilation − low].
+        # THE SCHEDULE: a tile is some filters of a group over one piece of the slabs. The rows of dy of a slab stay in registers while
+        # all taps pass; each tap has a vector of sums in L1, CHUNK terms to a lane, and chunks are added pairwise.
+        Z, K, per_k, per_c, HW, PQ, C = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6], geometry[7]
+        wk, wc, wg, even, odd = geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
+        squares, columns = (per_c * len(taps) * filters + width - 1) // width, len(taps) // taps_high
+        size, batch = squares * width * width, x.size // (C * Z * HW)
+        for worker in prange(workers):
+            sums, added = scratch[worker], scratch[worker][len(scratch[worker]) - squares * width :]
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                k, piece, used, chunks = tile // len(pieces), tile % len(pieces), 0, 0
+                group, filter = k // per_k * groups, k % per_k * filters
+                for i in range(size):
+                    sums[unsigned(i)] = 0
+                unit, stop = batch * Z * len(bands) * piece // len(pieces), batch * Z * len(bands) * (piece + 1) // len(pieces)
+                while unit < stop:
+                    plane, top = unit // len(bands), unit % len(bands)
+                    image, z = plane // Z, plane % Z
+                    at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
+                    for band in range(top, min(len(bands), top + stop - unit)):
+                        for block in range(len(blocks)):
+                            compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1], even, odd,
+                                    dy, at_y, Z * PQ, sums, 0)  # fmt: skip
+                            used += 1
+                            if used == room:
+                                carry(sums, size, size, chunks)
+                                used, chunks = 0, chunks + 1
+                        unit += 1
+                total(sums, size, size, chunks)
+                add_lanes(sums, 0, squares, added, 0)
+                i, strange = 0, zero
+                for c in range(per_c):
+                    for n in range(columns):
+                        for f in range(filters):
+                            at = group * wg + filter * wk + f * (wk if shared else wg) + c * wc
+                            for r in range(taps_high):
+                                value = added[unsigned(i + r)]
+                                pieces[piece, unsigned(at + taps[unsigned(n * taps_high + r)])] = value
+                                strange += value - value
+                            i += taps_high
+                if strange != 0:  # NaN
+                    broken[0] = 1
+
+    return Kernel(wgrad, f"-{isa.name}-{dtype.name}-{'-'.join(str(int(n)) for n in shape)}")

@@ -33,7 +33,7 @@ SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
 SECONDS = {
     "call": 1.3e-05, "copy": 9.3e-11, "strided": 3.5e-10, "fma": 1.3e-11, "micro": 3.6e-08, "dot": 2.2e-11, "chain": 2.8e-08,
-    "slab": 3.3e-08, "row": 2.5e-11, "term": 3.6e-12, "weave": 1.5e-10,
+    "pass": 5.8e-06, "row": 4.1e-11, "term": 9.5e-12, "sum": 3.0e-11, "move": 1.9e-11,
 }  # fmt: skip
 Array = np.ndarray[Any, Any]
 
@@ -48,8 +48,8 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs a filter of at most {MOST_TAPS} taps, got {taps}")
     if op == "wgrad" and problem.input_dilation != (1, 1, 1):
         raise Unsupported("needs an input that is not dilated for wgrad")
-    if op != "wgrad" and _slabs.phases(p := _forward(problem, op)):
-        return _slabs.work(p, dtype)
+    if found := _slabs.passes(p := _forward(problem, op), op, dtype):
+        return _slabs.work(found, p, op, dtype)
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad" and (scratch := _wgrad_scratch(blocks, dtype)) > 2 * LARGEST:
         raise Unsupported(f"needs fewer channels or taps: their sums take {scratch} elements")
@@ -74,8 +74,11 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
-    if op != "wgrad" and _slabs.phases(p := _forward(problem, op)):
-        return _slabs.workspace(p, dtype)
+    if found := _slabs.passes(p := _forward(problem, op), op, dtype):
+        if op != "wgrad":
+            return p.out_channels * dtype.itemsize  # a bias
+        sums = _slabs.wgrad_scratch(found[0], p, dtype) * _parallel.get_num_threads()
+        return (_slabs.pieces(found[0], p) * math.prod(p.shape("w")) + sums) * dtype.itemsize
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad":
         pieces = _pieces(blocks) * math.prod(problem.shape("w"))
@@ -88,8 +91,8 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     if op == "wgrad":
         return _run_wgrad(problem, a, b, out)
     p, seconds = _forward(problem, op), cost(problem, op, out.dtype)
-    if _slabs.phases(p):
-        if _slabs.run(p, op, a, b, out, options, seconds) and not np.isfinite(b).all():
+    if found := _slabs.passes(p, op, out.dtype):
+        if _slabs.run(found, a, b, out, options, seconds) and not np.isfinite(b).all():
             direct.run(problem, op, a, b, out, options)  # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right
         return None
     if reads_zeros(p) and not np.isfinite(b).all():
@@ -103,17 +106,24 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
 
 
 def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
-    blocks, seconds = _blocks(problem, "wgrad", dw.dtype), cost(problem, "wgrad", dw.dtype)
+    seconds = cost(problem, "wgrad", dw.dtype)
+    if found := _slabs.passes(problem, "wgrad", dw.dtype):
+        broken = _slabs.run_wgrad(found[0], problem, dy, x, dw, seconds)
+    else:
+        broken = _wgrad_in_blocks(problem, dy, x, dw.reshape(-1), seconds)
+    if broken:  # it may be 0·∞ in the padding or beyond the end of a row
+        direct.run(problem, "wgrad", dy, x, dw, Options())
+
+
+def _wgrad_in_blocks(problem: ConvProblem, dy: Array, x: Array, dw: Array, seconds: float) -> bool:
+    blocks = _blocks(problem, "wgrad", dw.dtype)
     pieces = np.empty((_pieces(blocks), dw.size), dw.dtype)
     arguments = (dy.reshape(-1), x.reshape(-1), pieces, blocks.sizes, blocks.source, blocks.slices, blocks.slopes, blocks.itself,
                  blocks.columns, blocks.taps, blocks.calls, blocks.places)  # fmt: skip
     kernel = _wgrad(_emit.host(), dw.dtype, blocks.rows, blocks.chain, blocks.channels)
     _parallel.run(kernel, int(blocks.sizes[1]) * len(pieces), (_wgrad_scratch(blocks, dw.dtype), dw.dtype), arguments, seconds)
-    added = add_pairwise(pieces)
-    if np.isfinite(added).all():
-        dw.reshape(-1)[:] = added
-    else:  # it may be 0·∞ in the padding or beyond the end of a row
-        direct.run(problem, "wgrad", dy, x, dw, Options())
+    dw[:] = add_pairwise(pieces)
+    return not np.isfinite(dw).all()
 
 
 @inline
