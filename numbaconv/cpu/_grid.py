@@ -20,7 +20,7 @@ from numbaconv.cpu import _emit, _parallel, _simd
 from numbaconv.problem import ConvProblem
 
 # Seconds for an element of float32 on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
-COPY_SECONDS, TRANSPOSE_SECONDS = 5.6e-11, 3.5e-10
+COPY_SECONDS, TRANSPOSE_SECONDS = 2.1e-10, 2.9e-10
 FEW = 4  # rows that are not worth transposing in registers
 STRIP = 16  # rows or columns of a matrix that are moved together
 SLACK = 64  # elements behind a copy that may be read and are never used

@@ -26,8 +26,8 @@ SPLITS = 32  # pieces of wgrad's sum when there are too few outputs to share
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
 SECONDS = {
-    "call": 5.7e-06, "loop": 2.1e-08, "four": 1.2e-10, "one": 1.8e-11, "strided": 5.3e-10, "strided one": 3e-11,
-    "store": 4e-10, "dots": 6.5e-08, "dot": 4.6e-08, "four dots": 1e-12, "strided dots": 1.5e-10,
+    "call": 5.1e-06, "loop": 2e-08, "four": 1.7e-10, "one": 3.2e-11, "strided": 6.1e-10, "strided one": 5e-11,
+    "store": 4.4e-10, "dots": 4.1e-08, "dot": 2.8e-08, "four dots": 1.2e-12, "strided dots": 2.7e-10,
 }  # fmt: skip
 Array = np.ndarray[Any, Any]
 

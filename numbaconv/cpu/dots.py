@@ -26,7 +26,7 @@ BLOCKS, TRIPLES = 8, 16  # of filters and of columns in a tile, at most
 MOST_TOGETHER, MOST_STEPS, MOST_TAPS = 1 << 14, 1 << 19, 1 << 14  # vectors of one table, unless an image has more; and taps of an axis
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
-SECONDS = {"call": 1.3e-05, "copy": _grid.COPY_SECONDS, "fma": 1e-11, "sum": 2.5e-08, "store": 6e-10}
+SECONDS = {"call": 5.6e-06, "copy": _grid.COPY_SECONDS, "fma": 2e-11, "sum": 4e-08, "store": 1.6e-10}
 Array = np.ndarray[Any, Any]
 
 

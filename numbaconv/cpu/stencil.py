@@ -32,8 +32,8 @@ SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
 SECONDS = {
-    "call": 1.3e-05, "copy": 9.3e-11, "strided": 3.5e-10, "fma": 1.3e-11, "micro": 3.6e-08, "dot": 2.2e-11, "chain": 2.8e-08,
-    "pass": 5.8e-06, "row": 4.1e-11, "term": 9.5e-12, "sum": 3.0e-11, "move": 1.9e-11,
+    "call": 9e-06, "copy": 1.4e-10, "strided": 4.8e-10, "fma": 2.3e-11, "micro": 6.7e-08, "dot": 3.3e-11, "chain": 4.8e-08,
+    "pass": 5.2e-06, "row": 4.6e-11, "term": 9.8e-12, "sum": 2.2e-11, "move": 2.7e-11,
 }  # fmt: skip
 Array = np.ndarray[Any, Any]
 
