@@ -24,14 +24,17 @@ def as_array(value: Any, name: str) -> Array:
             value = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{name} must be an array or nested sequences of equal lengths, got {type(value).__name__}: {error}") from error
-    if value.dtype.newbyteorder("=") not in COMPUTE and value.dtype != bool:
+    dtype = value.dtype
+    if dtype not in COMPUTE and dtype.newbyteorder("=") not in COMPUTE and dtype != np.bool_:
         raise TypeError(f"{name} must hold integers, float16/32/64 or complex64/128, got dtype {value.dtype}")
     return value
 
 
 def result_type(*arrays: Array) -> np.dtype[Any]:
     """Promote as NumPy does; two boolean arrays have no sum of products."""
-    dtype = np.result_type(*(a.dtype for a in arrays))
+    dtype = arrays[0].dtype
+    if dtype not in COMPUTE or any([a.dtype is not dtype for a in arrays]):
+        dtype = np.result_type(*(a.dtype for a in arrays))
     if dtype not in COMPUTE:
         raise TypeError(f"at least one array must be numeric, got dtypes {[a.dtype.name for a in arrays]}")
     return dtype

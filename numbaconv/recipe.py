@@ -23,6 +23,7 @@ OPERATIONS: dict[tuple[bool, Kind], Op] = {
     (True, "forward"): "dgrad", (True, "grad_input"): "fprop", (True, "grad_weight"): "wgrad",
 }  # fmt: skip
 MOST_RECIPES = 4096
+PLAIN = {int, str, type(None)}  # of options that are dictionary keys as they are
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,13 @@ def recipe_for(
     how: dict[str, Any],
 ) -> Recipe:
     """Look up what was decided for this call, or decide it; shapes are tuples of ints: an array's own or made so by `shape_of`."""
-    try:
-        key = (transposed, kind, rank, x_shape, w_shape, dtype, *map(_plain, geometry.values()), *map(_plain, how.values()))
-    except TypeError:
-        return _decide(transposed, kind, rank, x_shape, w_shape, dtype, dict(geometry), **how)
+    options = (*geometry.values(), *how.values())
+    if not PLAIN.issuperset(map(type, options)):  # 1.0 and True are not to find what was decided for 1
+        try:
+            options = tuple(map(_plain, options))
+        except TypeError:
+            return _decide(transposed, kind, rank, x_shape, w_shape, dtype, dict(geometry), **how)
+    key = (transposed, kind, rank, x_shape, w_shape, dtype, options)
     recipe = _recipes.get(key)
     if recipe is None:
         recipe = _decide(transposed, kind, rank, x_shape, w_shape, dtype, dict(geometry), **how)

@@ -72,8 +72,8 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
-    geometry, tables, seconds = _derived(problem, op, out.dtype)
-    scratch = (_scratch(problem, op), out.dtype)
+    geometry, tables, elements, seconds = _derived(problem, op, out.dtype)
+    scratch = (elements, out.dtype)
     if op == "wgrad":
         tiles, splits = int(geometry[0]), int(geometry[1])
         pieces = np.empty((splits, out.size), out.dtype)
@@ -275,11 +275,11 @@ def _scratch(problem: ConvProblem, op: Op) -> int:
     return KB * (SB if op == "wgrad" else QB) * levels(problem.gemm_shape(op)[2], CHUNK)
 
 
-def _derived(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Array, tuple[Array, ...], float]:
-    """Return the geometry as the kernels unpack it, the tables of the last axis and the cost; worked out once per problem."""
+def _derived(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Array, tuple[Array, ...], int, float]:
+    """Return the geometry as the kernels unpack it, the tables of the last axis, the scratch and the cost; worked out once per problem."""
     key = ("direct", op, dtype)
     if key not in problem.derived:
-        problem.derived[key] = (*_derive(problem, op), cost(problem, op, dtype))
+        problem.derived[key] = (*_derive(problem, op), _scratch(problem, op), cost(problem, op, dtype))
     return problem.derived[key]
 
 
