@@ -33,8 +33,7 @@ MOST_KEPT = 1 << 19  # entries of the tables kept with a problem; larger ones co
 
 # Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
 SECONDS = {
-    "call": 1.7e-05, "copy": _grid.COPY_SECONDS, "transpose": _grid.TRANSPOSE_SECONDS,
-    "fma": 1.9e-11, "chunk": 2.5e-08, "store": 1.6e-12, "scatter": 1.7e-10,
+    "call": 2e-05, "copy": 6e-10, "transpose": 3.3e-10, "fma": 1.9e-11, "chunk": 2.6e-08, "store": 1.7e-12, "scatter": 2.8e-10,
 }  # fmt: skip
 Array = np.ndarray[Any, Any]
 
