@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import secrets
 import stat
 import sys
 import tempfile
@@ -30,16 +31,34 @@ from numba.core.compiler_lock import global_compiler_lock
 FASTMATH = {"reassoc", "contract"}
 MAGIC = b"numbaconv-cache-1\n"
 unsigned = np.uint64  # an index of this type spares Numba's check for negative ones, which would keep LLVM from using vectors
-inline: Callable[..., Any] = numba.njit(nogil=True, fastmath=FASTMATH, inline="never", error_model="numpy")
-# For arithmetic whose order matters, and that LLVM must see inside the loops which call it.
-exact: Callable[..., Any] = numba.njit(nogil=True, fastmath={"contract"}, forceinline=True, error_model="numpy")
+TOKEN = f"_{secrets.token_hex(8)}"
+
+
+def named_apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function a name that no other process gives; it returns the function.
+
+    Numba numbers functions from 1 in every process and makes symbols of that. Kernels that two processes compiled and cached
+    could then have symbols in common, and where a third loads both, one would call the other's functions.
+    """
+    function.__qualname__ += TOKEN
+    return function
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """Compile a function that kernels call."""
+    return numba.njit(nogil=True, fastmath=FASTMATH, inline="never", error_model="numpy")(named_apart(function))
+
+
+def exact(function: Callable[..., Any]) -> Any:
+    """Compile arithmetic whose order matters, and that LLVM must see inside the loops which call it."""
+    return numba.njit(nogil=True, fastmath={"contract"}, forceinline=True, error_model="numpy")(named_apart(function))
 
 
 class Kernel:
     """A kernel source, ``(first, last, workers, scratch, *arguments) -> None``, compiled on first use in either of two ways."""
 
     def __init__(self, function: Callable[..., None], variant: str = "") -> None:
-        self.function = function
+        self.function = named_apart(function)
         self.__doc__, self.__name__ = function.__doc__, function.__module__.rpartition(".")[2] + function.__name__ + variant
 
     @cached_property

@@ -10,7 +10,7 @@ from numba import prange
 from numba.extending import overload
 from numba.np.numpy_support import as_dtype
 
-from numbaconv._jit import Kernel, inline, unsigned
+from numbaconv._jit import Kernel, inline, named_apart, unsigned
 from numbaconv.cpu import _parallel
 from numbaconv.cpu._smooth import functions
 from numbaconv.problem import Options
@@ -39,7 +39,7 @@ def _activate(values, at, n, code):  # type: ignore[no-untyped-def]
             values[unsigned(i)] = zero if value < zero else value  # NaN stays
 
     if dtype.kind != "f":
-        return relu
+        return named_apart(relu)
     slope, smooth = dtype.type(0.01), functions(dtype)
     silu, gelu, tanh, sigmoid = smooth["silu"], smooth["gelu"], smooth["tanh"], smooth["sigmoid"]
 
@@ -66,7 +66,7 @@ def _activate(values, at, n, code):  # type: ignore[no-untyped-def]
             for i in range(at, at + n):
                 values[unsigned(i)] = sigmoid(values[unsigned(i)])
 
-    return real
+    return named_apart(real)
 
 
 @inline
