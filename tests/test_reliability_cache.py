@@ -172,3 +172,19 @@ def test_without_numbas_private_cache_hook(tmp_path: Path) -> None:
     # The canary: should Numba rename what _jit relies on, kernels compile in every process and nothing else changes.
     hidden = "import numba.core.compiler as c\nc.CompileResult._rebuild = c.CompileResult._reduce = None\n"
     assert compute(tmp_path, before=hidden) == (RESULT, 0, 1)
+
+
+def test_kernels_of_two_processes_share_no_symbols(tmp_path: Path) -> None:
+    # Numba counts functions from 1 in every process: two that compile other kernels would give their functions the same names.
+    script = """
+import numpy as np, numbaconv as nc
+x = np.arange(18.0).reshape(1, 1, 18, 1)
+for taps in {taps}:
+    w = np.arange(1.0, taps + 1).reshape(1, 1, taps, 1)
+    options = dict(dilation=(2, 1))
+    assert np.array_equal(nc.conv2d(x, w, method="stencil", **options), nc.conv2d(x, w, method="gemm", **options)), taps
+"""
+    variables = {**os.environ, "NUMBACONV_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    for taps in ((1,), (4,), (1, 4)):
+        done = subprocess.run([sys.executable, "-c", script.format(taps=taps)], env=variables, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
