@@ -178,13 +178,19 @@ def test_kernels_of_two_processes_share_no_symbols(tmp_path: Path) -> None:
     # Numba counts functions from 1 in every process: two that compile other kernels would give their functions the same names.
     script = """
 import numpy as np, numbaconv as nc
-x = np.arange(18.0).reshape(1, 1, 18, 1)
-for taps in {taps}:
-    w = np.arange(1.0, taps + 1).reshape(1, 1, taps, 1)
-    options = dict(dilation=(2, 1))
-    assert np.array_equal(nc.conv2d(x, w, method="stencil", **options), nc.conv2d(x, w, method="gemm", **options)), taps
+rng = np.random.default_rng(0)
+for kind in {kinds}:
+    if kind == "one":
+        x, w = rng.standard_normal((2, 6, 3), dtype=np.float32), rng.standard_normal((10, 3, 1), dtype=np.float32)
+        found, expected = nc.conv1d(x, w, layout="NWC", method="stencil"), x @ w[:, :, 0].T
+    else:
+        x, w = rng.standard_normal((1, 1, 18, 1), dtype=np.float32), rng.standard_normal((1, 1, 4, 1), dtype=np.float32)
+        found = nc.conv2d(x, w, padding=((2, 3), (0, 0)), stride=(2, 1), dilation=(2, 1), method="stencil")
+        padded = np.pad(x[0, 0, :, 0], (2, 3))
+        expected = sum(w[0, 0, tap, 0] * padded[2 * tap : 2 * tap + 17 : 2] for tap in range(4)).reshape(1, 1, 9, 1)
+    assert np.allclose(found, expected, atol=1e-4), kind
 """
     variables = {**os.environ, "NUMBACONV_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    for taps in ((1,), (4,), (1, 4)):
-        done = subprocess.run([sys.executable, "-c", script.format(taps=taps)], env=variables, capture_output=True, text=True, timeout=120)
+    for kinds in (("one",), ("other",), ("one", "other")):
+        done = subprocess.run([sys.executable, "-c", script.format(kinds=kinds)], env=variables, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
