@@ -31,16 +31,16 @@ from numba.core.compiler_lock import global_compiler_lock
 FASTMATH = {"reassoc", "contract"}
 MAGIC = b"numbaconv-cache-1\n"
 unsigned = np.uint64  # an index of this type spares Numba's check for negative ones, which would keep LLVM from using vectors
-TOKEN = f"_{secrets.token_hex(8)}"
 
 
 def named_apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function a name that no other process gives; it returns the function.
+    """Give a function a name that no other has, in this process or another; return the function.
 
     Numba numbers functions from 1 in every process and makes symbols of that. Kernels that two processes compiled and cached
-    could then have symbols in common, and where a third loads both, one would call the other's functions.
+    could then have symbols in common, and where a third loads both, one would call the other's functions. The name is drawn
+    anew for each function, so that forked processes draw other ones.
     """
-    function.__qualname__ += TOKEN
+    function.__qualname__ += f"_{secrets.token_hex(8)}"
     return function
 
 

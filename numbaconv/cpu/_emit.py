@@ -147,12 +147,6 @@ class Vectors:
         """Return a·b + c."""
         return self.call(f"llvm.fmuladd.{self.suffix}", self.type, a, b, c)
 
-    def finish(self, value: Any, relu: Any) -> tuple[Any, Any]:
-        """Return a vector with its negative lanes replaced by 0 where the mask ``relu`` is set, and the mask of lanes that were not finite."""
-        broken = self.builder.fcmp_unordered("uno", self.builder.fsub(value, value), self.zero)  # x − x is NaN for what is not finite
-        negative = self.builder.and_(self.builder.fcmp_ordered("<", value, self.zero), relu)
-        return self.builder.select(negative, self.zero, value), broken
-
     def lower_bound(self, relu: Any) -> Any:
         """Return what `at_least` needs for a relu if an integer is not 0, and else to change nothing."""
         zero, lowest = (ir.Constant(self.scalar, bound) for bound in (0.0, float("-inf")))

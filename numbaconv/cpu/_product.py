@@ -107,7 +107,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         lanes, at, table = b, at_b + line[PLACES], step
         if not line[NEIGHBOURS] or at + reach + line[COUNT] * width > b.size:
             gather(panel, b, at_b, line, line[COUNT], b_steps, step, count)
-            lanes, at, table, every = panel, panel_table * 0, panel_table + (line[COUNT] - 1) * CHUNK, every * 0
+            lanes, at, table, every = panel, 0, panel_table + (line[COUNT] - 1) * CHUNK, 0
         return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, lanes, at, b_steps, table, count, line, sums, add,
                              every, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
 

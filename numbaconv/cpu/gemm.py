@@ -5,7 +5,8 @@ Every operation is rows times lanes, summed over steps (per group):
     op      layout          rows           lanes        steps           rows' operand    lanes' operand
     fprop   channels first  k              pixels of y  (c, t, r, s)    w as it is       x
     fprop   channels last   pixels of y    k            (c, t, r, s)    x                w, transposed
-    dgrad   as fprop, of the transposed problem, one product for each phase of the stride
+    dgrad   as fprop, of the transposed problem, one product for each phase of the stride; where the taps of a transposed
+            stride do not overlap one product, whose rows are (k, tap)
     wgrad   both            k              (s, c)       pixels of y     dy as it is      x, channels last
 
 With the zeros of the padding around it (`_grid`), the address of an input element is place[pixel] + offset[step], whatever the
