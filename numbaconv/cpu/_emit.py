@@ -31,6 +31,8 @@ class Isa:
     rows: int
     vectors: int
     stencil_rows: tuple[int, ...]  # of a stencil's tile, one vector wide
+    masks: str  # what loads and stores through a mask: "registers" for it, an "instruction" (slow to store on many CPUs), or "none"
+    packed: int  # blocks of rows from which it pays to copy the lanes' operand side by side first: loads that straddle no cache line
 
     def width(self, dtype: np.dtype[Any]) -> int:
         """Elements of a vector."""
@@ -45,30 +47,38 @@ class Isa:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512", 64, 8, 3, (14, 7, 4)),
-        Isa("avx2", 32, 4, 3, (7, 4)),
-        Isa("neon", 16, 8, 3, (14, 7, 4)),
-        Isa("portable", 16, 4, 2, (7, 4)),
+        Isa("avx512", 64, 8, 3, (14, 7, 4), "registers", 1 << 30),
+        Isa("avx2", 32, 4, 3, (7, 4), "instruction", 4),
+        Isa("neon", 16, 8, 3, (14, 7, 4), "none", 4),
+        Isa("portable", 16, 4, 2, (7, 4), "none", 4),
     )
 }
 
 
 @functools.cache
-def host() -> Isa:
-    """Return the widest instruction set of this CPU."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
+def _features() -> frozenset[str]:
+    return frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
+
+
+@functools.cache
+def _widest() -> Isa:
+    if "avx512f" in _features():
         return ISAS["avx512"]
-    if features.get("avx2") and features.get("fma"):
+    if {"avx2", "fma"} <= _features():
         return ISAS["avx2"]
     return ISAS["neon" if platform.machine() in ("aarch64", "arm64") else "portable"]
+
+
+def host() -> Isa:
+    """Return the instruction set that kernels use: the widest of this CPU, unless tests put another in this function's place."""
+    return _widest()
 
 
 class Vectors:
     """Writes loads, stores and arithmetic on vectors of one type into a function that is being generated."""
 
     def __init__(self, builder: Any, isa: Isa, dtype: np.dtype[Any]) -> None:
-        self.builder, self.width, self.size = builder, isa.width(dtype), dtype.itemsize
+        self.builder, self.isa, self.width, self.size = builder, isa, isa.width(dtype), dtype.itemsize
         self.scalar = ir.FloatType() if dtype == np.float32 else ir.DoubleType()
         self.type, self.bits = ir.VectorType(self.scalar, self.width), ir.VectorType(I1, self.width)
         self.suffix = f"v{self.width}{'f32' if dtype == np.float32 else 'f64'}"
@@ -94,18 +104,44 @@ class Vectors:
         pointer = self._cast(pointer, v)
         if mask is None:
             return self.builder.load(pointer, align=self.size)
-        return self.call(f"llvm.masked.load.{self.suffix}.p0", self.type, pointer, I32(self.size), mask, self.zero)
+        some = lambda: [self.call(f"llvm.masked.load.{self.suffix}.p0", self.type, pointer, I32(self.size), mask, self.zero)]  # noqa: E731
+        if self.isa.masks != "none":
+            return some()[0]
+        return self.choose(self.all(mask), lambda: [self.builder.load(pointer, align=self.size)], some)[0]
 
     def store(self, value: Any, pointer: Any, v: int = 0, mask: Any = None) -> None:
         """Store the v-th vector behind a pointer, or its lanes in a mask."""
         pointer = self._cast(pointer, v)
         if mask is None:
             self.builder.store(value, pointer, align=self.size)
+        elif self.isa.masks == "registers":
+            self._store_some(value, pointer, mask)
         else:
-            self.call(f"llvm.masked.store.{self.suffix}.p0", VOID, value, pointer, I32(self.size), mask)
+            with self.builder.if_else(self.all(mask)) as (whole, otherwise):
+                with whole:
+                    self.builder.store(value, pointer, align=self.size)
+                with otherwise:
+                    self._store_some(value, pointer, mask)
+
+    def _store_some(self, value: Any, pointer: Any, mask: Any) -> None:
+        self.call(f"llvm.masked.store.{self.suffix}.p0", VOID, value, pointer, I32(self.size), mask)
 
     def _cast(self, pointer: Any, v: int) -> Any:
         return self.builder.bitcast(self.builder.gep(pointer, [I64(v * self.width)]), self.type.as_pointer())
+
+    def mask(self, *bits: Any) -> Any:
+        """Return a mask of the lanes whose bits are set in all of some integers."""
+        builder = self.builder
+        if self.isa.masks == "registers":
+            narrow = [builder.trunc(value, ir.IntType(self.width)) for value in bits]
+            return builder.bitcast(functools.reduce(builder.and_, narrow), self.bits)
+        # Without registers for masks LLVM would take a mask of bits apart bit by bit.
+        kind = ir.IntType(8 * self.size)
+        lanes = ir.Constant(ir.VectorType(kind, self.width), [1 << lane for lane in range(self.width)])
+        there = lanes
+        for value in reversed(bits):
+            there = builder.and_(there, self.splat(value if kind.width == value.type.width else builder.trunc(value, kind)))
+        return builder.icmp_signed("==", there, lanes)
 
     def first(self, count: Any) -> Any:
         """Return a mask of the first ``count`` lanes: none of a negative count, all of one above the width."""
@@ -164,9 +200,32 @@ class Vectors:
         """Return 1 if `note_strange` met a value that is not finite, else 0."""
         return self.any(self.builder.fcmp_unordered("uno", noted, self.zero))
 
-    def compress(self, value: Any, mask: Any) -> Any:
-        """Return the lanes of a mask side by side."""
+    def compress(self, value: Any, bits: Any) -> Any:
+        """Return the lanes of a mask, given by its bits (an int64), side by side."""
+        if self.isa.masks == "instruction" and "avx2" in _features():
+            return self._permuted(value, bits)
+        mask = self.mask(bits)
         return self.call(f"llvm.experimental.vector.compress.{self.suffix}", self.type, value, mask, ir.Constant(self.type, ir.Undefined))
+
+    def _permuted(self, value: Any, bits: Any) -> Any:
+        """Do it by a table of which lanes come first: AVX2 has no instruction for it."""
+        builder, words = self.builder, self.size // 4
+        bytes_, indices = ir.VectorType(I8, 8), ir.VectorType(I32, 8)
+        name = f"numbaconv.compress.{self.width}"
+        if name not in builder.module.globals:
+            rows = []
+            for mask in range(1 << self.width):
+                lanes = [lane for lane in range(self.width) if mask >> lane & 1]
+                lanes += [0] * (self.width - len(lanes))
+                rows += [lane * words + word for lane in lanes for word in range(words)]
+            table = ir.GlobalVariable(builder.module, ir.ArrayType(I8, len(rows)), name)
+            table.initializer, table.global_constant, table.linkage = ir.Constant(table.type.pointee, bytearray(rows)), True, "internal"
+        row = builder.mul(builder.and_(bits, I64((1 << self.width) - 1)), I64(8))
+        place = builder.gep(builder.module.globals[name], [I64(0), row])
+        order = builder.zext(builder.load(builder.bitcast(place, bytes_.as_pointer()), align=1), indices)
+        floats = ir.VectorType(ir.FloatType(), 8)
+        moved = self.call("llvm.x86.avx2.permps", floats, builder.bitcast(value, floats), order)
+        return builder.bitcast(moved, self.type)
 
     def choose(self, condition: Any, then: Callable[[], list[Any]], otherwise: Callable[[], list[Any]]) -> list[Any]:
         """Run one of two pieces of code, and return the values that it returns."""
@@ -181,6 +240,11 @@ class Vectors:
             for phi, value in zip(phis, values, strict=True):
                 phi.add_incoming(value, block)
         return phis
+
+    def all(self, mask: Any) -> Any:
+        """Return whether all lanes of a mask are set."""
+        bits = self.builder.bitcast(mask, ir.IntType(self.width))
+        return self.builder.icmp_unsigned("==", bits, bits.type(-1))
 
     def any(self, mask: Any) -> Any:
         """Return 1 if a lane of a mask is set, else 0."""
@@ -198,7 +262,7 @@ class Vectors:
         no instruction, it only takes the values through registers.
         """
         letter = {"x86_64": "v", "AMD64": "v", "aarch64": "w", "arm64": "w"}.get(platform.machine())
-        if letter is None or not values:
+        if letter is None or not values or self.isa.vector_bytes > _widest().vector_bytes:  # vectors of another CPU, which tests force here
             return values
         kinds = [value.type for value in values]
         result = kinds[0] if len(values) == 1 else ir.LiteralStructType(kinds)

@@ -30,25 +30,34 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     width, height = isa.width(dtype), isa.rows
     tiles = [_simd.multiply(isa, dtype, v, bias_per_lane) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
+    gather_one, gather_two, gather_three = (_simd.gather(isa, dtype, v) for v in (1, 2, 3))
+    packed = isa.packed
     store, store_second, store_pair = (_simd.store(isa, dtype, bias_per_lane, *how) for how in ((1,), (2,), (2, True)))
     prefetch, few = _simd.prefetch(isa, dtype), _simd.multiply_few(isa, dtype)
     few_columns, beside = max(1, width // height), _simd.multiply_beside(isa, dtype, BESIDE)
 
     @inline
-    def gather(panel, b, place, line, vectors, b_steps, step, count):  # type: ignore[no-untyped-def]
-        # Vectors that are no neighbours, or end behind the array, are copied side by side.
+    def gather(panel, b, place, line, b_steps, step, count, reach):  # type: ignore[no-untyped-def]
+        # Vectors side by side, those that end behind the array element by element.
+        vectors, last = line[COUNT], 0
+        for v in range(vectors):
+            last = max(last, line[PLACES + v])
+        if place + last + reach + width <= b.size:
+            if vectors == 1:
+                gather_one(b, place, line, PLACES, b_steps, step, count, panel, 0)
+            elif vectors == 2:
+                gather_two(b, place, line, PLACES, b_steps, step, count, panel, 0)
+            else:
+                gather_three(b, place, line, PLACES, b_steps, step, count, panel, 0)
+            return
         for k in range(count):
             for v in range(vectors):
                 source, to = place + line[PLACES + v] + b_steps[step + k], (k * vectors + v) * width
-                if source + width <= b.size:
-                    for i in range(width):
-                        panel[unsigned(to + i)] = b[unsigned(source + i)]
-                else:
-                    for i in range(width):
-                        panel[unsigned(to + i)] = b[source + i] if source + i < b.size else 0
+                for i in range(width):
+                    panel[unsigned(to + i)] = b[source + i] if source + i < b.size else 0
 
     @inline
-    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, b, b_place, b_steps, b_step, count, line, sums, add, every,  # type: ignore[no-untyped-def]
+    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, b, b_place, b_steps, b_step, count, line, sums, add, every, source,  # type: ignore[no-untyped-def]
                       ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
         vectors, broken = line[COUNT], 0
         size = height * vectors * width
@@ -57,7 +66,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
             y_at, shift = y_place + blocks[first + block, 2], bias_at + (line[TARGETS] if bias_per_lane else blocks[first + block, 3])
             if every:
                 for k in range(count * block // filled, count * (block + 1) // filled, every):
-                    prefetch(b, ahead + b_steps[ahead_step + k])
+                    prefetch(source, ahead + b_steps[ahead_step + k])
             if vectors == 1:
                 broken |= one(a, at, a_row, valid, a_steps, step, b, b_place, b_steps, b_step, count, sums, to, add,
                               store, y, y_at, y_row, line, MASKS, line, TARGETS, bias, shift, relu)  # fmt: skip
@@ -105,11 +114,11 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         # The last chunk of a sum goes to y, the others to the sums. Numba would compile `multiply_rows` once more for literals.
         store = 0 if not last else _simd.WHOLE if line[NEIGHBOURS] == ALL else _simd.SOME
         lanes, at, table = b, at_b + line[PLACES], step
-        if not line[NEIGHBOURS] or at + reach + line[COUNT] * width > b.size:
-            gather(panel, b, at_b, line, line[COUNT], b_steps, step, count)
-            lanes, at, table, every = panel, 0, panel_table + (line[COUNT] - 1) * CHUNK, 0
+        if filled >= packed or not line[NEIGHBOURS] or at + reach + line[COUNT] * width > b.size:
+            gather(panel, b, at_b, line, b_steps, step, count, reach)
+            lanes, at, table = panel, 0, panel_table + (line[COUNT] - 1) * CHUNK
         return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, lanes, at, b_steps, table, count, line, sums, add,
-                             every, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
+                             every, b, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
 
     @inline
     def multiply_tails(a, at_a, a_row, a_steps, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, panel, add):  # type: ignore[no-untyped-def]

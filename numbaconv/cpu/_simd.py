@@ -53,8 +53,8 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
 
         def finished(whole):  # type: ignore[no-untyped-def]
             lower, strange = v.lower_bound(relu), v.zero
-            bits = [builder.trunc(builder.load(builder.gep(masks, [I64(n)])), ir.IntType(v.width)) for n in range(vectors)]
-            lanes = [v.first(builder.zext(builder.ctpop(some), I64)) for some in bits]
+            bits = [builder.load(builder.gep(masks, [I64(n)])) for n in range(vectors)]
+            chosen, lanes = [v.mask(some) for some in bits], [v.first(builder.ctpop(some)) for some in bits]
             places = [builder.load(builder.gep(targets, [I64(n)])) for n in range(vectors)]
             for r in range(rows):
                 here = v.at(y, (y_row, kept[r]))
@@ -65,9 +65,8 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
                         strange = v.note_strange(value, strange)
                         v.store(v.at_least(value, lower), v.at(here, places[0]), n)
                         continue
-                    mask = builder.bitcast(bits[n], v.bits)
-                    strange = v.note_strange(builder.select(mask, value, v.zero), strange)
-                    v.store(v.compress(v.at_least(value, lower), mask), v.at(here, places[n]), mask=lanes[n])
+                    strange = v.note_strange(builder.select(chosen[n], value, v.zero), strange)
+                    v.store(v.compress(v.at_least(value, lower), bits[n]), v.at(here, places[n]), mask=lanes[n])
             return [v.any_strange(strange)]
 
         def to_tile():  # type: ignore[no-untyped-def]
@@ -81,6 +80,29 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
         return v.choose(builder.icmp_signed("==", store, I64(TO_TILE)), to_tile, to_y)[0]
 
     return multiply
+
+
+@functools.cache
+def gather(isa: Isa, dtype: np.dtype[Any], vectors: int) -> Any:
+    """Return a compiled-code function (b, bi, places, pi, b_steps, bs, count, panel, ti) -> None.
+
+    Over ``count`` ≥ 1 steps k it stores b[bi + places[pi + v] + b_steps[bs + k] :] as the vectors panel[ti + (k·VECTORS + v)·W :].
+    """
+
+    @vector_code(isa, dtype, "b[] places[] b_steps[] count panel[]")
+    def gather(v: Vectors, b, places, b_steps, count, panel):  # type: ignore[no-untyped-def]
+        builder = v.builder
+        sources = [v.at(b, builder.load(builder.gep(places, [I64(n)]))) for n in range(vectors)]
+
+        def step(k, _):  # type: ignore[no-untyped-def]
+            at, to = builder.load(builder.gep(b_steps, [k])), v.at(panel, (k, vectors * v.width))
+            for n, value in enumerate([v.load(v.at(source, at)) for source in sources]):
+                v.store(value, to, n)
+            return []
+
+        v.loop(count, [], step)
+
+    return gather
 
 
 @functools.cache
@@ -196,13 +218,12 @@ def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool, every: int, pair: bool
 
     def body(v: Vectors, tiles, y, bits, bias, relu):  # type: ignore[no-untyped-def]
         builder = v.builder
-        narrow = builder.trunc(bits, ir.IntType(v.width))
-        mask, shift = builder.bitcast(narrow, v.bits), v.load(bias) if per_lane else v.splat(builder.load(bias))
-        count, strange, values = builder.zext(builder.ctpop(narrow), I64), v.zero, []
+        mask, shift = v.mask(bits), v.load(bias) if per_lane else v.splat(builder.load(bias))
+        count, strange, values = builder.ctpop(bits), v.zero, []
         for tile in tiles:
             value = builder.fadd(v.load(tile), shift)
             strange = v.note_strange(builder.select(mask, value, v.zero), strange)
-            values.append(v.compress(v.at_least(value, v.lower_bound(relu)), mask))
+            values.append(v.compress(v.at_least(value, v.lower_bound(relu)), bits))
         if every == 1:
             v.store(values[0], y, mask=v.first(count))
             return v.any_strange(strange)

@@ -188,17 +188,11 @@ def _entry(v: Vectors, table: Any, *terms: Any) -> Any:
     return v.builder.load(v.at(table, *terms))
 
 
-def _mask(v: Vectors, *values: Any) -> Any:
-    """Return the lanes whose bits are set in both of two integers."""
-    bits = ir.IntType(v.width)
-    return v.builder.bitcast(v.builder.and_(*(v.builder.trunc(value, bits) for value in values)), v.bits)
-
-
 def _rows(v: Vectors, shape: Slab, band: Any, sources: list[Any], there: list[Any], count: int) -> Iterator[tuple[int, list[list[Any]]]]:
     """Load a slab's rows of x from each source, and yield each with its number, as it meets ``count`` columns of taps."""
     kept: dict[int, list[Any]] = {}
     for read in range(shape.reads):
-        place, masks = _entry(v, band, read), [_mask(v, _entry(v, band, shape.reads + read), part) for part in there]
+        place, masks = _entry(v, band, read), [v.mask(_entry(v, band, shape.reads + read), part) for part in there]
         loaded = [[v.load(v.at(row, place), part, mask) for part, mask in enumerate(masks)] for row in sources]
         j = read - shape.stacked * shape.down
         if shape.stacked:
@@ -227,7 +221,7 @@ def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
 
     @vector_code(isa, dtype, "x[] xf plane C band[] block[] taps[] even odd w[] wf wc y[] yf bias[] least.", returns=True)
     def slab(v: Vectors, x, xf, plane, C, band, block, taps, even, odd, w, wf, wc, y, yf, bias, least):  # type: ignore[no-untyped-def]
-        builder, entry, mask = v.builder, functools.partial(_entry, v), functools.partial(_mask, v)
+        builder, entry = v.builder, functools.partial(_entry, v)
 
         def column(at, source, offsets, factors, count, totals):  # type: ignore[no-untyped-def]
             sources = [v.at(source, entry(at), (f, xf)) for f in range(1 if shape.shared else channels)]
@@ -279,7 +273,7 @@ def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
                 value = builder.fadd(totals[(o * channels + f) * wide + n], added[f])
                 check += [value] if part == 0 else []
                 value = builder.select(builder.fcmp_ordered("<", value, lowest), lowest, value)
-                v.store(value, v.at(target, place, (f, yf)), n, mask(present, there[n]))
+                v.store(value, v.at(target, place, (f, yf)), n, v.mask(present, there[n]))
         while len(check) > 1:
             check = [builder.fadd(*pair) for pair in zip(check[::2], check[1::2], strict=False)] + check[len(check) // 2 * 2 :]
         return v.any(builder.fcmp_unordered("uno", builder.fsub(check[0], check[0]), v.zero))
@@ -303,7 +297,7 @@ def slab_dots(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
 
         def slope(o, f, part):  # type: ignore[no-untyped-def]
             place, present = (_entry(v, band, 2 * reads + (table * shape.rows + o) * high + part) for table in range(2))
-            return v.load(v.at(target, place, (f, yf)), 0, _mask(v, present, lanes))
+            return v.load(v.at(target, place, (f, yf)), 0, v.mask(present, lanes))
 
         slopes = [[slope(o, f, 0) for f in range(filters)] for o in range(shape.rows)]
         for part in range(1, high):  # each has lanes of its own

@@ -113,14 +113,9 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, merged: bool, isa: _emi
     else:
         (vectors, tails), scatters = _vectors(p, g, part, steps, width, op == "dgrad", merged), any(r.every > 1 for r in part)
         lines = _line_counts(vectors, isa.vectors)[0]
-    block_bytes = isa.rows * MOST * isa.vector_bytes  # of the sums of a block and a line
-    blocks_each, units, fewest = min(BLOCKS, blocks), reps * -(-steps // CHUNK), _parallel.fewest_tiles(p.macs)
-    tiles = p.groups * outer * (1 if op == "wgrad" else max(1, lines))
-    while blocks_each > 8 and tiles * -(-blocks // blocks_each) < fewest:
-        blocks_each = -(-blocks_each // 2)
-    tiles *= -(-blocks // blocks_each)
-    most = max(1, lines) if op == "wgrad" else min(LINES, tiles // fewest)
-    lines_each = max(1, min(most, lines, SUMS_BYTES // (blocks_each * block_bytes)))
+    units, fewest = reps * -(-steps // CHUNK), _parallel.fewest_tiles(p.macs)
+    blocks_each, lines_each = _cut(blocks, lines, op == "wgrad", p.groups * outer, fewest, isa, vectors * width)
+    tiles = p.groups * outer * -(-blocks // blocks_each)
     groups = max(1, -(-lines // lines_each))
     pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
     scratch = _product.scratch(blocks_each, lines_each, tails, isa, dtype)
@@ -128,6 +123,27 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, merged: bool, isa: _emi
     return Shape(
         part, merged, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries
     )
+
+
+def _cut(blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _emit.Isa, lanes: int) -> tuple[int, int]:
+    """Return how many blocks and lines a tile has: enough tiles for all threads, and of those what reads the operands the fewest times.
+
+    With ``whole`` all lines are together if they can: the sum is shared among threads, too.
+    """
+    block_bytes = isa.rows * MOST * isa.vector_bytes  # of the sums of a block and a line
+    dear = 2 if blocks >= isa.packed else 1  # lanes that are copied first
+    found, each = [], max(1, min(BLOCKS, blocks))
+    while True:
+        most = max(1, min(lines if whole else LINES, lines, SUMS_BYTES // (each * block_bytes)))
+        for together in range(most if whole else 1, most + 1):
+            supers, groups = -(-blocks // each), max(1, -(-lines // together))
+            tiles = products * supers * (1 if whole else groups)
+            found.append((-min(tiles, fewest), blocks * isa.rows * groups + dear * lanes * supers, -each, together))
+        if each <= 8:
+            break
+        each = -(-each // 2)
+    _, _, each, together = min(found)
+    return -each, together
 
 
 def _vectors(p: ConvProblem, g: Grid, part: Parts, steps: int, width: int, transposed: bool, merged: bool) -> tuple[int, int]:
