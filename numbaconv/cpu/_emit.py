@@ -109,19 +109,23 @@ class Vectors:
             return some()[0]
         return self.choose(self.all(mask), lambda: [self.builder.load(pointer, align=self.size)], some)[0]
 
-    def store(self, value: Any, pointer: Any, v: int = 0, mask: Any = None) -> None:
-        """Store the v-th vector behind a pointer, or its lanes in a mask."""
-        pointer = self._cast(pointer, v)
-        if mask is None:
-            self.builder.store(value, pointer, align=self.size)
+    def store(self, value: Any, pointer: Any, v: int = 0, mask: Any = None, bits: tuple[Any, ...] = ()) -> None:
+        """Store the v-th vector behind a pointer, or its lanes in a mask, or those whose bits are set in all of some integers."""
+        pointer, builder = self._cast(pointer, v), self.builder
+        if mask is None and not bits:
+            builder.store(value, pointer, align=self.size)
         elif self.isa.masks == "registers":
-            self._store_some(value, pointer, mask)
+            self._store_some(value, pointer, self.mask(*bits) if bits else mask)
         else:
-            with self.builder.if_else(self.all(mask)) as (whole, otherwise):
+            with builder.if_else(self._all_bits(bits) if bits else self.all(mask)) as (whole, otherwise):
                 with whole:
-                    self.builder.store(value, pointer, align=self.size)
+                    builder.store(value, pointer, align=self.size)
                 with otherwise:
-                    self._store_some(value, pointer, mask)
+                    self._store_some(value, pointer, self.mask(*bits) if bits else mask)
+
+    def _all_bits(self, bits: tuple[Any, ...]) -> Any:
+        full = ir.IntType(self.width)(-1)
+        return self.builder.icmp_unsigned("==", self.builder.trunc(functools.reduce(self.builder.and_, bits), full.type), full)
 
     def _store_some(self, value: Any, pointer: Any, mask: Any) -> None:
         self.call(f"llvm.masked.store.{self.suffix}.p0", VOID, value, pointer, I32(self.size), mask)

@@ -273,7 +273,7 @@ def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
                 value = builder.fadd(totals[(o * channels + f) * wide + n], added[f])
                 check += [value] if part == 0 else []
                 value = builder.select(builder.fcmp_ordered("<", value, lowest), lowest, value)
-                v.store(value, v.at(target, place, (f, yf)), n, v.mask(present, there[n]))
+                v.store(value, v.at(target, place, (f, yf)), n, bits=(present, there[n]))
         while len(check) > 1:
             check = [builder.fadd(*pair) for pair in zip(check[::2], check[1::2], strict=False)] + check[len(check) // 2 * 2 :]
         return v.any(builder.fcmp_unordered("uno", builder.fsub(check[0], check[0]), v.zero))

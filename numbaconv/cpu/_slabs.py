@@ -18,7 +18,7 @@ from numba import prange
 from numbaconv._jit import Kernel, unsigned
 from numbaconv.cpu import _emit, _parallel
 from numbaconv.cpu._grid import Reads, reads
-from numbaconv.cpu._simd_stencil import Slab, lane_sums, slab, slab_dots
+from numbaconv.cpu._simd_stencil import Slab, lane_sums, prefetch, slab, slab_dots
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.cpu.bias import CODES, activate
 from numbaconv.problem import ConvProblem, Op, Options
@@ -31,6 +31,7 @@ SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 LONGEST = 1 << 14  # rows and columns of outputs: so many have entries in tables
 MOST_PHASES = 4  # of the rows of a strided dgrad
 L1_SETS, L1_WAYS = 4096, 8  # bytes after which lines share a set, and how many of a set stay: as of almost every CPU
+AHEAD = 8 << 10  # bytes of a plane from which the next one is asked for: 1.2 times as fast at 112×112, not worth it at 28×28
 STRIPS = 16  # slabs of a column in a tile
 Array = np.ndarray[Any, Any]
 
@@ -95,22 +96,28 @@ def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Re
     flat = 1 if shape.stacked else shape.fold  # rows of a vector that follow each other in x
     of_row, of_column = (lanes // W, lanes % W) if flat > 1 else (0 * lanes, lanes)
     per_band = shape.rows * shape.fold
-    first = np.arange(-(-rows.outputs // per_band)) * per_band  # row of outputs
+    first = _starts(rows.outputs, per_band, op)  # row of outputs
+    if len(first) % STRIPS == 1:  # the last slab of a column may be another thread's, which may apply an activation
+        first[-1] = (len(first) - 1) * per_band
     low = rows.taps[0][1] if rows.taps else H
     h = (first * shape.down + low)[:, None] + np.arange(shape.reads)
     there = bits((h[..., None] + of_row >= 0) & (h[..., None] + of_row < H) & (of_row < flat))
     high, wide = shape.stores
     o = first[:, None, None] + np.arange(shape.rows)[:, None] * shape.fold + np.arange(high)
     jump, start = (width // 2, lanes // (width // 2)) if shape.stacked else (0, 0 * lanes)  # a row of a stack begins at its half
-    stored = bits((o[..., None] + of_row < rows.outputs) & (of_row < flat) & (start == np.arange(high)[:, None]))
-    to = np.where(stored, (rows.first + o * rows.every) * Q - np.arange(high) * jump, 0)
-    bands = [np.where(there, h * W, 0), there, to, stored]
-
+    stored = (o[..., None] + of_row < rows.outputs) & (of_row < flat) & (start == np.arange(high)[:, None])
     across = width // shape.fold if shape.stacked else width * shape.beside  # outputs of a slab's row, of each phase
-    q = np.arange(-(-columns[0].outputs // across)) * across
+    spills = op != "wgrad" and not shape.stacked and len(columns) == rows.every == 1 and Q <= across == width and len(first) <= STRIPS
+    if spills:  # lanes behind a row are those of rows that are stored later: only the last rows need a mask
+        stored = np.where((o[..., None] * Q + width <= p.output[1] * Q), True, stored & (of_column < Q))
+    stored = bits(stored)
+    to = np.where(stored, (rows.first + o * rows.every) * Q - np.arange(high) * jump, 0)
+    bands = [np.where(there, h * W, 0), there, to, stored, first[:, None]]
+
+    q = _starts(columns[0].outputs, across, op if len(columns) * columns[0].outputs == Q else "wgrad")
     y_first = q[:, None] * len(columns)
     place = of_column % (width // shape.fold) if shape.stacked else lanes
-    stored = bits((y_first + np.arange(wide) * width)[..., None] + place < Q) if flat == 1 else np.full((1, 1), -1)
+    stored = bits((y_first + np.arange(wide) * width)[..., None] + place < Q) if flat == 1 and not spills else np.full((1, 1), -1)
     blocks = [y_first, stored]
     taps = []
     found = [tap for part in columns for tap in part.taps or ((0, None),)]
@@ -134,6 +141,14 @@ def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Re
     )  # fmt: skip
     tiles = p.batch * p.out_channels // shape.channels * p.output[0] * strips
     return Pass(shape, np.array(geometry, np.int64), tables[0], tables[1], np.array(taps, np.int64), tiles)
+
+
+def _starts(outputs: int, each: int, op: Op) -> Array:
+    """Return where slabs start: the last one overlaps the one before, if outputs may be stored twice, rather than be partly empty."""
+    starts = np.arange(-(-outputs // each)) * each
+    if op != "wgrad" and outputs >= each:
+        starts[-1] = outputs - each
+    return starts
 
 
 def work(found: list[Pass], p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
@@ -164,6 +179,7 @@ def run(found: list[Pass], x: Array, w: Array, y: Array, options: Options, secon
 
 @functools.cache
 def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
+    soon, soon_written, line, least_ahead = prefetch(False), prefetch(True), 64 // dtype.itemsize, AHEAD // dtype.itemsize
     compute, rows, zero, lowest = slab(isa, dtype, shape), shape.rows * shape.fold, dtype.type(0), dtype.type(-np.inf)
     filters, shared = shape.channels, shape.shared
 
@@ -176,19 +192,28 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
         wk, wc, wg, even, odd, begin, every, P, Q = (geometry[8], geometry[9], geometry[10], geometry[11], geometry[12], geometry[13],
                                                      geometry[14], geometry[15], geometry[16])  # fmt: skip
         least, groups, wf = zero if code == 1 else lowest, 1 if shared else filters, wk if shared else wg
+        # A slab's share of the next plane is asked for: what caches guess by themselves ends with a row of slabs.
+        ahead_x = (max(HW, PQ) // (len(bands) * len(blocks)) + line) // line * line if HW >= least_ahead else 0
         for worker in prange(workers):
             start, stop = first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers
             plane, strip, found = start // strips, start % strips, 0
             image, k, z = plane // (Z * K), plane // Z % K, plane % Z
             group, filter = k // per_k * groups, k % per_k
             for _ in range(start, stop):
+                ahead = strip * STRIPS * len(blocks) * ahead_x
                 at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
                 for band in range(strip * STRIPS, min(len(bands), (strip + 1) * STRIPS)):
                     for block in range(len(blocks)):
+                        for i in range(ahead, min(HW, ahead + ahead_x), line):
+                            soon(x, at_x + per_c * Z * HW + i)
+                        for i in range(ahead, min(PQ, ahead + ahead_x), line):
+                            soon_written(y, at_y + filters * Z * PQ + i)
+                        ahead += ahead_x
                         found |= compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1],
                                          taps, 0, even, odd, w, group * wg + filter * filters * wk, wf, wc, y, at_y, Z * PQ, bias,
                                          k * filters, least)  # fmt: skip
-                    for p in range(band * rows, min(P, (band + 1) * rows) if code > 1 else 0):
+                    top = bands[band, bands.shape[1] - 1]
+                    for p in range(top, min(P, top + rows) if code > 1 else 0):
                         for f in range(filters):
                             activate(y, at_y + f * Z * PQ + (begin + p * every) * Q, Q, code)
                 strip += 1  # counted on rather than divided, which takes as long as a small plane
