@@ -193,26 +193,27 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
                                                      geometry[14], geometry[15], geometry[16])  # fmt: skip
         least, groups, wf = zero if code == 1 else lowest, 1 if shared else filters, wk if shared else wg
         # A slab's share of the next plane is asked for: what caches guess by themselves ends with a row of slabs.
-        ahead_x = (max(HW, PQ) // (len(bands) * len(blocks)) + line) // line * line if HW >= least_ahead else 0
+        asks, next_x, next_y = max(HW, PQ) >= least_ahead, HW if Z > 1 else groups * per_c * HW, PQ if Z > 1 else filters * PQ
+        share = (next_x // (len(bands) * len(blocks)) + line) // line * line if asks and not shared else 0
         for worker in prange(workers):
             start, stop = first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers
             plane, strip, found = start // strips, start % strips, 0
             image, k, z = plane // (Z * K), plane // Z % K, plane % Z
             group, filter = k // per_k * groups, k % per_k
             for _ in range(start, stop):
-                ahead = strip * STRIPS * len(blocks) * ahead_x
                 at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
                 for band in range(strip * STRIPS, min(len(bands), (strip + 1) * STRIPS)):
+                    top = bands[band, bands.shape[1] - 1]
                     for block in range(len(blocks)):
-                        for i in range(ahead, min(HW, ahead + ahead_x), line):
-                            soon(x, at_x + per_c * Z * HW + i)
-                        for i in range(ahead, min(PQ, ahead + ahead_x), line):
-                            soon_written(y, at_y + filters * Z * PQ + i)
-                        ahead += ahead_x
+                        ahead = (band * len(blocks) + block) * share
+                        for i in range(ahead, min(next_x, ahead + share), line):
+                            soon(x, at_x + next_x + i)
+                        for i in range(top, min(P, top + rows) if asks else 0):
+                            for f in range(filters):
+                                soon_written(y, at_y + next_y + f * Z * PQ + (begin + i * every) * Q + blocks[block, 0])
                         found |= compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1],
                                          taps, 0, even, odd, w, group * wg + filter * filters * wk, wf, wc, y, at_y, Z * PQ, bias,
                                          k * filters, least)  # fmt: skip
-                    top = bands[band, bands.shape[1] - 1]
                     for p in range(top, min(P, top + rows) if code > 1 else 0):
                         for f in range(filters):
                             activate(y, at_y + f * Z * PQ + (begin + p * every) * Q, Q, code)
@@ -262,6 +263,7 @@ def _wgrad(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
     compute, add_lanes, width = slab_dots(isa, dtype, shape), lane_sums(isa, dtype), isa.width(dtype)
     filters, groups, taps_high, room = shape.channels, 1 if shape.shared else shape.channels, shape.taps, CHUNK // shape.rows
     shared, zero = shape.shared, dtype.type(0)
+    soon, line, least_ahead = prefetch(False), 64 // dtype.itemsize, AHEAD // dtype.itemsize
 
     def wgrad(first, last, workers, scratch, dy, x, pieces, broken, geometry, bands, blocks, taps):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: dw[k,c,r,s] = Σ_n Σ_z Σ_p Σ_q dy[n,k,z,p,q] · x[n,c,z,p·stride + r − low,q·stride + s·dilation − low].
@@ -271,6 +273,11 @@ def _wgrad(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
         wk, wc, wg, even, odd = geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
         squares, columns = (per_c * len(taps) * filters + width - 1) // width, len(taps) // taps_high
         size, batch = squares * width * width, x.size // (C * Z * HW)
+        next_x = HW if Z > 1 else C * HW if batch > 1 else groups * per_c * HW
+        next_y = PQ if Z > 1 else K * filters * PQ if batch > 1 else filters * PQ
+        asks, planes_x, planes_y = max(HW, PQ) >= least_ahead, (1 if Z > 1 else groups * per_c) * HW, (1 if Z > 1 else filters) * PQ
+        share_x = (planes_x // (len(bands) * len(blocks)) + line) // line * line if asks else 0
+        share_y = (planes_y // (len(bands) * len(blocks)) + line) // line * line if asks else 0
         for worker in prange(workers):
             sums, added = scratch[worker], scratch[worker][len(scratch[worker]) - squares * width :]
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
@@ -285,6 +292,12 @@ def _wgrad(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
                     at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
                     for band in range(top, min(len(bands), top + stop - unit)):
                         for block in range(len(blocks)):
+                            ahead = (band * len(blocks) + block) * share_x
+                            for i in range(ahead, min(planes_x, ahead + share_x), line):
+                                soon(x, at_x + next_x + i)
+                            ahead = (band * len(blocks) + block) * share_y
+                            for i in range(ahead, min(planes_y, ahead + share_y), line):
+                                soon(dy, at_y + next_y + i)
                             compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1], even, odd,
                                     dy, at_y, Z * PQ, sums, 0)  # fmt: skip
                             used += 1
