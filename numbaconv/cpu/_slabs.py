@@ -76,11 +76,16 @@ def _shape(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: R
     shared = p.out_channels > p.groups
     per_k = p.out_channels // p.groups if shared else p.groups
     channels = 2 if per_k % 2 == 0 and not (pairs and taps > 3) and registers > 7 else 1
-    beside = 2 if channels == across == 1 and p.output[2] > width and registers > 7 and not woven and op != "wgrad" else 1
-    most, vectors = registers // (channels * beside * (1 + woven)), -(-rows.outputs // fold)
     apart = L1_SETS // math.gcd(p.input[2] * dtype.itemsize, L1_SETS) * L1_WAYS - taps  # more rows of x would not stay in L1 together
-    fitting = [n for n in isa.stencil_rows if n <= most and (n - 1) * fold * down <= apart] or isa.stencil_rows[-1:]
-    high = min(fitting, key=lambda n: -(-vectors // n) * (n + 2))
+
+    def fitting(beside: int) -> list[int]:
+        most = registers // (channels * beside * (1 + woven))
+        return [n for n in isa.stencil_rows if n <= most and (n - 1) * fold * down <= apart] or isa.stencil_rows[-1:]  # type: ignore[return-value]
+
+    few = registers > 7 or fitting(1)[0] < registers  # more registers than rows
+    beside = 2 if channels == across == 1 and p.output[2] > width and few and not woven and op != "wgrad" else 1
+    vectors = -(-rows.outputs // fold)
+    high = min(fitting(beside), key=lambda n: -(-vectors // n) * (n + 2))
     return Slab(high, channels, shared, beside, taps, down, across, fold, woven, pairs, not pairs or p.filter[2] % 2 == 1)
 
 
