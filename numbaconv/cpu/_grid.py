@@ -142,13 +142,13 @@ def _planes(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
     width = isa.width(dtype)
 
     def planes(first, last, workers, scratch, x, out, geometry, phases):  # type: ignore[no-untyped-def]
-        # THE SCHEDULE: a tile is one channel of one sample, line by line.
+        # THE SCHEDULE: a tile is one channel of one sample, line by line; a line's last vector reaches into the next, written after it.
         D, H, W = geometry[0], geometry[1], geometry[2]
         nd, pd, ld, sd, nh, ph, lh, sh = geometry[3], geometry[4], geometry[5], geometry[6], geometry[7], geometry[8], geometry[9], geometry[10]
         nw, pw, lw, sw = geometry[11], geometry[12], geometry[13], geometry[14]
         for worker in prange(workers):
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                at, to = tile * D * H * W, tile * nd * nh * nw * pd * ph * pw
+                at, to, end_of_tile = tile * D * H * W, tile * nd * nh * nw * pd * ph * pw, (tile + 1) * nd * nh * nw * pd * ph * pw
                 for slot in range(nd * nh * nw):
                     ad, ah, aw = phases[slot // nw // nh], phases[nd + slot // nw % nh], phases[nd + nh + slot % nw]
                     # (lw + j)·sw + aw lies in 0 … W − 1 for start ≤ j < stop
@@ -160,11 +160,11 @@ def _planes(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
                             begin, end, source = start if inside else 0, stop if inside else 0, at + (d * H + h) * W + lw * sw + aw
                             for j in range(0, pw, width):
                                 if sw == 1:
-                                    one(x, source + j, out, to + j, begin - j, end - j, pw - j)
+                                    one(x, source + j, out, to + j, begin - j, end - j, end_of_tile - to - j)
                                 elif sw == 2:
-                                    two(x, source + 2 * j, out, to + j, begin - j, end - j, pw - j)
+                                    two(x, source + 2 * j, out, to + j, begin - j, end - j, end_of_tile - to - j)
                                 elif sw == 4 and width >= 4:
-                                    four(x, source + 4 * j, out, to + j, begin - j, end - j, pw - j)
+                                    four(x, source + 4 * j, out, to + j, begin - j, end - j, end_of_tile - to - j)
                                 else:
                                     for i in range(j, min(j + width, pw)):
                                         out[unsigned(to + i)] = x[source + i * sw] if begin <= i < end else 0

@@ -276,15 +276,29 @@ def move(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
 
     @vector_code(isa, dtype, "x[] y[] start stop count")
     def move(v: Vectors, x, y, start, stop, count):  # type: ignore[no-untyped-def]
-        builder = v.builder
-        start, stop = builder.mul(start, I64(stride)), builder.sub(builder.mul(stop, I64(stride)), I64(stride - 1))
-        parts = []
-        for n in range(stride):
-            low, high = (builder.sub(end, I64(n * v.width)) for end in (start, stop))
-            parts.append(v.load(x, n, v.between(low, high)))
-        while len(parts) > 1:
-            parts = [v.shuffle(a, b, list(range(0, 2 * v.width, 2))) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        v.store(parts[0], y, mask=v.first(count))
+        builder, width = v.builder, I64(v.width)
+
+        def moved(some):  # type: ignore[no-untyped-def]
+            low, high = builder.mul(start, I64(stride)), builder.sub(builder.mul(stop, I64(stride)), I64(stride - 1))
+            parts = []
+            for n in range(stride):
+                ends = (builder.sub(end, I64(n * v.width)) for end in (low, high))
+                parts.append(v.load(x, n, v.between(*ends) if some else None))
+            while len(parts) > 1:
+                parts = [v.shuffle(a, b, list(range(0, 2 * v.width, 2))) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+            v.store(parts[0], y, mask=v.first(count) if some else None)
+
+        if v.masks == "registers":
+            moved(True)
+            return
+        # Without registers for masks they cost more than the moves; the elements behind the last are not touched.
+        within = [(start, "<=", I64(0)), (stop, ">=" if stride == 1 else ">", width), (count, ">=", width)]
+        whole = functools.reduce(builder.and_, [builder.icmp_signed(sign, value, bound) for value, sign, bound in within])
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                moved(False)
+            with otherwise:
+                moved(True)
 
     return move
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numba.core import cgutils
 
 from numbaconv.cpu._emit import I64, ISAS, Isa, Vectors, vector_code

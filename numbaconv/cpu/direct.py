@@ -12,7 +12,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _parallel
+from numbaconv.cpu import _parallel, _seconds
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.cpu.bias import CODES, store_row
 from numbaconv.problem import ConvProblem, Op, Options
@@ -24,11 +24,7 @@ CHUNK = 128  # terms summed in one accumulator: all-positive data then stays wit
 SEGMENT = 4096  # outputs of a row in one unit of wgrad's work
 SPLITS = 32  # pieces of wgrad's sum when there are too few outputs to share
 
-# Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
-SECONDS = {
-    "call": 5.1e-06, "loop": 2e-08, "four": 1.7e-10, "one": 3.2e-11, "strided": 6.1e-10, "strided one": 5e-11,
-    "store": 4.4e-10, "dots": 4.1e-08, "dot": 2.8e-08, "four dots": 1.2e-12, "strided dots": 2.7e-10,
-}  # fmt: skip
+SECONDS = _seconds.of("direct")  # for one of each that `work` counts
 Array = np.ndarray[Any, Any]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, unsigned
-from numbaconv.cpu import _emit, _grid, _parallel, _simd, direct
+from numbaconv.cpu import _emit, _grid, _parallel, _seconds, _simd, direct
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
@@ -25,8 +25,7 @@ COLUMNS = 3  # channels and taps multiplied together with ROWS filters
 BLOCKS, TRIPLES = 8, 16  # of filters and of columns in a tile, at most
 MOST_TOGETHER, MOST_STEPS, MOST_TAPS = 1 << 14, 1 << 19, 1 << 14  # vectors of one table, unless an image has more; and taps of an axis
 
-# Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
-SECONDS = {"call": 5.6e-06, "copy": _grid.COPY_SECONDS, "fma": 2e-11, "sum": 4e-08, "store": 1.6e-10}
+SECONDS = _seconds.of("dots")  # for one of each that `work` counts
 Array = np.ndarray[Any, Any]
 
 

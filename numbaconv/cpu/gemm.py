@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cpu import _emit, _grid, _parallel, _product, _tables, direct
+from numbaconv.cpu import _emit, _grid, _parallel, _product, _seconds, _tables, direct
 from numbaconv.cpu._product import CHUNK, STEPS
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES, fill
@@ -32,10 +32,7 @@ MOST_PHASES = 64  # products of a strided dgrad
 MOST_TAPS, MOST_TERMS = 1 << 14, 1 << 20  # of an axis, and entries of a table of steps
 MOST_KEPT = 1 << 19  # entries of the tables kept with a problem; larger ones cost little beside their sums
 
-# Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
-SECONDS = {
-    "call": 2e-05, "copy": 6e-10, "transpose": 3.3e-10, "fma": 1.9e-11, "chunk": 2.6e-08, "store": 1.7e-12, "scatter": 2.8e-10,
-}  # fmt: skip
+SECONDS = _seconds.of("gemm")  # for one of each that `work` counts
 Array = np.ndarray[Any, Any]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _emit, _parallel, _simd_stencil, _slabs, direct
+from numbaconv.cpu import _emit, _parallel, _seconds, _simd_stencil, _slabs, direct
 from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._grid import reads_zeros
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
@@ -30,11 +30,7 @@ MOST_TAPS = 1 << 14  # each has an entry in a table
 MOST_INTERLEAVED = 32  # outputs of a row: longer ones fill vectors by themselves (benchmarks/layers.py: 0.12 ms for 0.17 at 28, 0.42 for 0.36 at 56)
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 
-# Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
-SECONDS = {
-    "call": 9e-06, "copy": 1.4e-10, "strided": 4.8e-10, "fma": 2.3e-11, "micro": 6.7e-08, "dot": 3.3e-11, "chain": 4.8e-08,
-    "pass": 5.2e-06, "row": 4.6e-11, "term": 9.8e-12, "sum": 2.2e-11, "move": 2.7e-11,
-}  # fmt: skip
+SECONDS = _seconds.of("stencil")  # for one of each that `work` counts
 Array = np.ndarray[Any, Any]
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu import _emit, _parallel, direct
+from numbaconv.cpu import _emit, _parallel, _seconds, direct
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu._winograd import ALIGNMENT, AXES, STRIP, Tile, kernels
 from numbaconv.cpu.bias import CODES
@@ -29,8 +29,7 @@ FILTERS, CHANNELS = 128, 96  # of a job of wgrad, at the most: its products at a
 SPLITS = 16  # jobs that wgrad is cut into at the least, and blocks that a piece of its sum has at the most:
 MOST_BLOCKS = 64
 
-# Seconds for one of each that `work` counts, on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
-SECONDS = {"call": 1.6e-05, "input": 1.5e-10, "weights": 1.2e-10, "fma": 1.8e-11, "output": 3e-10, "sum": 1.1e-10}
+SECONDS = _seconds.of("winograd")  # for one of each that `work` counts
 Array = np.ndarray[Any, Any]
 
 

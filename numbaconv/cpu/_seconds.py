@@ -1,0 +1,48 @@
+"""What one of each thing that an algorithm's `work` counts takes on one core, by instruction set: the shipped cost models.
+
+Each table was printed by benchmarks/calibrate.py on a CPU with those instructions; `warmup --tune` measures the machine at hand.
+"""
+
+from __future__ import annotations
+
+from numbaconv.cpu import _emit
+
+SECONDS: dict[str, dict[str, dict[str, float]]] = {
+    # 2026-11, AMD EPYC (Zen 4), 111 Gflop/s a core in float32
+    "avx512": {
+        "gemm": {
+            "call": 2e-05, "copy": 6e-10, "transpose": 3.3e-10, "fma": 1.9e-11, "chunk": 2.6e-08, "store": 1.7e-12, "scatter": 2.8e-10,
+        },
+        "dots": {"call": 5.6e-06, "copy": 2.1e-10, "fma": 2e-11, "sum": 4e-08, "store": 1.6e-10},
+        "winograd": {"call": 1.6e-05, "input": 1.5e-10, "weights": 1.2e-10, "fma": 1.8e-11, "output": 3e-10, "sum": 1.1e-10},
+        "stencil": {
+            "call": 9e-06, "copy": 1.4e-10, "strided": 4.8e-10, "fma": 2.3e-11, "micro": 6.7e-08, "dot": 3.3e-11, "chain": 4.8e-08,
+            "pass": 5.2e-06, "row": 4.6e-11, "term": 9.8e-12, "sum": 2.2e-11, "move": 2.7e-11,
+        },
+        "direct": {
+            "call": 5.1e-06, "loop": 2e-08, "four": 1.7e-10, "one": 3.2e-11, "strided": 6.1e-10, "strided one": 5e-11,
+            "store": 4.4e-10, "dots": 4.1e-08, "dot": 2.8e-08, "four dots": 1.2e-12, "strided dots": 2.7e-10,
+        },
+    },
+    # 2026-11, AMD EPYC (Zen 3), 87 Gflop/s a core in float32
+    "avx2": {
+        "gemm": {
+            "call": 3.6e-05, "copy": 1.9e-09, "transpose": 1.1e-09, "fma": 2.8e-11, "chunk": 2.7e-08, "store": 2.9e-12, "scatter": 7.6e-10,
+        },
+        "dots": {"call": 8.6e-06, "copy": 9.4e-10, "fma": 6.2e-11, "sum": 4e-08, "store": 4.7e-10},
+        "winograd": {"call": 2.5e-05, "input": 4.5e-10, "weights": 3.1e-10, "fma": 2.2e-11, "output": 8e-10, "sum": 3.6e-10},
+        "stencil": {
+            "call": 1.8e-05, "copy": 2.7e-10, "strided": 8.5e-10, "fma": 3.9e-11, "micro": 1.8e-08, "dot": 3.9e-11,
+            "chain": 5.5e-08, "pass": 9.1e-06, "row": 1.3e-10, "term": 1e-13, "sum": 3.8e-11, "move": 1.2e-10,
+        },
+        "direct": {
+            "call": 6.9e-06, "loop": 2.6e-08, "four": 2.6e-10, "one": 4.4e-11, "strided": 1.1e-09, "strided one": 7.2e-11,
+            "store": 4.7e-10, "dots": 5.7e-08, "dot": 3.8e-08, "four dots": 2.1e-12, "strided dots": 3.7e-10,
+        },
+    },
+}  # fmt: skip
+
+
+def of(algorithm: str) -> dict[str, float]:
+    """Return an algorithm's coefficients, its own to change: those of this CPU's instruction set, or of the nearest."""
+    return dict(SECONDS["avx512" if _emit.host().vector_bytes >= 64 else "avx2"][algorithm])

@@ -1,0 +1,47 @@
+"""The stencil's slabs at the ends of planes: they overlap, or spill into rows stored later, or are masked; the sums are the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import numbaconv as nc
+from numbaconv import reference
+from numbaconv.cpu import _emit, _slabs
+from numbaconv.problem import ConvProblem
+
+# Heights and widths of planes: less than a slab or a vector, one more, one less, and (113) a last slab in a tile of its own.
+SIZES = [(7, 7), (8, 5), (6, 9), (20, 15), (15, 17), (113, 8), (118, 33), (3, 3), (29, 64)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("options", [{}, {"stride": 2}], ids=["stride 1", "stride 2"])
+def test_outputs_of_every_size(size: tuple[int, int], options: dict[str, int], rng: np.random.Generator) -> None:
+    p = ConvProblem.from_shapes((2, 5, *size), (5, 1, 3, 3), rank=2, padding=1, groups=5, **options)
+    x, w, dy = (rng.integers(-4, 5, p.shape(t, 2)).astype(np.float32) for t in ("x", "w", "y"))
+    x5, w5, dy5 = (array.reshape(p.shape(t)) for array, t in zip((x, w, dy), "xwy", strict=True))
+    how = {"padding": 1, "groups": 5, "method": "stencil", **options}
+    for threads in (1, 3):
+        with nc.num_threads(threads):
+            out = np.full(p.shape("y", 2), np.nan, np.float32)
+            assert np.array_equal(nc.conv2d(x, w, out=out, **how), reference.run(p, "fprop", x5, w5).reshape(out.shape))
+            assert np.array_equal(nc.conv2d_grad_input(dy, w, x.shape, **how), reference.run(p, "dgrad", dy5, w5).reshape(x.shape))
+            assert np.array_equal(nc.conv2d_grad_weight(x, dy, w.shape, **how), reference.run(p, "wgrad", dy5, x5).reshape(w.shape))
+            # An activation is applied to each output once, whichever slabs it is in.
+            exact = out.astype(float)
+            assert np.allclose(nc.conv2d(x, w, activation="silu", **how), exact / (1 + np.exp(-exact)), rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_outside_of_a_plane_is_written(rng: np.random.Generator) -> None:
+    x, w = rng.standard_normal((1, 3, 7, 7), dtype=np.float32), rng.standard_normal((3, 1, 3, 3), dtype=np.float32)
+    room = np.full(3 * 49 + 64, np.nan, np.float32)
+    nc.conv2d(x, w, padding=1, groups=3, method="stencil", out=room[32 : 32 + 3 * 49].reshape(1, 3, 7, 7))
+    assert np.isnan(room[:32]).all() and np.isnan(room[-32:]).all() and not np.isnan(room[32:-32]).any()
+
+
+def test_slabs_are_full_where_they_can_be() -> None:
+    p, isa = ConvProblem.from_shapes((1, 8, 30, 30), (8, 1, 3, 3), rank=2, padding=1, groups=8), _emit.host()
+    (part,) = _slabs.passes(p, "fprop", np.dtype(np.float32))
+    reads, rows, full = part.shape.reads, part.shape.rows, (1 << isa.width(np.dtype(np.float32))) - 1
+    stored = part.bands[:, 2 * reads + rows : 2 * reads + 2 * rows]
+    assert (stored & full == full).all() and (part.blocks[:, 1] & full == full).all()
