@@ -205,12 +205,12 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                         broken |= store_some(sums, source + v * width, mask, y, to, apart, shifts, which, code == 1)
         return broken
 
-    def product(first, last, workers, scratch, a, b, y, bias, zeros, code, flags,  # type: ignore[no-untyped-def]
+    def product(first, last, workers, scratch, a, b, y, bias, zeros, code, strange,  # type: ignore[no-untyped-def]
                 geometry, a_steps, b_steps, blocks, columns, stretches, starts, tails, row_targets):  # fmt: skip
         # THE ALGORITHM: y[row, lane] = Σ_step a[place(row) + a_steps[step]] · b[place(lane) + b_steps[step]].
         # THE SCHEDULE: a tile is some blocks of ROWS rows times some lines of up to MOST vectors of columns. CHUNK steps at a time
         # each block of each line is multiplied in registers; the sums of the tile stay in L2. Lines are innermost, so that the
-        # rows' operand, of a size for L2 (gemm.py), serves all of them. flags[tile] says whether a sum is not finite.
+        # rows' operand, of a size for L2 (gemm.py), serves all of them. strange[0] says whether a sum is not finite.
         blocks_each, supers, outer, lines_each, line_groups = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
         pieces, reps, steps, reach, panel_table = geometry[6], geometry[7], geometry[STEPS], geometry[9], geometry[10]
         a_group, a_outer, a_row, b_group, b_outer = geometry[11], geometry[12], geometry[16], geometry[17], geometry[18]
@@ -263,7 +263,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                                          slot, place, y, y_row, bias, bias_at, zeros, code)  # fmt: skip
                 if len(tails) and line0 + count_lines == columns.shape[0]:
                     broken |= store_tails(tail_sums, tails, row_targets, a_row, blocks, block0, filled, place, y, y_row, bias, bias_at, code)
-                flags[tile] = broken
+                if broken:
+                    strange[0] = 1
 
     return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' * bias_per_lane}{'-smooth' * smooth}")
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -108,43 +108,50 @@ def prepare(problem: ConvProblem, op: Op, w: Array) -> Array | None:
     return rows if pitch == filters else np.pad(rows, ((0, 0), (0, pitch - filters)))
 
 
+class Cut(NamedTuple):
+    """How an operation is cut up: all that does not depend on the operands."""
+
+    products: list[tuple[_tables.Tables, int, int, int]]  # with their tiles, pieces of the sum and scratch
+    empty: bool  # no tap reaches the outputs of some phases, which have no product
+    grid: _grid.Grid
+    copies: bool
+    apart: bool  # wgrad's result is put in order afterwards
+    repeats: int  # rows of a channel
+    zeros: Array
+    seconds: float
+
+
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
     isa, whole, problem, dtype = _emit.host(), problem, _dense(problem, op), out.dtype
-    p = _forward(problem, op)
+    p, cut = _forward(problem, op), _cut(problem, op, _emit.host(), dtype)
     if problem is not whole:
         b = _dense_input(whole, b)
     x, other = (b, a) if op == "wgrad" and p is problem else (a, b)
-    launches, g, seconds = _launches(problem, op, isa, dtype)
-    if _tables.copies(p, op, g):
-        x = (_grid.copy_pixels if _tables.channels_last(p, op) else _grid.copy_planes)(p, x, g)
+    if cut.copies:
+        x = (_grid.copy_pixels if _tables.channels_last(p, op) else _grid.copy_planes)(p, x, cut.grid)
     read: Any = other
-    if op != "wgrad" and p.channels_last:
-        read = prepare(problem, op, other) if options.packed is None else options.packed
     lane_is_channel = p.channels_last and op != "wgrad"
+    if lane_is_channel:
+        read = prepare(problem, op, other) if options.packed is None else options.packed
     rows, lanes = (x, read) if lane_is_channel else (read, x)
-    repeats = math.prod(p.filter) if launches[0][0].row_targets.size else 1  # rows of a channel
-    zeros = np.zeros(p.out_channels * repeats + _product.MOST * isa.width(dtype), dtype)
-    bias = zeros
+    bias = cut.zeros
     if options.bias is not None:
-        bias = zeros.copy()
-        bias[: p.out_channels * repeats] = options.bias if repeats == 1 else np.repeat(options.bias, repeats)
-    kernel, broken = _product.kernel(isa, dtype, lane_is_channel, CODES[options.activation] > 1), False
-    apart = op == "wgrad" and not _as_stored(p, problem)
-    if any(launch.geometry[STEPS] == 0 for launch, *_ in launches):  # no tap reaches the outputs of some phases
+        bias = bias.copy()
+        bias[: p.out_channels * cut.repeats] = options.bias if cut.repeats == 1 else np.repeat(options.bias, cut.repeats)
+    code, broken = CODES[options.activation], np.zeros(1, np.int8)
+    kernel = _product.kernel(isa, dtype, lane_is_channel, code > 1)
+    if cut.empty:
         fill(out, options, p.channels_last)
-        launches = [entry for entry in launches if entry[0].geometry[STEPS] > 0]
-    for launch, pieces, scratch in launches:
-        y = np.empty((pieces, out.size), dtype) if pieces > 1 or apart else out
-        flags = np.zeros(int(launch.geometry[0]), np.int8)
-        arguments = (rows.reshape(-1), lanes.reshape(-1), y.reshape(-1), bias, zeros, CODES[options.activation], flags, *launch)
-        _parallel.run(kernel, len(flags), (scratch, dtype), arguments, seconds / len(launches))
-        if apart:
+    for tables, tiles, pieces, scratch in cut.products:
+        y = np.empty((pieces, out.size), dtype) if pieces > 1 or cut.apart else out
+        arguments = (rows.reshape(-1), lanes.reshape(-1), y.reshape(-1), bias, cut.zeros, code, broken, *tables)
+        _parallel.run(kernel, tiles, (scratch, dtype), arguments, cut.seconds)
+        if cut.apart:
             _put_in_order(p, problem, add_pairwise(y), out.reshape(-1))
         elif pieces > 1:
             out.reshape(-1)[:] = add_pairwise(y)
-        broken |= bool(flags.any())
-    if broken and g.copied and not np.isfinite(other).all():
+    if broken[0] and cut.grid.copied and not np.isfinite(other).all():
         # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right.
         direct.run(problem, op, a, b, out, options)
 
@@ -199,15 +206,20 @@ def _put_in_order(p: ConvProblem, problem: ConvProblem, y: Array, out: Array) ->
         _grid.exchanged(swapped, p.groups, rows, lanes, taps, out)
 
 
-def _launches(problem: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[list[tuple[_tables.Tables, int, int]], _grid.Grid, float]:
-    """Return the kernel's tables with the pieces and the scratch of each launch, the grid of the input, and the cost; once per problem."""
+def _cut(problem: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> Cut:
+    """Return how an operation is cut up, worked out once per problem."""
     key = ("gemm", op, isa.name, dtype)
     if key in problem.derived:
         return problem.derived[key]
     p = _forward(problem, op)
     g, shapes = _tables.shapes(p, op, isa, dtype)
-    launches = [(_tables.build(p, op, g, shape, isa, dtype), shape.pieces, shape.scratch) for shape in shapes]
-    derived = launches, g, cost(problem, op, dtype)
+    tables = [_tables.build(p, op, g, shape, isa, dtype) for shape in shapes]
+    repeats = math.prod(p.filter) if tables[0].row_targets.size else 1
+    products = [(t, int(t.geometry[0]), s.pieces, s.scratch) for t, s in zip(tables, shapes, strict=True) if t.geometry[STEPS] > 0]
+    cut = Cut(
+        products, len(products) < len(tables), g, _tables.copies(p, op, g), op == "wgrad" and not _as_stored(p, problem), repeats,
+        np.zeros(p.out_channels * repeats + _product.MOST * isa.width(dtype), dtype), cost(problem, op, dtype) / len(shapes),
+    )  # fmt: skip
     if sum(shape.entries for shape in shapes) <= MOST_KEPT:
-        problem.derived[key] = derived
-    return derived
+        problem.derived[key] = cut
+    return cut
