@@ -1,7 +1,7 @@
 """Fit the shipped coefficients of the cost models: ``python -m benchmarks.calibrate``, after a change of kernels, on a quiet machine.
 
 It is `numbaconv.tuning` with more time. It prints the SECONDS of every algorithm, how far the fit is off, and how often the
-cheaper estimate is the faster algorithm; what it finds is written into the algorithms' files by hand.
+cheaper estimate is the faster algorithm; what it finds is written into numbaconv/cpu/_seconds.py by hand.
 """
 
 from __future__ import annotations

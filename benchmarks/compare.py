@@ -164,11 +164,12 @@ def table(rows: list[Row]) -> str:
 
 
 def summary(rows: list[Row]) -> str:
-    """Return a markdown table of geometric means, a line per suite, operation and batch."""
+    """Return a markdown table of geometric means, a line per suite, operation and batch, and one of all for each operation."""
     names = list(dict.fromkeys(name for row in rows for name in row.libraries))
     lines = []
-    groups = _grouped(rows)
-    for title, group in {**groups, **({"**all**": rows} if len(groups) > 1 else {})}.items():
+    groups, ops = _grouped(rows), dict.fromkeys(row.op for row in rows)
+    of_all = {f"**all, {op}**": [row for row in rows if row.op == op] for op in ops} if len(groups) > len(ops) else {}
+    for title, group in {**groups, **of_all}.items():
         ahead = sum(row.best is not None and row.best >= 1 for row in group)
         means = [_mean(row.libraries.get(name) for row in group) for name in names]
         ends = [_mean(get(row) for row in group) for get in (lambda row: row.best, lambda row: row.cap)]

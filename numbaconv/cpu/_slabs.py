@@ -78,12 +78,12 @@ def _shape(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: R
     channels = 2 if per_k % 2 == 0 and not (pairs and taps > 3) and registers > 7 else 1
     apart = L1_SETS // math.gcd(p.input[2] * dtype.itemsize, L1_SETS) * L1_WAYS - taps  # more rows of x would not stay in L1 together
 
-    def fitting(beside: int) -> list[int]:
+    def fitting(beside: int) -> tuple[int, ...]:
         most = registers // (channels * beside * (1 + woven))
-        return [n for n in isa.stencil_rows if n <= most and (n - 1) * fold * down <= apart] or isa.stencil_rows[-1:]  # type: ignore[return-value]
+        return tuple(n for n in isa.stencil_rows if n <= most and (n - 1) * fold * down <= apart) or isa.stencil_rows[-1:]
 
-    few = registers > 7 or fitting(1)[0] < registers  # more registers than rows
-    beside = 2 if channels == across == 1 and p.output[2] > width and few and not woven and op != "wgrad" else 1
+    left = registers > 7 or fitting(1)[0] < registers  # registers that one vector beside another would use
+    beside = 2 if channels == across == 1 and p.output[2] > width and left and not woven and op != "wgrad" else 1
     vectors = -(-rows.outputs // fold)
     high = min(fitting(beside), key=lambda n: -(-vectors // n) * (n + 2))
     return Slab(high, channels, shared, beside, taps, down, across, fold, woven, pairs, not pairs or p.filter[2] % 2 == 1)

@@ -17,6 +17,7 @@ from numbaconv.problem import ConvProblem, Op
 
 SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2
 BLOCKS, LINES = 32, 8  # blocks of rows and lines of columns of a tile, at most
+PACKED_COST = 3  # of copying an element of the lanes first, beside reading one of the rows: 0.31 and 0.11 ns on AVX2
 PACKED_ROWS = 256  # of a tile whose lanes are copied first: 1024→256 1×1 on 14×14 takes 1.65 ms with 128 and 1.50 with 256
 IN_CACHE = 512 << 10  # bytes of a sample that stay in L2: more is prefetched
 MOST_STEPS = 1 << 16  # of one table: wgrad of larger images goes by planes or lines
@@ -115,7 +116,7 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, merged: bool, isa: _emi
         (vectors, tails), scatters = _vectors(p, g, part, steps, width, op == "dgrad", merged), any(r.every > 1 for r in part)
         lines = _line_counts(vectors, isa.vectors)[0]
     units, fewest = reps * -(-steps // CHUNK), _parallel.fewest_tiles(p.macs)
-    blocks_each, lines_each = _cut(blocks, lines, op == "wgrad", p.groups * outer, fewest, isa, vectors * width)
+    blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, fewest, isa, vectors * width)
     tiles = p.groups * outer * -(-blocks // blocks_each)
     groups = max(1, -(-lines // lines_each))
     pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
@@ -126,21 +127,21 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, merged: bool, isa: _emi
     )
 
 
-def _cut(blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _emit.Isa, lanes: int) -> tuple[int, int]:
+def _tile_size(blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _emit.Isa, lanes: int) -> tuple[int, int]:
     """Return how many blocks and lines a tile has: enough tiles for all threads, and of those what reads the operands the fewest times.
 
     With ``whole`` all lines are together if they can: the sum is shared among threads, too.
     """
     block_bytes = isa.rows * MOST * isa.vector_bytes  # of the sums of a block and a line
-    packed = blocks >= isa.packed and not whole  # lanes are copied first, which is dear: as many rows as possible shall share them
-    dear, fewest = (6, -(-fewest // 2)) if packed else (1, fewest)
+    packed = blocks >= isa.packed and not whole
+    lanes_cost, fewest = (PACKED_COST, -(-fewest // 2)) if packed else (1, fewest)  # larger tiles copy less
     found, each = [], max(1, min(PACKED_ROWS // isa.rows if packed else BLOCKS, blocks))
     while True:
         most = max(1, min(lines if whole else LINES, lines, SUMS_BYTES // (each * block_bytes)))
         for together in range(most if whole else 1, most + 1):
             supers, groups = -(-blocks // each), max(1, -(-lines // together))
             tiles = products * supers * (1 if whole else groups)
-            found.append((-min(tiles, fewest), blocks * isa.rows * groups + dear * lanes * supers, -each, together))
+            found.append((-min(tiles, fewest), blocks * isa.rows * groups + lanes_cost * lanes * supers, -each, together))
         if each <= 8:
             break
         each = -(-each // 2)

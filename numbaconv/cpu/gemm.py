@@ -124,7 +124,7 @@ class Cut(NamedTuple):
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
     isa, whole, problem, dtype = _emit.host(), problem, _dense(problem, op), out.dtype
-    p, cut = _forward(problem, op), _cut(problem, op, _emit.host(), dtype)
+    p, cut = _forward(problem, op), _cut(problem, op, isa, dtype)
     if problem is not whole:
         b = _dense_input(whole, b)
     x, other = (b, a) if op == "wgrad" and p is problem else (a, b)
