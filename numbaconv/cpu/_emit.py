@@ -309,6 +309,25 @@ class Vectors:
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
 
 
+class Term:
+    """A vector in a formula: sums, differences and multiples of it are written as such, and contracted to multiply-adds."""
+
+    def __init__(self, vectors: Vectors, value: Any) -> None:
+        self.vectors, self.value = vectors, value
+
+    def __add__(self, other: Term) -> Term:
+        return Term(self.vectors, self.vectors.builder.fadd(self.value, other.value, flags=("contract",)))
+
+    def __sub__(self, other: Term) -> Term:
+        return Term(self.vectors, self.vectors.builder.fsub(self.value, other.value, flags=("contract",)))
+
+    def __rmul__(self, factor: float) -> Term:
+        return Term(self.vectors, self.vectors.builder.fmul(self.vectors.constant(factor), self.value, flags=("contract",)))
+
+    def __mul__(self, other: Term) -> Term:
+        return Term(self.vectors, self.vectors.builder.fmul(self.value, other.value, flags=("contract",)))
+
+
 def vector_code(isa: Isa, dtype: np.dtype[Any], parameters: str, returns: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Make a function that writes vector instructions one that compiled code can call.
 

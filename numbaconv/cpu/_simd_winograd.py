@@ -8,24 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cpu._emit import I64, Isa, Vectors, vector_code
-
-
-class Term:
-    """A vector in a formula: sums, differences and multiples of it are written as such, and contracted to multiply-adds."""
-
-    def __init__(self, vectors: Vectors, value: Any) -> None:
-        self.vectors, self.value = vectors, value
-
-    def __add__(self, other: Term) -> Term:
-        return Term(self.vectors, self.vectors.builder.fadd(self.value, other.value, flags=("contract",)))
-
-    def __sub__(self, other: Term) -> Term:
-        return Term(self.vectors, self.vectors.builder.fsub(self.value, other.value, flags=("contract",)))
-
-    def __rmul__(self, factor: float) -> Term:
-        return Term(self.vectors, self.vectors.builder.fmul(self.vectors.constant(factor), self.value, flags=("contract",)))
-
+from numbaconv.cpu._emit import I64, Isa, Term, Vectors, vector_code
 
 Formula = Callable[[list[Term]], list[Term]]
 

@@ -1,0 +1,207 @@
+"""Fourier transforms of a tile in a core's cache, on vectors of neighbouring elements: which stages, their factors, and how they run.
+
+A tile has three axes. The first two are transformed by stages across rows, whole rows as elements; the last by stages within a row
+until sub-transforms of as many elements as a vector has lanes remain, which are done on transposed squares of vectors.
+The tile is complex: two tiles of real numbers are its two parts.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbaconv._jit import inline
+from numbaconv.cpu import _emit
+from numbaconv.cpu._simd_fft import FORWARD, INVERSE, stage, turn
+from numbaconv.problem import Triple
+
+Array = np.ndarray[Any, Any]
+PRIMES = (2, 3, 5)
+CHUNK_BYTES = 1 << 15  # of a tile that goes through the later stages of the last axis at a time: what the first-level cache holds
+
+
+class Transform(NamedTuple):
+    """The stages of a tile of a size, and their factors."""
+
+    size: Triple
+    sizes: Array  # elements, elements of a chunk, stages of the first two axes, of the last before the chunks, all stages
+    stages: Array  # radix, sub-transforms, butterflies of one, elements of a leg, place of the factors
+    factors: Array  # of the real dtype
+
+    @property
+    def elements(self) -> int:
+        """Complex numbers of a tile."""
+        return math.prod(self.size)
+
+
+def factorise(n: int, largest: int) -> list[int]:
+    """Return radices whose product is n, the largest first; n has no prime factor but 2, 3 and 5."""
+    radices = []
+    for prime in (5, 3):
+        while n % prime == 0:
+            radices.append(prime)
+            n //= prime
+    twos = n.bit_length() - 1
+    step = largest.bit_length() - 1
+    parts = -(-twos // step)
+    return [*sorted((1 << (twos // parts + (i < twos % parts)) for i in range(parts)), reverse=True), *radices] if twos else radices
+
+
+def lengths(least: int, unit: int = 1) -> list[int]:
+    """Return the lengths that suit a transform of at least so many elements, one for each combination of small factors 3 and 5."""
+    found = set()
+    for odd in (1, 3, 5, 9, 15):
+        n = -(-least // (unit * odd))
+        found.add(unit * odd << max(0, (n - 1).bit_length()))
+    return sorted(found)
+
+
+@functools.lru_cache(maxsize=256)
+def transform(isa: _emit.Isa, dtype: np.dtype[Any], size: Triple) -> Transform:
+    """Return how a tile is transformed; its last axis is a multiple of a vector's lanes, and it is one of the square of them."""
+    width, largest = isa.width(dtype), 8 if isa.vector_bytes == 64 else 4
+    elements, rows, table, place = math.prod(size), [], [], 0
+    inner, leading = elements, 0
+    for axis, length in enumerate(size):
+        inner //= length
+        n = length
+        for radix in factorise(length if axis < 2 else length // width, largest):
+            m = n // radix
+            powers = np.outer(np.arange(m), np.arange(1, radix)) / n
+            twiddles = np.exp(-2j * np.pi * powers)
+            # One number for a row of elements; or for each leg those of all butterflies, real parts first.
+            values = np.stack([twiddles.real, twiddles.imag], -1) if axis < 2 else np.stack([twiddles.real.T, twiddles.imag.T])
+            rows.append((radix, elements // inner // n, m, inner, place))
+            table.append(values.ravel())
+            place += values.size
+            n = m
+        if axis == 1:
+            leading = len(rows)
+    chunk = size[2]
+    first = leading
+    while chunk * dtype.itemsize * 2 > CHUNK_BYTES and first < len(rows) and chunk // rows[first][0] % width**2 == 0:
+        chunk //= rows[first][0]
+        first += 1
+    while chunk % width**2 or (chunk * dtype.itemsize * 4 <= CHUNK_BYTES and elements % (2 * chunk) == 0):
+        chunk *= 2
+    if elements % chunk:
+        chunk = elements
+    numbers = np.concatenate(table).astype(dtype) if table else np.zeros(1, dtype)
+    sizes = np.array([elements, chunk, leading, first, len(rows)], np.int64)
+    return Transform(size, sizes, np.array(rows, np.int64).reshape(-1, 5), numbers)
+
+
+@functools.cache
+def functions(isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any, Any]:
+    """Return compiled-code functions (data, at, plane, sizes, stages, factors, spectrum, from) -> None.
+
+    The first transforms a tile, the second transforms it back, and the third does both with a multiplication by a spectrum between.
+    Nothing is scaled.
+    """
+    across = {sign: _across(isa, dtype, sign) for sign in (FORWARD, INVERSE)}
+    within = {sign: _within(isa, dtype, sign) for sign in (FORWARD, INVERSE)}
+    turned = {what: turn(isa, dtype, what) for what in ("forward", "inverse", "multiply")}
+    square = isa.width(dtype) ** 2
+
+    def make(what: str) -> Any:
+        there, back, last = what != "inverse", what != "forward", turned[what]
+        across_forward, within_forward, across_inverse, within_inverse = across[FORWARD], within[FORWARD], across[INVERSE], within[INVERSE]
+
+        @inline
+        def run(data, at, plane, sizes, stages, factors, spectrum, start):  # type: ignore[no-untyped-def]
+            elements, chunk, leading, first, count = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
+            if there:
+                for s in range(leading):
+                    across_forward(data, at, plane, stages[s], factors, stages[s, 1])
+                for s in range(leading, first):
+                    within_forward(data, at, plane, stages[s], factors, stages[s, 1])
+            for c in range(elements // chunk):
+                place, share = at + c * chunk, elements // chunk
+                if there:
+                    for s in range(first, count):
+                        within_forward(data, place, plane, stages[s], factors, stages[s, 1] // share)
+                last(data, place, plane, chunk // square, spectrum, start + c * chunk)
+                if back:
+                    for s in range(count - 1, first - 1, -1):
+                        within_inverse(data, place, plane, stages[s], factors, stages[s, 1] // share)
+            if back:
+                for s in range(first - 1, leading - 1, -1):
+                    within_inverse(data, at, plane, stages[s], factors, stages[s, 1])
+                for s in range(leading - 1, -1, -1):
+                    across_inverse(data, at, plane, stages[s], factors, stages[s, 1])
+
+        return run
+
+    return make("forward"), make("inverse"), make("multiply")
+
+
+@functools.cache
+def _across(isa: _emit.Isa, dtype: np.dtype[Any], sign: int) -> Any:
+    """Make the function of a stage whose elements are rows: all butterflies of all its sub-transforms."""
+    plain = {radix: stage(isa, dtype, radix, sign, "none") for radix in (2, 3, 4, 5, 8)}
+    one = {radix: stage(isa, dtype, radix, sign, "one") for radix in (2, 3, 4, 5, 8)}
+    plain2, plain3, plain4, plain5, plain8 = plain.values()
+    one2, one3, one4, one5, one8 = one.values()
+    width = isa.width(dtype)
+
+    @inline
+    def run(data, at, plane, row, factors, subs):  # type: ignore[no-untyped-def]
+        radix, m, inner, place = row[0], row[2], row[3], row[4]
+        step, count, some = m * inner, inner // width, 2 * (radix - 1)
+        for b in range(subs):
+            for j in range(m):
+                here, there = at + (b * radix * m + j) * inner, place + j * some
+                if radix == 8:
+                    if j == 0:
+                        plain8(data, here, plane, step, count, factors, there, 0)
+                    else:
+                        one8(data, here, plane, step, count, factors, there, 0)
+                elif radix == 4:
+                    if j == 0:
+                        plain4(data, here, plane, step, count, factors, there, 0)
+                    else:
+                        one4(data, here, plane, step, count, factors, there, 0)
+                elif radix == 2:
+                    if j == 0:
+                        plain2(data, here, plane, step, count, factors, there, 0)
+                    else:
+                        one2(data, here, plane, step, count, factors, there, 0)
+                elif radix == 3:
+                    if j == 0:
+                        plain3(data, here, plane, step, count, factors, there, 0)
+                    else:
+                        one3(data, here, plane, step, count, factors, there, 0)
+                elif j == 0:
+                    plain5(data, here, plane, step, count, factors, there, 0)
+                else:
+                    one5(data, here, plane, step, count, factors, there, 0)
+
+    return run
+
+
+@functools.cache
+def _within(isa: _emit.Isa, dtype: np.dtype[Any], sign: int) -> Any:
+    """Make the function of a stage of the last axis: neighbouring butterflies side by side in vectors."""
+    each2, each3, each4, each5, each8 = (stage(isa, dtype, radix, sign, "each") for radix in (2, 3, 4, 5, 8))
+    width = isa.width(dtype)
+
+    @inline
+    def run(data, at, plane, row, factors, subs):  # type: ignore[no-untyped-def]
+        radix, m, place = row[0], row[2], row[4]
+        for b in range(subs):
+            here = at + b * radix * m
+            if radix == 8:
+                each8(data, here, plane, m, m // width, factors, place, m)
+            elif radix == 4:
+                each4(data, here, plane, m, m // width, factors, place, m)
+            elif radix == 2:
+                each2(data, here, plane, m, m // width, factors, place, m)
+            elif radix == 3:
+                each3(data, here, plane, m, m // width, factors, place, m)
+            else:
+                each5(data, here, plane, m, m // width, factors, place, m)
+
+    return run

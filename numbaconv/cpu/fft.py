@@ -1,0 +1,429 @@
+"""Convolution by Fourier transforms of tiles, for long filters (float32, float64, complex64 and complex128).
+
+A tile is transformed, multiplied by the filter's spectrum and transformed back while it lies in the cache (overlap-save; A. V.
+Oppenheim and R. W. Schafer, Discrete-Time Signal Processing, section 8.7). The transforms are complex: of real numbers two tiles are
+computed at once, as real and imaginary part. With several channels the products of their spectra are summed before the way back.
+wgrad sums the products of dy's and x's tiles, whose way back it takes once.
+
+An error is relative to the largest numbers of a tile. So two tiles of very different size are not computed together, a tile of float32 in
+which few numbers dwarf the rest is computed in float64, and one with NaN or infinity by the direct sum.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import prange
+
+from numbaconv._jit import Kernel
+from numbaconv.cpu import _emit, _overlap, _parallel, _seconds, _transform, direct
+from numbaconv.cpu._overlap import Tiles, clear, load, store
+from numbaconv.cpu._simd_fft import multiply
+from numbaconv.cpu._sum import add_pairwise
+from numbaconv.cpu.bias import CODES
+from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+
+EXACT = False  # its errors are relative to the largest numbers of a tile
+LINES = 9  # cache lines between a tile's planes beyond what they hold: powers of two would share few sets of the cache
+MOST_SUMS = 1 << 22  # elements of wgrad's sums that a job keeps
+SPLITS, MOST_TILES = 8, 64  # jobs that wgrad is cut into at the least, and pairs of tiles of one at the most
+UNEVEN = 2.0**10  # ratio of the energies of two tiles that are better computed apart
+PEAKED = 200.0  # n·Σx² / (Σ|x|)² of a tile that a few numbers dominate: 1.6 of normal deviates
+STRANGE, SPIKE = 2, 1  # flags of a tile
+LARGE = 1e30  # of float32: beyond it a spectrum may overflow
+
+SECONDS = _seconds.of("fft")  # for one of each that `work` counts
+Array = np.ndarray[Any, Any]
+
+
+class Layout(NamedTuple):
+    """How one operation is cut up, and what takes time."""
+
+    tiles: Tiles
+    transform: _transform.Transform
+    plane: int  # elements from the real to the imaginary part of a tile
+    members: int  # tiles of a group
+    pairs: int  # transforms of a group
+    splits: int  # pieces of wgrad's sum
+    filters: int  # of a job of wgrad
+    work: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time on one core."""
+        return sum(SECONDS[name] * count for name, count in self.work.items())
+
+
+def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
+    """Count what takes time, or say why it can't be done. Elements count by their size, in float32's."""
+    return _layout(problem, op, dtype).work
+
+
+def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
+    """Estimate the seconds on one core, or say why it can't be done."""
+    return _layout(problem, op, dtype).seconds
+
+
+def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
+    """Bytes allocated besides the output: the filters' spectra, or wgrad's pieces, and the tiles of a thread."""
+    layout = _layout(problem, op, dtype)
+    shared = layout.splits * math.prod(problem.shape("w")) * 2 if op == "wgrad" else _spectra(problem, layout)
+    return (shared + _scratch(problem, op, layout) * _parallel.get_num_threads()) * _real(dtype).itemsize
+
+
+def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
+    """Overwrite all of ``out``."""
+    layout = _layout(problem, op, out.dtype)
+    if op == "wgrad":
+        if not _wgrad(problem, layout, a, b, out):
+            direct.run(problem, op, a, b, out, options)
+        return
+    p = problem.transpose() if op == "dgrad" else problem
+    largest = float(np.max(np.abs(b), initial=0))
+    if not largest < LARGE:  # or NaN
+        direct.run(problem, op, a, b, out, options)
+        return
+    fused = options if out.dtype.kind == "f" else Options()
+    flags = np.zeros(problem.groups * layout.pairs, np.uint8)
+    _fprop(p, op, layout, a, b, out, fused, flags, np.arange(flags.size), _real(out.dtype))
+    if (flags == SPIKE).any() and _real(out.dtype) == np.float32:
+        again = np.flatnonzero(flags == SPIKE)
+        wide = _layout_of(p, op, layout.tiles, np.dtype(np.float64), out.dtype.kind == "c")
+        _fprop(p, op, wide, a, b, out, fused, np.zeros_like(flags), again, np.dtype(np.float64))
+    for job in np.flatnonzero(flags >= STRANGE):
+        _directly(p, op, layout, int(job), a, b, out, fused)
+    if fused is not options and options.bias is not None:
+        out += options.bias if p.channels_last else options.bias.reshape(-1, 1, 1, 1)
+
+
+def _real(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(dtype.char.lower())
+
+
+def _scratch(problem: ConvProblem, op: Op, layout: Layout) -> int:
+    """Elements of a thread: the tiles of a group's channels, and sums."""
+    channels = problem.in_channels // problem.groups
+    filters = problem.out_channels // problem.groups
+    if op == "wgrad":
+        return 2 * layout.plane * (channels + 1 + layout.filters * channels)
+    return 2 * layout.plane * ((filters if op == "dgrad" else channels) + 1)
+
+
+def _spectra(problem: ConvProblem, layout: Layout) -> int:
+    return 2 * layout.plane * problem.out_channels * problem.in_channels // problem.groups
+
+
+def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Layout:
+    """Return how an operation is cut up; worked out once per problem. Raise Unsupported if it can't be done."""
+    isa = _emit.host()
+    key = ("fft", op, isa.name, dtype)
+    if key not in problem.derived:
+        if dtype.char not in "fdFD":
+            raise Unsupported(f"needs floating-point or complex numbers, got {dtype.name}")
+        if 0 in (problem.batch, problem.in_channels, problem.out_channels, *problem.input):
+            raise Unsupported("needs a sum of at least one term")
+        if op == "wgrad" and problem.flipped:
+            raise Unsupported("needs taps that are not flipped for wgrad")
+        p = problem.transpose() if op == "dgrad" else problem
+        real, complex_ = _real(dtype), dtype.kind == "c"
+
+        def seconds(elements: int, tiles: int) -> float:
+            return sum(SECONDS[name] * n for name, n in _work(p, op, elements, tiles, real.itemsize / 4, complex_).items())
+
+        try:
+            tiles = _overlap.best(p, op, isa.width(real), seconds)
+        except ValueError:
+            raise Unsupported(f"needs a filter that fits a tile of {_overlap.LARGEST} elements, got {problem.filter}") from None
+        problem.derived[key] = _layout_of(p, op, tiles, real, complex_)
+    return problem.derived[key]
+
+
+def _layout_of(p: ConvProblem, op: Op, tiles: Tiles, real: np.dtype[Any], complex_: bool) -> Layout:
+    isa, elements = _emit.host(), math.prod(tiles.size)
+    width = isa.width(real)
+    plane = -(-elements // width) * width + LINES * 64 // real.itemsize
+    members = p.batch * math.prod(tiles.counts)
+    pairs = members if complex_ else -(-members // 2)
+    channels, rows = p.in_channels // p.groups, p.out_channels // p.groups
+    filters = max(1, min(rows, MOST_SUMS // (2 * plane * channels)))
+    splits = max(min(pairs, -(-SPLITS // (p.groups * -(-rows // filters)))), -(-pairs // MOST_TILES))
+    counts = _work(p, op, elements, math.prod(tiles.counts), real.itemsize / 4, complex_)
+    return Layout(tiles, _transform.transform(isa, real, tiles.size), plane, members, pairs, splits, filters, counts)
+
+
+def _work(p: ConvProblem, op: Op, elements: int, tiles: int, size: float, complex_: bool) -> dict[str, float]:
+    channels, rows = p.in_channels // p.groups, p.out_channels // p.groups
+    pairs = p.batch * tiles if complex_ else -(-p.batch * tiles // 2)
+    there, back, filters = channels * pairs, rows * pairs, rows * channels
+    if op == "wgrad":
+        there, back, filters = (channels + rows) * pairs, rows * channels, 0
+    each = p.groups * elements * size
+    return {
+        "call": 1.0,
+        "element": each * (there + back),
+        "stage": each * (there + back + filters) * math.log2(elements),
+        "filter": each * filters,
+        "multiply": each * channels * rows * pairs if channels * rows > 1 or op == "wgrad" else 0.0,
+        "pair": float(p.groups * (there + back + filters)),
+    }
+
+
+def _fprop(
+    p: ConvProblem, op: Op, layout: Layout, x: Array, w: Array, y: Array, options: Options, flags: Array, jobs: Array, real: np.dtype[Any]
+) -> None:
+    """Compute the tiles of ``jobs`` in a precision, and flag those that need another."""
+    isa, complex_ = _emit.host(), y.dtype.kind == "c"
+    pack, fprop, _ = _kernels(isa, real)
+    channels, rows = p.in_channels // p.groups, p.out_channels // p.groups
+    taps = math.prod(p.filter)
+    # dgrad's filters are stored by the other channel first.
+    wk, wc = (taps, rows * taps) if op == "dgrad" else (channels * taps, taps)
+    geometry = np.array([
+        p.groups, channels, rows, p.batch, math.prod(layout.tiles.counts), layout.tiles.counts[1], layout.tiles.counts[2], layout.plane,
+        int(complex_), wk, wc, int(p.flipped), layout.pairs, *_strides(p, "x", complex_), *_strides(p, "y", complex_),
+    ], np.int64)  # fmt: skip
+    tile = layout.transform
+    rest = (tile.sizes, tile.stages, tile.factors)
+    spectra = np.empty(_spectra(p, layout), real)
+    filters = np.array([p.filter, p.dilation], np.int64)
+    seconds = layout.seconds
+    packing = sum(SECONDS[name] * layout.work["filter"] * factor for name, factor in (("filter", 1), ("stage", math.log2(tile.elements))))
+    arguments = (_as_real(w, real), spectra, geometry, filters, tile.size, *rest)
+    _parallel.run(pack, p.out_channels * channels, (0, real), arguments, packing)
+    bias = np.empty(0, real) if options.bias is None else options.bias.astype(real, copy=False)
+    arguments = (
+        _as_real(x, x.dtype), spectra, _as_real(y, y.dtype), bias, CODES[options.activation], flags, jobs, geometry,
+        layout.tiles.loads, layout.tiles.stores, tile.size, *rest,
+    )  # fmt: skip
+    _parallel.run(fprop, len(jobs), (2 * layout.plane * (channels + 1), real), arguments, seconds * len(jobs) / len(flags))
+
+
+def _strides(p: ConvProblem, tensor: Any, complex_: bool) -> list[int]:
+    return [stride * (1 + complex_) for stride in p.strides(tensor)]
+
+
+def _as_real(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return an array's numbers, real and imaginary parts in turn, in one row."""
+    flat = array.reshape(-1)
+    return (flat.view(_real(flat.dtype)) if flat.dtype.kind == "c" else flat).astype(_real(dtype), copy=False)
+
+
+def _directly(p: ConvProblem, op: Op, layout: Layout, job: int, x: Array, w: Array, y: Array, options: Options) -> None:
+    """Compute the tiles of one job by the direct sum."""
+    group, pair = divmod(job, layout.pairs)
+    channels, rows = p.in_channels // p.groups, p.out_channels // p.groups
+    of = (
+        (slice(None),) * 4 + (slice(group * channels, (group + 1) * channels),)
+        if p.channels_last
+        else (slice(None), slice(group * channels, (group + 1) * channels))
+    )
+    to = slice(group * rows, (group + 1) * rows)
+    bias = None if options.bias is None else options.bias[to]
+    weights = np.ascontiguousarray(w[group * channels : (group + 1) * channels] if op == "dgrad" else w[to])
+    for member in [pair] if y.dtype.kind == "c" else range(2 * pair, min(2 * pair + 2, layout.members)):
+        n, tile = divmod(member, math.prod(layout.tiles.counts))
+        places = np.unravel_index(tile, layout.tiles.counts)
+        spans = [_span(layout.tiles.stores[a], int(places[a])) for a in range(3)]
+        if any(first >= last for first, last in spans):
+            continue
+        output = tuple(last - first for first, last in spans)
+        low = tuple(lo - first * s for lo, (first, _), s in zip(p.low, spans, p.stride, strict=True))
+        part = replace(p, batch=1, in_channels=channels, out_channels=rows, groups=1, output=output, low=low, derived={})
+        result = np.empty(part.shape("y"), y.dtype)
+        image = np.ascontiguousarray(x[n : n + 1][of])
+        if op == "dgrad":
+            direct.run(part.transpose(), "dgrad", image, weights, result, Options(bias, options.activation))
+        else:
+            direct.run(part, "fprop", image, weights, result, Options(bias, options.activation))
+        box = tuple(slice(first, last) for first, last in spans)
+        y[(n, *box, to) if p.channels_last else (n, to, *box)] = result[0]
+
+
+def _span(row: Array, place: int) -> tuple[int, int]:
+    """Return the outputs of a tile on an axis, as `_overlap.span`."""
+    _, step, outputs, s = (int(value) for value in row)
+    return (0, outputs) if step == 0 else (-(-place * step // s), min(outputs, -(-(place + 1) * step // s)))
+
+
+def _wgrad(p: ConvProblem, layout: Layout, dy: Array, x: Array, dw: Array) -> bool:
+    """Compute wgrad, and return whether all is finite."""
+    isa, real, complex_ = _emit.host(), _real(dw.dtype), dw.dtype.kind == "c"
+    channels, rows = p.in_channels // p.groups, p.out_channels // p.groups
+    blocks = -(-rows // layout.filters)
+    geometry = np.array([
+        p.groups, channels, rows, p.batch, math.prod(layout.tiles.counts), layout.tiles.counts[1], layout.tiles.counts[2], layout.plane,
+        int(complex_), layout.filters, blocks, layout.splits, layout.pairs, *_strides(p, "x", complex_), *_strides(p, "y", complex_),
+        math.prod(p.filter) * (1 + complex_), *(n * (1 + complex_) for n in (p.filter[1] * p.filter[2], p.filter[2], 1)),
+    ], np.int64)  # fmt: skip
+    pieces, tile = np.empty((layout.splits, dw.size * (1 + complex_)), real), layout.transform
+    jobs = layout.splits * p.groups * blocks
+    flags = np.zeros(jobs, np.uint8)
+    tiles = layout.tiles
+    arguments = (
+        _as_real(dy, real), _as_real(x, real), pieces, flags, geometry, tiles.loads, tiles.gradients, tiles.stores, tile.size,
+        tile.sizes, tile.stages, tile.factors,
+    )  # fmt: skip
+    _parallel.run(_kernels(isa, real)[2], jobs, (_scratch(p, "wgrad", layout), real), arguments, layout.seconds)
+    dw.reshape(-1).view(real)[:] = add_pairwise(pieces)
+    return not flags.any() and bool(np.isfinite(dw).all())
+
+
+@functools.cache
+def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kernel]:
+    """Make the kernels that pack filters, that compute fprop and that compute wgrad."""
+    forward, inverse, both = _transform.functions(isa, real)
+    set_product, add_product = (multiply(isa, real, False, add) for add in (False, True))
+    add_conjugated = multiply(isa, real, True, True)
+    width, variant = isa.width(real), f"-{isa.name}-{real.name}"
+
+    def pack(first, last, workers, scratch, w, spectra, geometry, filters, size, sizes, stages, factors):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: the spectrum of each filter, its taps the other way round for a correlation, scaled by 1/n.
+        # THE SCHEDULE: a tile is one filter of one channel, transformed where its spectrum is kept.
+        channels, rows, plane, complex_, wk, wc, flipped = geometry[1], geometry[2], geometry[7], geometry[8], geometry[9], geometry[10], geometry[11]
+        T, R, S = filters[0]
+        dt, dr, ds = filters[1]
+        scale = spectra.dtype.type(1) / sizes[0]
+        for worker in prange(workers):
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                k, c = tile // channels, tile % channels
+                group, at = k // rows, tile * 2 * plane
+                from_ = group * rows * channels * T * R * S + k % rows * wk + c * wc
+                for i in range(2 * plane):
+                    spectra[at + i] = 0
+                for t in range(T):
+                    for r in range(R):
+                        for s in range(S):
+                            tap = (t * R + r) * S + s
+                            tt, rr, ss = (t, r, s) if flipped else (T - 1 - t, R - 1 - r, S - 1 - s)
+                            to = at + (tt * dt * size[1] + rr * dr) * size[2] + ss * ds
+                            if complex_:
+                                spectra[to] = w[2 * (from_ + tap)] * scale
+                                spectra[to + plane] = w[2 * (from_ + tap) + 1] * scale
+                            else:
+                                spectra[to] = w[from_ + tap] * scale
+                forward(spectra, at, plane, sizes, stages, factors, spectra, 0)
+
+    def fprop(first, last, workers, scratch, x, spectra, y, bias, code, flags, jobs, geometry, loads, stores, size, sizes, stages, factors):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y_k = inverse(Σ_c forward(x_c) · w_kc) on each tile, two real tiles as one of complex numbers.
+        # THE SCHEDULE: a job is a pair of tiles of one group, with all its channels; it is computed as a pair or, if one is much
+        # larger than the other, one after the other (parts 1 and 2 for 0).
+        channels, rows, tiles, plane, complex_, pairs = (
+            geometry[1], geometry[2], geometry[4], geometry[7], geometry[8], geometry[12],
+        )  # fmt: skip
+        xn, xc, yn, yk = geometry[13], geometry[14], geometry[18], geometry[19]
+        members, real, sums = geometry[3] * tiles, scratch.dtype.type, channels * 2 * plane
+        x_strides, y_strides = (geometry[15], geometry[16], geometry[17]), (geometry[20], geometry[21], geometry[22])
+        for worker in prange(workers):
+            data = scratch[worker]
+            for number in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                job = jobs[number]
+                group, pair = job // pairs, job % pairs
+                part, parts = 0, 1
+                while part < parts:
+                    energy, flag = (real(0), real(0)), 0
+                    for c in range(channels):
+                        for half in range(2):
+                            at = c * 2 * plane + half * plane
+                            member = pair if complex_ else 2 * pair + half
+                            if member >= members or part == 2 - half:
+                                clear(data, at, sizes[0])
+                                continue
+                            n, tile = member // tiles, member % tiles
+                            places = (tile // (geometry[5] * geometry[6]), tile // geometry[6] % geometry[5], tile % geometry[6])
+                            base = n * xn + (group * channels + c) * xc + (half if complex_ else 0)
+                            total, squares, count = load(data, at, x, base, x_strides, loads, places, size)
+                            if not squares < LARGE:
+                                flag = STRANGE
+                            elif squares * count > PEAKED * total * total:
+                                flag = max(flag, SPIKE)
+                            energy = (energy[0] + squares, energy[1]) if half == 0 else (energy[0], energy[1] + squares)
+                    flags[job] = max(flags[job], flag)
+                    if flag == STRANGE:
+                        break
+                    low, high = min(energy[0], energy[1]), max(energy[0], energy[1])
+                    if part == 0 and not complex_ and high > UNEVEN * low and 2 * pair + 1 < members:
+                        part, parts = 1, 3
+                        continue
+                    if channels == 1 and rows == 1:
+                        if high > 0:
+                            both(data, 0, plane, sizes, stages, factors, spectra, group * 2 * plane)
+                    elif high > 0:
+                        for c in range(channels):
+                            forward(data, c * 2 * plane, plane, sizes, stages, factors, data, 0)
+                    for k in range(rows):
+                        result, filter_ = 0, (group * rows + k) * channels * 2 * plane
+                        if channels > 1 or rows > 1:
+                            result = sums
+                            set_product(data, sums, data, 0, spectra, filter_, plane, sizes[0] // width)
+                            for c in range(1, channels):
+                                add_product(data, sums, data, c * 2 * plane, spectra, filter_ + c * 2 * plane, plane, sizes[0] // width)
+                            inverse(data, sums, plane, sizes, stages, factors, data, 0)
+                        for half in range(2):
+                            member = pair if complex_ else 2 * pair + half
+                            if member >= members or part == 2 - half:
+                                continue
+                            n, tile = member // tiles, member % tiles
+                            places = (tile // (geometry[5] * geometry[6]), tile // geometry[6] % geometry[5], tile % geometry[6])
+                            base = n * yn + (group * rows + k) * yk + (half if complex_ else 0)
+                            store(y, base, y_strides, data, result + half * plane, stores, places, size, bias, group * rows + k, code)
+                    part += 1
+
+    def wgrad(first, last, workers, scratch, dy, x, pieces, flags, geometry, loads, gradients, stores, size, sizes, stages, factors):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: dw_kc = inverse(Σ_tiles conj(forward(dy_k)) · forward(x_c)); of complex numbers dy is conjugated beforehand.
+        # Of a pair of real tiles the real part is the sum of both.
+        # THE SCHEDULE: a job is a block of filters over one piece of the tiles, its sums kept as spectra; pieces are added up afterwards.
+        groups, channels, rows, tiles, plane, complex_ = geometry[0], geometry[1], geometry[2], geometry[4], geometry[7], geometry[8]
+        filters, blocks, splits, pairs = geometry[9], geometry[10], geometry[11], geometry[12]
+        xn, xc, yn, yk = geometry[13], geometry[14], geometry[18], geometry[19]
+        x_strides, y_strides = (geometry[15], geometry[16], geometry[17]), (geometry[20], geometry[21], geometry[22])
+        members, taps, none, real = geometry[3] * tiles, geometry[23], pieces[0, :0], scratch.dtype.type
+        w_strides = (geometry[24], geometry[25], geometry[26])
+        for worker in prange(workers):
+            data = scratch[worker]
+            gradient, sums = channels * 2 * plane, (channels + 1) * 2 * plane
+            for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                piece, block = job // (groups * blocks), job % blocks
+                group, k0 = job // blocks % groups, block * filters
+                count = min(filters, rows - k0)
+                clear(data, sums, count * channels * 2 * plane)
+                for pair in range(pairs * piece // splits, pairs * (piece + 1) // splits):
+                    for c in range(channels + count):
+                        at = min(c, channels) * 2 * plane
+                        for half in range(2):
+                            member = pair if complex_ else 2 * pair + half
+                            if member >= members:
+                                clear(data, at + half * plane, sizes[0])
+                                continue
+                            n, tile = member // tiles, member % tiles
+                            places = (tile // (geometry[5] * geometry[6]), tile // geometry[6] % geometry[5], tile % geometry[6])
+                            if c < channels:
+                                base = n * xn + (group * channels + c) * xc + (half if complex_ else 0)
+                                _, squares, _ = load(data, at + half * plane, x, base, x_strides, loads, places, size)
+                            else:
+                                base = n * yn + (group * rows + k0 + c - channels) * yk + (half if complex_ else 0)
+                                _, squares, _ = load(data, at + half * plane, dy, base, y_strides, gradients, places, size)
+                            if not squares < LARGE:
+                                flags[job] = STRANGE
+                        if c >= channels and complex_:
+                            for i in range(at + plane, at + plane + sizes[0]):
+                                data[i] = -data[i]
+                        forward(data, at, plane, sizes, stages, factors, data, 0)
+                        if c >= channels:
+                            for other in range(channels):
+                                to = sums + ((c - channels) * channels + other) * 2 * plane
+                                add_conjugated(data, to, data, other * 2 * plane, data, gradient, plane, sizes[0] // width)
+                for k in range(count):
+                    for c in range(channels):
+                        at = sums + (k * channels + c) * 2 * plane
+                        inverse(data, at, plane, sizes, stages, factors, data, 0)
+                        for i in range(2 * plane):
+                            data[at + i] *= real(1) / sizes[0]
+                        for half in range(1 + complex_):
+                            to = ((group * rows + k0 + k) * channels + c) * taps + half
+                            store(pieces[piece], to, w_strides, data, at + half * plane, stores, (0, 0, 0), size, none, 0, 0)
+
+    return Kernel(pack, variant), Kernel(fprop, variant), Kernel(wgrad, variant)
