@@ -21,7 +21,6 @@ from numbaconv.problem import ConvProblem, Op, Triple
 
 Array = np.ndarray[Any, Any]
 LARGEST = 1 << 20  # elements of a tile
-IN_CACHE, BEYOND = 1 << 16, 1.6  # elements of a tile that a core's second-level cache holds, and how much longer one of others takes
 FEW = 5  # lengths of an axis that are tried, of those for a single tile and of those for several
 
 
@@ -98,23 +97,21 @@ def tiles_of(p: ConvProblem, op: Op, chosen: tuple[Cut, Cut, Cut]) -> Tiles:
     return Tiles((d.length, h.length, w.length), (d.tiles, h.tiles, w.tiles), *arrays)
 
 
-def best(p: ConvProblem, op: Op, width: int, seconds: Any) -> Tiles:
-    """Return the tiles for which ``seconds(elements, tiles)`` is least; a tile is a multiple of a square of vectors."""
+def best(p: ConvProblem, op: Op, width: int, seconds: Any) -> Tiles | None:
+    """Return the tiles for which ``seconds(elements, tiles)`` is least; a tile is a multiple of a square of vectors. None if all are too large."""
     square = width * width
     thin = [p.input[a] == p.output[a] == p.filter[a] == 1 and p.low[a] == 0 for a in range(3)]
     axes = [[Cut(1, 1, 1, 0, 0)] if thin[a] else cuts(p, op, a, 1) for a in (0, 1)]
     axes.append(cuts(p, op, 2, square if thin[0] and thin[1] else width))
     found, least = None, math.inf
-    for chosen in itertools.product(*axes):
+    for chosen in itertools.product(axes[0], axes[1], axes[2]):
         elements = math.prod(cut.length for cut in chosen)
         if elements % square or elements > LARGEST:
             continue
-        estimate = seconds(elements, math.prod(cut.tiles for cut in chosen)) * (BEYOND if elements > IN_CACHE else 1)
+        estimate = seconds(elements, math.prod(cut.tiles for cut in chosen))
         if estimate < least:
             found, least = chosen, estimate
-    if found is None:
-        raise ValueError("no tile fits")
-    return tiles_of(p, op, found)
+    return tiles_of(p, op, found) if found else None
 
 
 @inline

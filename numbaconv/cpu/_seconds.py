@@ -23,7 +23,7 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
             "call": 5.1e-06, "loop": 2e-08, "four": 1.7e-10, "one": 3.2e-11, "strided": 6.1e-10, "strided one": 5e-11,
             "store": 4.4e-10, "dots": 4.1e-08, "dot": 2.8e-08, "four dots": 1.2e-12, "strided dots": 2.7e-10,
         },
-        "fft": {"call": 3e-05, "element": 4e-10, "stage": 8e-11, "filter": 3e-10, "multiply": 3e-10, "pair": 2e-07},
+        "fft": {"call": 2.5e-05, "element": 1e-10, "stage": 9e-11, "filter": 3e-10, "multiply": 3e-10, "pair": 1.5e-07},
     },
     # 2026-11, AMD EPYC (Zen 3), 87 Gflop/s a core in float32
     "avx2": {
@@ -41,7 +41,7 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
             "call": 6.9e-06, "loop": 2.6e-08, "four": 2.6e-10, "one": 4.4e-11, "strided": 1.1e-09, "strided one": 7.2e-11,
             "store": 4.7e-10, "dots": 5.7e-08, "dot": 3.8e-08, "four dots": 2.1e-12, "strided dots": 3.7e-10,
         },
-        "fft": {"call": 4e-05, "element": 6e-10, "stage": 1.6e-10, "filter": 6e-10, "multiply": 6e-10, "pair": 3e-07},
+        "fft": {"call": 4e-05, "element": 2e-10, "stage": 1.6e-10, "filter": 6e-10, "multiply": 6e-10, "pair": 3e-07},
     },
 }  # fmt: skip
 

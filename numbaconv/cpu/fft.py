@@ -35,27 +35,41 @@ UNEVEN = 2.0**10  # ratio of the energies of two tiles that are better computed 
 PEAKED = 200.0  # n·Σx² / (Σ|x|)² of a tile that a few numbers dominate: 1.6 of normal deviates
 STRANGE, SPIKE = 2, 1  # flags of a tile
 LARGE = 1e30  # of float32: beyond it a spectrum may overflow
+IN_CACHE, BEYOND = 1 << 16, 0.4  # elements of a tile that a core's second-level cache holds, and how much slower each doubling is
 
 SECONDS = _seconds.of("fft")  # for one of each that `work` counts
 Array = np.ndarray[Any, Any]
 
 
 class Layout(NamedTuple):
-    """How one operation is cut up, and what takes time."""
+    """How one operation is cut up, what takes time, and what the kernels unpack."""
 
     tiles: Tiles
     transform: _transform.Transform
+    real: np.dtype[Any]  # of the transforms
     plane: int  # elements from the real to the imaginary part of a tile
     members: int  # tiles of a group
     pairs: int  # transforms of a group
     splits: int  # pieces of wgrad's sum
     filters: int  # of a job of wgrad
+    spectra: int  # elements of all filters' spectra
+    scratch: int  # elements of a thread: the tiles of a group's channels, and sums
     work: dict[str, float]
+    geometry: Array
+    taps: Array  # the filter's size and its dilation
+    jobs: Array  # all of them
 
     @property
     def seconds(self) -> float:
         """Estimated time on one core."""
         return sum(SECONDS[name] * count for name, count in self.work.items())
+
+
+class Packed(NamedTuple):
+    """The spectra of filters, (filters, channels, planes), and the size of the tile that they are for."""
+
+    size: tuple[int, int, int]
+    spectra: Array
 
 
 def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
@@ -71,8 +85,15 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the filters' spectra, or wgrad's pieces, and the tiles of a thread."""
     layout = _layout(problem, op, dtype)
-    shared = layout.splits * math.prod(problem.shape("w")) * 2 if op == "wgrad" else _spectra(problem, layout)
-    return (shared + _scratch(problem, op, layout) * _parallel.get_num_threads()) * _real(dtype).itemsize
+    shared = layout.splits * math.prod(problem.shape("w")) * (1 + (dtype.kind == "c")) if op == "wgrad" else layout.spectra
+    return (shared + layout.scratch * _parallel.get_num_threads()) * layout.real.itemsize
+
+
+def prepare(problem: ConvProblem, op: Op, w: Array) -> Packed | None:
+    """Transform weights; None for those that need the direct sum."""
+    layout = _layout(problem, op, w.dtype)
+    spectra, fine = _pack(layout, w)
+    return Packed(layout.tiles.size, spectra) if fine else None
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
@@ -82,39 +103,34 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         if not _wgrad(problem, layout, a, b, out):
             direct.run(problem, op, a, b, out, options)
         return
-    p = problem.transpose() if op == "dgrad" else problem
-    largest = float(np.max(np.abs(b), initial=0))
-    if not largest < LARGE:  # or NaN
+    if options.packed and options.packed.size == layout.tiles.size:
+        spectra, fine = options.packed.spectra, True
+    else:
+        spectra, fine = _pack(layout, b)
+    if not fine:
         direct.run(problem, op, a, b, out, options)
         return
     fused = options if out.dtype.kind == "f" else Options()
-    flags = np.zeros(problem.groups * layout.pairs, np.uint8)
-    _fprop(p, op, layout, a, b, out, fused, flags, np.arange(flags.size), _real(out.dtype))
-    if (flags == SPIKE).any() and _real(out.dtype) == np.float32:
-        again = np.flatnonzero(flags == SPIKE)
-        wide = _layout_of(p, op, layout.tiles, np.dtype(np.float64), out.dtype.kind == "c")
-        _fprop(p, op, wide, a, b, out, fused, np.zeros_like(flags), again, np.dtype(np.float64))
-    for job in np.flatnonzero(flags >= STRANGE):
-        _directly(p, op, layout, int(job), a, b, out, fused)
+    flags = np.zeros(len(layout.jobs), np.uint8)
+    _fprop(layout, a, spectra, out, fused, flags, layout.jobs)
+    if flags.any():
+        _again(problem, op, layout, flags, a, b, out, fused)
     if fused is not options and options.bias is not None:
-        out += options.bias if p.channels_last else options.bias.reshape(-1, 1, 1, 1)
+        out += options.bias if problem.channels_last else options.bias.reshape(-1, 1, 1, 1)
+
+
+def _again(problem: ConvProblem, op: Op, layout: Layout, flags: Array, x: Array, w: Array, y: Array, options: Options) -> None:
+    """Compute flagged tiles anew: in float64 those of float32 that a few numbers dominate, directly those that are not finite."""
+    p = problem.transpose() if op == "dgrad" else problem
+    if layout.real == np.float32 and (spikes := np.flatnonzero(flags == SPIKE)).size:
+        wide = _layout_of(p, op, layout.tiles, np.dtype(np.float64), y.dtype.kind == "c")
+        _fprop(wide, x, _pack(wide, w)[0], y, options, np.zeros_like(flags), spikes)
+    for job in np.flatnonzero(flags == STRANGE):
+        _directly(p, op, layout, int(job), x, w, y, options)
 
 
 def _real(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(dtype.char.lower())
-
-
-def _scratch(problem: ConvProblem, op: Op, layout: Layout) -> int:
-    """Elements of a thread: the tiles of a group's channels, and sums."""
-    channels = problem.in_channels // problem.groups
-    filters = problem.out_channels // problem.groups
-    if op == "wgrad":
-        return 2 * layout.plane * (channels + 1 + layout.filters * channels)
-    return 2 * layout.plane * ((filters if op == "dgrad" else channels) + 1)
-
-
-def _spectra(problem: ConvProblem, layout: Layout) -> int:
-    return 2 * layout.plane * problem.out_channels * problem.in_channels // problem.groups
 
 
 def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Layout:
@@ -134,10 +150,9 @@ def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Layout:
         def seconds(elements: int, tiles: int) -> float:
             return sum(SECONDS[name] * n for name, n in _work(p, op, elements, tiles, real.itemsize / 4, complex_).items())
 
-        try:
-            tiles = _overlap.best(p, op, isa.width(real), seconds)
-        except ValueError:
-            raise Unsupported(f"needs a filter that fits a tile of {_overlap.LARGEST} elements, got {problem.filter}") from None
+        tiles = _overlap.best(p, op, isa.width(real), seconds)
+        if tiles is None:
+            raise Unsupported(f"needs a filter that fits a tile of {_overlap.LARGEST} elements, got {problem.filter}")
         problem.derived[key] = _layout_of(p, op, tiles, real, complex_)
     return problem.derived[key]
 
@@ -148,11 +163,27 @@ def _layout_of(p: ConvProblem, op: Op, tiles: Tiles, real: np.dtype[Any], comple
     plane = -(-elements // width) * width + LINES * 64 // real.itemsize
     members = p.batch * math.prod(tiles.counts)
     pairs = members if complex_ else -(-members // 2)
-    channels, rows = p.in_channels // p.groups, p.out_channels // p.groups
+    channels, rows, taps = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.filter)
     filters = max(1, min(rows, MOST_SUMS // (2 * plane * channels)))
-    splits = max(min(pairs, -(-SPLITS // (p.groups * -(-rows // filters)))), -(-pairs // MOST_TILES))
-    counts = _work(p, op, elements, math.prod(tiles.counts), real.itemsize / 4, complex_)
-    return Layout(tiles, _transform.transform(isa, real, tiles.size), plane, members, pairs, splits, filters, counts)
+    blocks = -(-rows // filters)
+    splits = max(min(pairs, -(-SPLITS // (p.groups * blocks))), -(-pairs // MOST_TILES))
+    tile = channels + 1 + filters * channels if op == "wgrad" else channels + 1
+    jobs = p.groups * (splits * blocks if op == "wgrad" else pairs)
+    parts = 1 + complex_
+    # dgrad's filters are stored by the other channel first.
+    wk, wc = (taps, rows * taps) if op == "dgrad" else (channels * taps, taps)
+    geometry = [
+        p.groups, channels, rows, members, math.prod(tiles.counts), tiles.counts[1], tiles.counts[2], plane, int(complex_), pairs,
+        *(stride * parts for tensor in ("x", "y") for stride in p.strides(tensor)),
+        int(p.flipped), wk * parts, wc * parts, taps * parts, *(n * parts for n in (p.filter[1] * p.filter[2], p.filter[2], 1)),
+        filters, blocks, splits,
+    ]  # fmt: skip
+    return Layout(
+        tiles, _transform.transform(isa, real, tiles.size), real, plane, members, pairs, splits, filters,
+        2 * plane * p.out_channels * channels, 2 * plane * tile,
+        _work(p, op, elements, math.prod(tiles.counts), real.itemsize / 4, complex_),
+        np.array(geometry, np.int64), np.array([p.filter, p.dilation], np.int64), np.arange(jobs),
+    )  # fmt: skip
 
 
 def _work(p: ConvProblem, op: Op, elements: int, tiles: int, size: float, complex_: bool) -> dict[str, float]:
@@ -162,84 +193,68 @@ def _work(p: ConvProblem, op: Op, elements: int, tiles: int, size: float, comple
     if op == "wgrad":
         there, back, filters = (channels + rows) * pairs, rows * channels, 0
     each = p.groups * elements * size
+    slow = 1 + BEYOND * max(0.0, math.log2(elements * size / IN_CACHE))
     return {
         "call": 1.0,
-        "element": each * (there + back),
-        "stage": each * (there + back + filters) * math.log2(elements),
-        "filter": each * filters,
+        "element": each * (there + back) * slow,
+        "stage": each * (there + back + filters) * math.log2(elements) * slow,
+        "filter": each * filters * slow,
         "multiply": each * channels * rows * pairs if channels * rows > 1 or op == "wgrad" else 0.0,
         "pair": float(p.groups * (there + back + filters)),
     }
 
 
-def _fprop(
-    p: ConvProblem, op: Op, layout: Layout, x: Array, w: Array, y: Array, options: Options, flags: Array, jobs: Array, real: np.dtype[Any]
-) -> None:
-    """Compute the tiles of ``jobs`` in a precision, and flag those that need another."""
-    isa, complex_ = _emit.host(), y.dtype.kind == "c"
-    pack, fprop, _ = _kernels(isa, real)
-    channels, rows = p.in_channels // p.groups, p.out_channels // p.groups
-    taps = math.prod(p.filter)
-    # dgrad's filters are stored by the other channel first.
-    wk, wc = (taps, rows * taps) if op == "dgrad" else (channels * taps, taps)
-    geometry = np.array([
-        p.groups, channels, rows, p.batch, math.prod(layout.tiles.counts), layout.tiles.counts[1], layout.tiles.counts[2], layout.plane,
-        int(complex_), wk, wc, int(p.flipped), layout.pairs, *_strides(p, "x", complex_), *_strides(p, "y", complex_),
-    ], np.int64)  # fmt: skip
-    tile = layout.transform
-    rest = (tile.sizes, tile.stages, tile.factors)
-    spectra = np.empty(_spectra(p, layout), real)
-    filters = np.array([p.filter, p.dilation], np.int64)
-    seconds = layout.seconds
-    packing = sum(SECONDS[name] * layout.work["filter"] * factor for name, factor in (("filter", 1), ("stage", math.log2(tile.elements))))
-    arguments = (_as_real(w, real), spectra, geometry, filters, tile.size, *rest)
-    _parallel.run(pack, p.out_channels * channels, (0, real), arguments, packing)
+def _pack(layout: Layout, w: Array) -> tuple[Array, bool]:
+    """Transform all filters; return their spectra and whether they are of ordinary size."""
+    tile, spectra = layout.transform, np.empty(layout.spectra, layout.real)
+    filters = layout.spectra // (2 * layout.plane)
+    seconds = SECONDS["filter"] * layout.work["filter"] + SECONDS["stage"] * math.log2(tile.elements) * layout.work["filter"]
+    flags = np.zeros(filters, np.uint8)
+    arguments = (_numbers(w, layout.real), spectra, flags, layout.geometry, layout.taps, tile.size, tile.sizes, tile.stages, tile.factors)
+    _parallel.run(_kernels(_emit.host(), layout.real)[0], filters, (0, layout.real), arguments, seconds)
+    return spectra, not flags.any()
+
+
+def _fprop(layout: Layout, x: Array, spectra: Array, y: Array, options: Options, flags: Array, jobs: Array) -> None:
+    """Compute the tiles of ``jobs``, and flag those that need to be computed otherwise."""
+    real, tile, tiles = layout.real, layout.transform, layout.tiles
     bias = np.empty(0, real) if options.bias is None else options.bias.astype(real, copy=False)
     arguments = (
-        _as_real(x, x.dtype), spectra, _as_real(y, y.dtype), bias, CODES[options.activation], flags, jobs, geometry,
-        layout.tiles.loads, layout.tiles.stores, tile.size, *rest,
+        _numbers(x), spectra, _numbers(y), bias, CODES[options.activation], flags, jobs, layout.geometry, tiles.loads, tiles.stores, tile.size,
+        tile.sizes, tile.stages, tile.factors,
     )  # fmt: skip
-    _parallel.run(fprop, len(jobs), (2 * layout.plane * (channels + 1), real), arguments, seconds * len(jobs) / len(flags))
+    share = len(jobs) / len(flags)
+    _parallel.run(_kernels(_emit.host(), real)[1], len(jobs), (layout.scratch, real), arguments, layout.seconds * share)
 
 
-def _strides(p: ConvProblem, tensor: Any, complex_: bool) -> list[int]:
-    return [stride * (1 + complex_) for stride in p.strides(tensor)]
-
-
-def _as_real(array: Array, dtype: np.dtype[Any]) -> Array:
+def _numbers(array: Array, dtype: np.dtype[Any] | None = None) -> Array:
     """Return an array's numbers, real and imaginary parts in turn, in one row."""
     flat = array.reshape(-1)
-    return (flat.view(_real(flat.dtype)) if flat.dtype.kind == "c" else flat).astype(_real(dtype), copy=False)
+    if flat.dtype.kind == "c":
+        flat = flat.view(_real(flat.dtype))
+    return flat if dtype is None else flat.astype(dtype, copy=False)
 
 
 def _directly(p: ConvProblem, op: Op, layout: Layout, job: int, x: Array, w: Array, y: Array, options: Options) -> None:
     """Compute the tiles of one job by the direct sum."""
     group, pair = divmod(job, layout.pairs)
     channels, rows = p.in_channels // p.groups, p.out_channels // p.groups
-    of = (
-        (slice(None),) * 4 + (slice(group * channels, (group + 1) * channels),)
-        if p.channels_last
-        else (slice(None), slice(group * channels, (group + 1) * channels))
-    )
-    to = slice(group * rows, (group + 1) * rows)
+    from_, to = slice(group * channels, (group + 1) * channels), slice(group * rows, (group + 1) * rows)
     bias = None if options.bias is None else options.bias[to]
-    weights = np.ascontiguousarray(w[group * channels : (group + 1) * channels] if op == "dgrad" else w[to])
+    weights = np.ascontiguousarray(w[from_] if op == "dgrad" else w[to])
     for member in [pair] if y.dtype.kind == "c" else range(2 * pair, min(2 * pair + 2, layout.members)):
         n, tile = divmod(member, math.prod(layout.tiles.counts))
-        places = np.unravel_index(tile, layout.tiles.counts)
-        spans = [_span(layout.tiles.stores[a], int(places[a])) for a in range(3)]
+        spans = [_span(layout.tiles.stores[a], int(place)) for a, place in enumerate(np.unravel_index(tile, layout.tiles.counts))]
         if any(first >= last for first, last in spans):
             continue
-        output = tuple(last - first for first, last in spans)
-        low = tuple(lo - first * s for lo, (first, _), s in zip(p.low, spans, p.stride, strict=True))
-        part = replace(p, batch=1, in_channels=channels, out_channels=rows, groups=1, output=output, low=low, derived={})
+        d, h, width = (last - first for first, last in spans)
+        ld, lh, lw = (lo - first * s for lo, (first, _), s in zip(p.low, spans, p.stride, strict=True))
+        part = replace(p, batch=1, in_channels=channels, out_channels=rows, groups=1, output=(d, h, width), low=(ld, lh, lw), derived={})
+        image = np.ascontiguousarray(x[n : n + 1, ..., from_] if p.channels_last else x[n : n + 1, from_])
         result = np.empty(part.shape("y"), y.dtype)
-        image = np.ascontiguousarray(x[n : n + 1][of])
-        if op == "dgrad":
-            direct.run(part.transpose(), "dgrad", image, weights, result, Options(bias, options.activation))
-        else:
-            direct.run(part, "fprop", image, weights, result, Options(bias, options.activation))
-        box = tuple(slice(first, last) for first, last in spans)
+        problem, kind = (part.transpose(), op) if op == "dgrad" else (part, op)
+        direct.run(problem, kind, image, weights, result, Options(bias, options.activation))
+        box: Any = tuple(slice(first, last) for first, last in spans)
         y[(n, *box, to) if p.channels_last else (n, to, *box)] = result[0]
 
 
@@ -251,24 +266,15 @@ def _span(row: Array, place: int) -> tuple[int, int]:
 
 def _wgrad(p: ConvProblem, layout: Layout, dy: Array, x: Array, dw: Array) -> bool:
     """Compute wgrad, and return whether all is finite."""
-    isa, real, complex_ = _emit.host(), _real(dw.dtype), dw.dtype.kind == "c"
-    channels, rows = p.in_channels // p.groups, p.out_channels // p.groups
-    blocks = -(-rows // layout.filters)
-    geometry = np.array([
-        p.groups, channels, rows, p.batch, math.prod(layout.tiles.counts), layout.tiles.counts[1], layout.tiles.counts[2], layout.plane,
-        int(complex_), layout.filters, blocks, layout.splits, layout.pairs, *_strides(p, "x", complex_), *_strides(p, "y", complex_),
-        math.prod(p.filter) * (1 + complex_), *(n * (1 + complex_) for n in (p.filter[1] * p.filter[2], p.filter[2], 1)),
-    ], np.int64)  # fmt: skip
-    pieces, tile = np.empty((layout.splits, dw.size * (1 + complex_)), real), layout.transform
-    jobs = layout.splits * p.groups * blocks
-    flags = np.zeros(jobs, np.uint8)
-    tiles = layout.tiles
+    real, tile, tiles = layout.real, layout.transform, layout.tiles
+    numbers = _numbers(dw)
+    pieces, flags = np.empty((layout.splits, numbers.size), real), np.zeros(len(layout.jobs), np.uint8)
     arguments = (
-        _as_real(dy, real), _as_real(x, real), pieces, flags, geometry, tiles.loads, tiles.gradients, tiles.stores, tile.size,
+        _numbers(dy), _numbers(x), pieces, flags, layout.geometry, tiles.loads, tiles.gradients, tiles.stores, tile.size,
         tile.sizes, tile.stages, tile.factors,
     )  # fmt: skip
-    _parallel.run(_kernels(isa, real)[2], jobs, (_scratch(p, "wgrad", layout), real), arguments, layout.seconds)
-    dw.reshape(-1).view(real)[:] = add_pairwise(pieces)
+    _parallel.run(_kernels(_emit.host(), real)[2], len(flags), (layout.scratch, real), arguments, layout.seconds)
+    numbers[:] = add_pairwise(pieces)
     return not flags.any() and bool(np.isfinite(dw).all())
 
 
@@ -280,31 +286,29 @@ def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kerne
     add_conjugated = multiply(isa, real, True, True)
     width, variant = isa.width(real), f"-{isa.name}-{real.name}"
 
-    def pack(first, last, workers, scratch, w, spectra, geometry, filters, size, sizes, stages, factors):  # type: ignore[no-untyped-def]
+    def pack(first, last, workers, scratch, w, spectra, flags, geometry, filters, size, sizes, stages, factors):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: the spectrum of each filter, its taps the other way round for a correlation, scaled by 1/n.
         # THE SCHEDULE: a tile is one filter of one channel, transformed where its spectrum is kept.
-        channels, rows, plane, complex_, wk, wc, flipped = geometry[1], geometry[2], geometry[7], geometry[8], geometry[9], geometry[10], geometry[11]
-        T, R, S = filters[0]
-        dt, dr, ds = filters[1]
+        channels, rows, plane, complex_ = geometry[1], geometry[2], geometry[7], geometry[8]
+        flipped, wk, wc, taps = geometry[20], geometry[21], geometry[22], geometry[23]
+        (T, R, S), (dt, dr, ds) = filters[0], filters[1]
         scale = spectra.dtype.type(1) / sizes[0]
         for worker in prange(workers):
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 k, c = tile // channels, tile % channels
-                group, at = k // rows, tile * 2 * plane
-                from_ = group * rows * channels * T * R * S + k % rows * wk + c * wc
-                for i in range(2 * plane):
-                    spectra[at + i] = 0
-                for t in range(T):
-                    for r in range(R):
+                at, from_, largest = tile * 2 * plane, k // rows * rows * channels * taps + k % rows * wk + c * wc, scale * 0
+                clear(spectra, at, 2 * plane)
+                for row in range(T * R):
+                    t, r = row // R, row % R
+                    t, r, s, step = (t, r, 0, ds) if flipped else (T - 1 - t, R - 1 - r, S - 1, -ds)
+                    to = at + (t * dt * size[1] + r * dr) * size[2] + s * ds
+                    for half in range(1 + complex_):
                         for s in range(S):
-                            tap = (t * R + r) * S + s
-                            tt, rr, ss = (t, r, s) if flipped else (T - 1 - t, R - 1 - r, S - 1 - s)
-                            to = at + (tt * dt * size[1] + rr * dr) * size[2] + ss * ds
-                            if complex_:
-                                spectra[to] = w[2 * (from_ + tap)] * scale
-                                spectra[to + plane] = w[2 * (from_ + tap) + 1] * scale
-                            else:
-                                spectra[to] = w[from_ + tap] * scale
+                            value = w[from_ + (row * S + s) * (1 + complex_) + half]
+                            spectra[to + half * plane + s * step] = value * scale
+                            largest += abs(value)
+                if not largest < LARGE:  # or NaN
+                    flags[tile] = STRANGE
                 forward(spectra, at, plane, sizes, stages, factors, spectra, 0)
 
     def fprop(first, last, workers, scratch, x, spectra, y, bias, code, flags, jobs, geometry, loads, stores, size, sizes, stages, factors):  # type: ignore[no-untyped-def]
@@ -312,11 +316,11 @@ def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kerne
         # THE SCHEDULE: a job is a pair of tiles of one group, with all its channels; it is computed as a pair or, if one is much
         # larger than the other, one after the other (parts 1 and 2 for 0).
         channels, rows, tiles, plane, complex_, pairs = (
-            geometry[1], geometry[2], geometry[4], geometry[7], geometry[8], geometry[12],
+            geometry[1], geometry[2], geometry[4], geometry[7], geometry[8], geometry[9],
         )  # fmt: skip
-        xn, xc, yn, yk = geometry[13], geometry[14], geometry[18], geometry[19]
-        members, real, sums = geometry[3] * tiles, scratch.dtype.type, channels * 2 * plane
-        x_strides, y_strides = (geometry[15], geometry[16], geometry[17]), (geometry[20], geometry[21], geometry[22])
+        xn, xc, yn, yk = geometry[10], geometry[11], geometry[15], geometry[16]
+        members, real, sums = geometry[3], scratch.dtype.type, channels * 2 * plane
+        x_strides, y_strides = (geometry[12], geometry[13], geometry[14]), (geometry[17], geometry[18], geometry[19])
         for worker in prange(workers):
             data = scratch[worker]
             for number in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
@@ -377,10 +381,10 @@ def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kerne
         # Of a pair of real tiles the real part is the sum of both.
         # THE SCHEDULE: a job is a block of filters over one piece of the tiles, its sums kept as spectra; pieces are added up afterwards.
         groups, channels, rows, tiles, plane, complex_ = geometry[0], geometry[1], geometry[2], geometry[4], geometry[7], geometry[8]
-        filters, blocks, splits, pairs = geometry[9], geometry[10], geometry[11], geometry[12]
-        xn, xc, yn, yk = geometry[13], geometry[14], geometry[18], geometry[19]
-        x_strides, y_strides = (geometry[15], geometry[16], geometry[17]), (geometry[20], geometry[21], geometry[22])
-        members, taps, none, real = geometry[3] * tiles, geometry[23], pieces[0, :0], scratch.dtype.type
+        filters, blocks, splits, pairs = geometry[27], geometry[28], geometry[29], geometry[9]
+        xn, xc, yn, yk = geometry[10], geometry[11], geometry[15], geometry[16]
+        x_strides, y_strides = (geometry[12], geometry[13], geometry[14]), (geometry[17], geometry[18], geometry[19])
+        members, taps, none, real = geometry[3], geometry[23], pieces[0, :0], scratch.dtype.type
         w_strides = (geometry[24], geometry[25], geometry[26])
         for worker in prange(workers):
             data = scratch[worker]
