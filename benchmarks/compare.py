@@ -262,8 +262,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Print one table per suite and a summary."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", nargs="+", choices=[*SUITES, *GROUPS], default=["mixed"], help="networks, signals: all of them")
-    parser.add_argument("--ops", nargs="+", choices=OPS, default=["forward"])
-    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="fewer where a call would take much longer than half a second")
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=["forward"], help="of layers")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="of layers; fewer where a call would take much longer than half a second")
     parser.add_argument("--match", default="", help="only cases whose name contains this")
     parser.add_argument("--dtype", choices=("float32", "float64", "complex64"), default="float32", help="complex64: signals alone")
     parser.add_argument("--threads", type=int, default=nc.get_num_threads(), help="for everyone")
