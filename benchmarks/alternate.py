@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,9 +24,9 @@ def medians(functions: Mapping[str, Callable[[], Any]], seconds: float, settle: 
     if settle:
         return _settled(functions, seconds)
     times: dict[str, list[float]] = {name: [] for name in functions}
-    names, end, rounds = list(functions), time.perf_counter() + seconds, 0
+    turns, end, rounds = random.Random(0), time.perf_counter() + seconds, 0
     while rounds < FEWEST or (rounds < MOST and time.perf_counter() < end):
-        for name in names[rounds % len(names) :] + names[: rounds % len(names)]:  # nobody always follows the same one
+        for name in turns.sample(list(functions), len(functions)):  # nobody always follows the same one, whose traces are in the caches
             start = time.perf_counter()
             functions[name]()
             times[name].append(time.perf_counter() - start)

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from math import prod
 from typing import Any
 
@@ -124,24 +125,74 @@ class Layer:
 
 @dataclass(frozen=True)
 class Signal:
-    """A signal (or image) and a filter."""
+    """Signals (or images) and the filter that they are convolved with; axes of ``shape`` before those of the filter are a batch."""
 
     shape: tuple[int, ...]
     taps: tuple[int, ...]
+    mode: str = "same"
+
+    @property
+    def rank(self) -> int:
+        """Number of axes that are filtered."""
+        return len(self.taps)
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of the direct sum."""
+        """Multiply-adds of the direct sum, as many outputs as inputs."""
         return prod(self.shape) * prod(self.taps)
 
+    def takes(self, dtype: str) -> bool:
+        """Return whether the call exists for that dtype."""
+        return True
+
     def operands(self, dtype: str = "float32") -> tuple[Array, Array]:
-        """Return a fresh random signal and filter."""
+        """Return fresh random signals and a filter of as many axes."""
+        return random(self.shape, dtype), random((1,) * (len(self.shape) - self.rank) + self.taps, dtype)
+
+    def call(self, library: str, x: Array, h: Array) -> Callable[[], Array]:
+        """Return the call with "scipy" or "numbaconv", its method left to the library."""
+        convolve = import_module(f"{library}.signal").convolve
+        return lambda: convolve(x, h, mode=self.mode)
+
+    def scale(self, x: Array, h: Array) -> Array:
+        """Return ‖x‖₂‖h‖₂ of each signal: what the errors of an FFT are relative to."""
+        return np.sqrt(np.sum(np.abs(x) ** 2, axis=tuple(range(-self.rank, 0)), keepdims=True, dtype=np.float64)) * np.linalg.norm(h)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Any other call that is written alike with SciPy and with numbaconv."""
+
+    shape: tuple[int, ...]
+    module: str
+    function: Callable[[Any, Array, Array], Array]  # of that module, an array and taps
+    taps: tuple[int, ...] = (0,)
+    opencv: Callable[[Any, Array], Array] | None = None  # the same of cv2, for real arrays
+    kinds: str = "fc"
+
+    def takes(self, dtype: str) -> bool:
+        """Return whether the call exists for that dtype."""
+        return np.dtype(dtype).kind in self.kinds
+
+    def operands(self, dtype: str = "float32") -> tuple[Array, Array]:
+        """Return a fresh random array and taps, none where the function makes its own."""
         return random(self.shape, dtype), random(self.taps, dtype)
+
+    def call(self, library: str, x: Array, h: Array) -> Callable[[], Array]:
+        """Return the call with "scipy" or "numbaconv"."""
+        module = import_module(f"{library}.{self.module}")
+        return lambda: self.function(module, x, h)
+
+    def scale(self, x: Array, h: Array) -> Array:
+        """Return ‖x‖₂‖h‖₂; filters that a function makes have a norm of about 1 or less."""
+        return np.asarray(np.linalg.norm(x) * (np.linalg.norm(h) or 1))
 
 
 def random(shape: tuple[int, ...], dtype: str = "float32") -> Array:
     """Return normal numbers, other ones in every call."""
-    return np.random.default_rng().standard_normal(shape, dtype)
+    rng, part = np.random.default_rng(), np.empty(0, dtype).real.dtype
+    real = rng.standard_normal(shape, part)
+    return real if np.dtype(dtype) == part else (real + 1j * rng.standard_normal(shape, part)).astype(dtype)
 
 
 def layer(notation: str) -> Layer:
@@ -170,11 +221,60 @@ def network(layers: str) -> dict[str, Layer]:
     return {line: layer(line) for line in map(str.strip, layers.strip().splitlines())}
 
 
-SIGNALS = {
-    **{f"10⁶ samples, {taps} taps": Signal((10**6,), (taps,)) for taps in (5, 31, 127, 1023, 8191)},
-    **{f"1024² image, {k}×{k}": Signal((1024, 1024), (k, k)) for k in (3, 11, 31, 63)},
-    "smallest 7, 3 taps": Signal((7,), (3,)),
-}
+def _power(size: int) -> str:
+    """Write 1000 as 10³."""
+    return "10" + "⁰¹²³⁴⁵⁶⁷⁸⁹"[len(str(size)) - 1]
+
+
+TAPS, SIDES = (3, 15, 31, 127, 1023, 8191, 10**5), (3, 5, 11, 31, 63, 127)
+SAMPLES, PIXELS = tuple(10**n for n in range(2, 8)), (256, 512, 1024, 2048, 4096)
+OTHER_MODES = ((10**3, 31, "full"), (10**5, 127, "full"), (10**4, 1023, "valid"), (10**6, 31, "valid"), (10**6, 8191, "valid"))
+
+SIGNALS: dict[str, dict[str, Any]] = {
+    "signals-1d": {
+        **{f"{_power(n)} samples, {r if r < 10**5 else _power(r)} taps": Signal((n,), (r,)) for n in SAMPLES for r in TAPS if r <= n},
+        **{f"{_power(n)} samples, {r} taps, {mode}": Signal((n,), (r,), mode) for n, r, mode in OTHER_MODES},
+    },
+    "signals-2d": {f"{n}² image, {k}×{k}": Signal((n, n), (k, k)) for n in PIXELS for k in SIDES},
+    "signals-batch": {
+        **{
+            f"{batch} signals of {_power(n)} samples, {r} taps": Signal((batch, n), (r,))
+            for batch, n, r in ((8, 100, 15), (1000, 1000, 15), (64, 10**4, 31), (64, 10**4, 1023), (8, 10**5, 127), (8, 10**5, 8191))
+        },
+        **{
+            f"{batch} images of {n}², {k}×{k}": Signal((batch, n, n), (k, k))
+            for batch, n, k in ((256, 32, 3), (32, 128, 5), (32, 128, 11), (8, 512, 3), (8, 512, 31))
+        },
+    },
+    "filters": {
+        "upfirdn of 10⁵ samples up 2, 31 taps": Filter((10**5,), "signal", lambda signal, x, h: signal.upfirdn(h, x, up=2), (31,)),
+        "upfirdn of 10⁶ samples down 4, 127 taps": Filter((10**6,), "signal", lambda signal, x, h: signal.upfirdn(h, x, down=4), (127,)),
+        "resample_poly of 10⁵ samples by 2/1": Filter((10**5,), "signal", lambda signal, x, h: signal.resample_poly(x, 2, 1)),
+        "resample_poly of 10⁵ samples by 160/147": Filter((10**5,), "signal", lambda signal, x, h: signal.resample_poly(x, 160, 147)),
+        "lfilter of 10⁶ samples, 31 taps": Filter((10**6,), "signal", lambda signal, x, h: signal.lfilter(h, x.dtype.type(1), x), (31,)),
+        "lfilter of 64 signals of 10⁴ samples, 127 taps": Filter(
+            (64, 10**4), "signal", lambda signal, x, h: signal.lfilter(h, x.dtype.type(1), x), (127,)
+        ),
+        "savgol_filter of 10⁶ samples, window 31": Filter((10**6,), "signal", lambda signal, x, h: signal.savgol_filter(x, 31, 3), kinds="f"),
+        "sepfir2d of 1024² image, 9 and 9 taps": Filter((1024, 1024), "signal", lambda signal, x, h: signal.sepfir2d(x, h[0], h[1]), (2, 9)),
+        "correlate2d of 512² image, 5×5, symm": Filter((512, 512), "signal", lambda signal, x, h: signal.correlate2d(x, h, "same", "symm"), (5, 5)),
+        "convolve of 1024² image, 5×5, reflect": Filter((1024, 1024), "ndimage", lambda ndimage, x, h: ndimage.convolve(x, h), (5, 5)),
+        "correlate1d of 1024² image, 31 taps down": Filter((1024, 1024), "ndimage", lambda ndimage, x, h: ndimage.correlate1d(x, h, 0), (31,)),
+        "gaussian_filter1d of 10⁶ samples, sigma 8": Filter((10**6,), "ndimage", lambda ndimage, x, h: ndimage.gaussian_filter1d(x, 8)),
+        "gaussian_filter of 1024² image, sigma 2": Filter(
+            (1024, 1024), "ndimage", lambda ndimage, x, h: ndimage.gaussian_filter(x, 2),
+            opencv=lambda cv2, x: cv2.GaussianBlur(x, (17, 17), 2, borderType=cv2.BORDER_REFLECT),
+        ),
+        "gaussian_filter of 1024² image, sigma 8": Filter(
+            (1024, 1024), "ndimage", lambda ndimage, x, h: ndimage.gaussian_filter(x, 8),
+            opencv=lambda cv2, x: cv2.GaussianBlur(x, (65, 65), 8, borderType=cv2.BORDER_REFLECT),
+        ),
+        "uniform_filter of 1024² image, 9×9": Filter(
+            (1024, 1024), "ndimage", lambda ndimage, x, h: ndimage.uniform_filter(x, 9),
+            opencv=lambda cv2, x: cv2.blur(x, (9, 9), borderType=cv2.BORDER_REFLECT),
+        ),
+    },
+}  # fmt: skip
 
 
 def by_size(cases: dict[str, Any]) -> list[str]:

@@ -8,6 +8,10 @@ A ratio is a peer's median time over numbaconv's: above 1, numbaconv is faster. 
   with fewer operations;
 - reached: that least time over numbaconv's, and what takes it;
 - workspace: what numbaconv allocates besides its result.
+
+The suites of signals convolve as ``scipy.signal.convolve`` does, or filter as the function of SciPy that a case names; the dtype
+stands in place of the operation, results are compared in units of eps · ‖x‖₂‖h‖₂, and there is no cap. Their summary counts SciPy by
+its fastest function in each case, and lists the cases in which numbaconv is clearly behind.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import argparse
 import itertools
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -31,8 +36,10 @@ from benchmarks.cases import OPS, SIGNALS, Array
 from benchmarks.networks import LAYERS, NETWORKS
 
 AGREEMENT = 256  # in eps · Σ|x||w|: what Winograd may be off by, on either side, and then some
+FFT_AGREEMENT = 16  # in eps · ‖x‖₂‖h‖₂: likewise for the FFT
+BEHIND, MOMENT = 0.9, 20e-6  # a ratio below counts as behind where the best peer takes longer than so many seconds
 HOPELESS, PATIENCE = 10, 0.5  # a peer that takes so many times as long as the fastest, and so many seconds, is called only once
-LIBRARY = {"torch channels_last": "torch", "scipy.ndimage": "SciPy", "scipy.signal": "SciPy"}  # contenders of which the better one counts
+LIBRARIES = {"torch": "torch", "scipy": "SciPy"}  # by how contenders' names begin: the best of each counts
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Row:
 
     suite: str
     case: str
-    op: str
+    op: str  # of a layer; the dtype of a signal
     asked_batch: int
     batch: int
     seconds: dict[str, float]
@@ -60,7 +67,7 @@ class Row:
         """The same, of each library the better contender."""
         found: dict[str, float] = {}
         for name, ratio in self.ratios.items():
-            library = LIBRARY.get(name, name)
+            library = LIBRARIES.get(re.split("[ .]", name)[0], name)
             found[library] = min(ratio, found.get(library, ratio))
         return found
 
@@ -68,6 +75,11 @@ class Row:
     def best(self) -> float | None:
         """The fastest peer's time over numbaconv's."""
         return min(self.ratios.values(), default=None)
+
+    @property
+    def behind(self) -> bool:
+        """Whether a peer is clearly faster, in a call that takes a moment."""
+        return self.best is not None and self.best < BEHIND and self.best * self.seconds["numbaconv"] > MOMENT
 
     @property
     def reached(self) -> float | None:
@@ -93,8 +105,9 @@ class Settings:
     prepared: bool
 
 
-def layers(suite: str, settings: Settings, machine: roofline.Roofline) -> Iterator[Row]:
+def layers(suite: str, settings: Settings, machine: roofline.Roofline | None) -> Iterator[Row]:
     """Compare the layers of a network."""
+    assert machine
     dtype, names = settings.dtype, [name for name in LAYERS[suite] if settings.match in name]
     for batch, op, name in itertools.product(settings.batch, settings.ops, names):
         layer = LAYERS[suite][name].batched(batch)
@@ -105,31 +118,33 @@ def layers(suite: str, settings: Settings, machine: roofline.Roofline) -> Iterat
         if settings.prepared and op == "forward":
             b = nc.prepare(b, layer.x_shape, transposed=layer.transposed, **layer.options)
         contenders |= {"numbaconv": lambda function=function, a=a, b=b: function(a, b)}
-        seconds = _measure(f"{suite}: {name}, {op}", contenders, sums, settings)
+        seconds = _measure(f"{suite}: {name}, {op}", contenders, AGREEMENT * sums, settings)
         plan = layer.plan(op, dtype)
         yield Row(suite, name, op, batch, layer.x_shape[0], seconds, *machine.floor(layer, dtype), plan.name, plan.workspace)
 
 
-def signals(suite: str, settings: Settings, machine: roofline.Roofline) -> Iterator[Row]:
-    """Compare the named signals and images."""
-    try:
-        from numbaconv import signal
-    except ImportError:
-        raise SystemExit("this version has no numbaconv.signal") from None
-    for name, case in SIGNALS.items():
-        if settings.match in name:
+def signals(suite: str, settings: Settings, machine: roofline.Roofline | None) -> Iterator[Row]:
+    """Compare a suite of signals and images."""
+    makers = peers.FILTER_PEERS if suite == "filters" else peers.SIGNAL_PEERS
+    for name, case in SIGNALS[suite].items():
+        if settings.match in name and case.takes(settings.dtype):
             x, h = case.operands(settings.dtype)
-            contenders: dict[str, Callable[[], Any]] = {"numbaconv": lambda x=x, h=h: signal.convolve(x, h, mode="same")}
-            contenders |= {peer: call for peer, make in peers.SIGNAL_PEERS.items() if (call := make(case, x, h))}
-            sums = np.linalg.norm(x) * np.linalg.norm(h)  # what an FFT's error is relative to
-            yield Row(suite, name, "convolve", 1, 1, _measure(name, contenders, np.asarray(sums), settings))
+            try:
+                contenders: dict[str, Callable[[], Any]] = {"numbaconv": case.call("numbaconv", x, h)}
+            except ImportError as reason:
+                raise SystemExit(f"this version cannot run {suite}: {reason}") from None
+            contenders |= {peer: call for peer, make in makers.items() if (call := make(case, x, h))}
+            seconds = _measure(f"{suite}: {name}", contenders, FFT_AGREEMENT * case.scale(x, h), settings)
+            yield Row(suite, name, settings.dtype, 1, 1, seconds)
 
 
-SUITES: dict[str, Callable[[str, Settings, roofline.Roofline], Iterator[Row]]] = {**dict.fromkeys(LAYERS, layers), "signals": signals}
+Suite = Callable[[str, Settings, roofline.Roofline | None], Iterator[Row]]
+SUITES: dict[str, Suite] = {**dict.fromkeys(LAYERS, layers), **dict.fromkeys(SIGNALS, signals)}
+GROUPS = {"networks": NETWORKS, "signals": SIGNALS}
 
 
-def _measure(case: str, contenders: dict[str, Callable[[], Any]], sums: Array, settings: Settings) -> dict[str, float]:
-    """Warm everyone up, check that they agree, and time them."""
+def _measure(case: str, contenders: dict[str, Callable[[], Any]], allowed: Array, settings: Settings) -> dict[str, float]:
+    """Warm everyone up, check that they agree, differences allowed in units of eps, and time them."""
     first: dict[str, float] = {}
     results: dict[str, Array] = {}
     for name, call in contenders.items():
@@ -138,9 +153,9 @@ def _measure(case: str, contenders: dict[str, Callable[[], Any]], sums: Array, s
         first[name] = time.perf_counter() - start
         results[name] = peers.as_numpy(result)
     ours, real = results.pop("numbaconv"), np.finfo(settings.dtype)
-    bound = AGREEMENT * real.eps * np.maximum(sums, real.tiny)
+    bound = real.eps * np.maximum(allowed, real.tiny)
     for name, theirs in results.items():
-        if ours.shape != theirs.shape or (worst := float(np.max(np.abs(ours - theirs) / bound))) > 1:
+        if ours.shape != theirs.shape or not (worst := float(np.max(np.abs(ours - theirs) / bound))) <= 1:
             raise SystemExit(f"{case}: numbaconv and {name} disagree ({ours.shape} and {theirs.shape}, {worst:.3g} times what is allowed)")
     hopeless = {name: first[name] for name in results if first[name] > max(HOPELESS * min(first.values()), PATIENCE)}
     timed = {name: call for name, call in contenders.items() if name not in hopeless}
@@ -160,7 +175,7 @@ def table(rows: list[Row]) -> str:
     ]  # fmt: skip
     means = [_mean(row.ratios.get(name) for row in rows) for name in names]
     lines.append(["**geometric mean**", "", "", *means, _mean(row.best for row in rows), _mean(row.cap for row in rows), "", ""])
-    return markdown(["case", "method", "numbaconv", *names, "best", "cap", "reached", "workspace"], lines)
+    return _filled(["case", "method", "numbaconv", *names, "best", "cap", "reached", "workspace"], lines)
 
 
 def summary(rows: list[Row]) -> str:
@@ -175,7 +190,16 @@ def summary(rows: list[Row]) -> str:
         ends = [_mean(get(row) for row in group) for get in (lambda row: row.best, lambda row: row.cap)]
         worst = min((row.best for row in group if row.best), default=None)
         lines.append([title, str(len(group)), *means, *ends, f"{ahead}", _ratio(worst)])
-    return markdown(["geometric means", "cases", *names, "best", "cap", "cases ahead", "worst"], lines)
+    return _filled(["geometric means", "cases", *names, "best", "cap", "cases ahead", "worst"], lines)
+
+
+def behind(rows: list[Row]) -> str:
+    """Return a line per suite that lists the cases in which numbaconv is behind, the worst first."""
+    lines = [f"Below {BEHIND} where the best peer takes more than {MOMENT * 1e6:.0f} µs:"]
+    for title, group in _grouped(rows).items():
+        found = sorted((row.best, row.case) for row in group if row.best and row.behind)
+        lines.append(f"- {title}: {len(found)} of {len(group)}{': ' if found else ''}{'; '.join(f'{case} ({ratio:.2f})' for ratio, case in found)}")
+    return "\n".join(lines)
 
 
 def plot(rows: list[Row], path: Path) -> None:
@@ -202,6 +226,12 @@ def plot(rows: list[Row], path: Path) -> None:
     axes.invert_yaxis()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _filled(head: list[str], lines: list[list[str]]) -> str:
+    """Return a markdown table without the columns that no line has anything in."""
+    kept = [n for n in range(len(head)) if not lines or any(line[n] for line in lines)]
+    return markdown([head[n] for n in kept], [[line[n] for n in kept] for line in lines])
 
 
 def _label(row: Row) -> str:
@@ -231,11 +261,11 @@ def _kibibytes(size: int | None) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Print one table per suite and a summary."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", nargs="+", choices=[*SUITES, "networks"], default=["mixed"], help="networks: all of them, and the images")
-    parser.add_argument("--ops", nargs="+", choices=OPS, default=["forward"])
-    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="fewer where a call would take much longer than half a second")
+    parser.add_argument("--suite", nargs="+", choices=[*SUITES, *GROUPS], default=["mixed"], help="networks, signals: all of them")
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=["forward"], help="of layers")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="of layers; fewer where a call would take much longer than half a second")
     parser.add_argument("--match", default="", help="only cases whose name contains this")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "float64", "complex64"), default="float32", help="complex64: signals alone")
     parser.add_argument("--threads", type=int, default=nc.get_num_threads(), help="for everyone")
     parser.add_argument("--seconds", type=float, default=1.0, help="per case, all contenders together")
     parser.add_argument("--prepared", action="store_true", help="pack numbaconv's filters beforehand (forward), as ONNX Runtime always does")
@@ -245,16 +275,28 @@ def main(arguments: list[str] | None = None) -> None:
     settings = Settings(options.ops, options.batch, options.match, options.dtype, options.threads, options.seconds, options.prepared)
     nc.set_num_threads(settings.threads)
     peers.use_threads(settings.threads)
-    machine, found = roofline.measure(settings.dtype, settings.threads), []
-    print(f"{settings.dtype}, {settings.threads} thread(s), {platform.machine()}, Python {platform.python_version()}: {machine}")
-    for suite in dict.fromkeys(itertools.chain.from_iterable(NETWORKS if suite == "networks" else [suite] for suite in options.suite)):
+    suites = dict.fromkeys(itertools.chain.from_iterable(GROUPS.get(suite, [suite]) for suite in options.suite))
+    if settings.dtype == "complex64" and not suites.keys() <= SIGNALS.keys():
+        parser.error("complex64 is for the suites of signals")
+    machine = roofline.measure(settings.dtype, settings.threads) if suites.keys() & LAYERS.keys() else None
+    found: list[Row] = []
+    print(
+        f"{settings.dtype}, {settings.threads} thread(s), {platform.machine()}, Python {platform.python_version()}{f': {machine}' if machine else ''}"
+    )
+    for suite in suites:
         rows = list(SUITES[suite](suite, settings, machine))
         if rows:
             print(f"\n{suite}\n\n{table(rows)}", flush=True)
         found += rows
     print(f"\n{summary(found)}")
+    if filtered := [row for row in found if row.suite in SIGNALS]:
+        print(f"\n{behind(filtered)}")
     if options.json:
-        report = {**asdict(settings), "roofline": asdict(machine), "rows": [asdict(row) | {"best": row.best, "cap": row.cap} for row in found]}
+        report = {
+            **asdict(settings),
+            "roofline": machine and asdict(machine),
+            "rows": [asdict(row) | {"best": row.best, "cap": row.cap} for row in found],
+        }
         options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False))
     if options.plot:
         plot(found, options.plot)

@@ -1,10 +1,24 @@
-"""asv: what a call costs besides its arithmetic, on the smallest arrays. asv chooses the number of calls per measurement."""
+"""asv: what a call costs besides its arithmetic, on the smallest arrays. asv chooses the number of calls per measurement.
+
+``python -m benchmarks.overhead`` prints the same of ``signal.convolve`` beside NumPy and SciPy, which take turns.
+"""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import signal
+
 import numbaconv as nc
-from benchmarks.cases import OPS, Signal, random
+from benchmarks.alternate import duration, markdown, medians
+from benchmarks.cases import OPS, Array, Signal, random
 from benchmarks.networks import MIXED
+from benchmarks.signals import module
+
+SAMPLES, CALLS = (7, 100), 50
 
 
 class Overhead:
@@ -44,17 +58,43 @@ class Conv1d:
 
 
 class SignalConvolve:
-    """``signal.convolve`` of 7 samples and 3 taps."""
+    """``signal.convolve`` of few samples and 3 taps."""
 
-    def setup(self) -> None:
+    params = SAMPLES
+    param_names = ("samples",)
+
+    def setup(self, samples: int) -> None:
         """Call once, so that compiling is not timed."""
-        try:
-            from numbaconv.signal import convolve
-        except ImportError:
-            raise NotImplementedError("this version has no numbaconv.signal") from None
-        (self.x, self.h), self.convolve = Signal((7,), (3,)).operands("float64"), convolve
-        self.time_convolve()
+        (self.x, self.h), self.convolve = Signal((samples,), (3,)).operands("float64"), module("signal").convolve
+        self.time_convolve(samples)
 
-    def time_convolve(self) -> None:
+    def time_convolve(self, samples: int) -> None:
         """Time one call."""
         self.convolve(self.x, self.h)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the median time of a call of each library's ``convolve``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description="the smallest signals, beside NumPy and SciPy")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per case")
+    seconds, lines = parser.parse_args(arguments).seconds, []
+    functions = {"numbaconv": module("signal").convolve, "numpy": np.convolve, "scipy.signal": signal.convolve}
+    for samples in SAMPLES:
+        x, h = Signal((samples,), (3,)).operands("float64")
+        times = medians({name: repeated(function, x, h) for name, function in functions.items()}, seconds)
+        lines.append([f"{samples} samples, 3 taps", *(duration(time / CALLS) for time in times.values())])
+    print(markdown(["a call of", *functions], lines))
+
+
+def repeated(function: Callable[..., Any], *operands: Array) -> Callable[[], None]:
+    """Return what calls a function so often that reading the clock takes nothing beside it."""
+
+    def run() -> None:
+        for _ in range(CALLS):
+            function(*operands)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

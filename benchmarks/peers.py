@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Array, Layer, Signal
+from benchmarks.cases import Array, Filter, Layer, Signal
 
 Call = Callable[[], Any]
 
@@ -22,6 +23,9 @@ def _importable(name: str) -> Any:
 
 torch, cv2, onnx, onnxruntime = map(_importable, ("torch", "cv2", "onnx", "onnxruntime"))
 MOST_NDIMAGE = 7 * 7  # taps: its time grows with them, to seconds where others take milliseconds
+# What peers of signals are called for at most: multiply-adds that take a second or two, as dot products, in plain loops, or in N-D by
+# iterators and by PyTorch; and, for all but dot products, as many taps as the FFT leaves them a chance with.
+MOST_DOTS, MOST_LOOPS, MOST_STEPS, MOST_TAPS = 2 * 10**10, 2 * 10**9, 2 * 10**8, 500
 _threads = 1
 
 
@@ -129,33 +133,123 @@ def _each(x: Array, function: Callable[[Array], Array]) -> Array:
     return results[0].reshape(x.shape) if len(results) == 1 else np.stack(results).reshape(x.shape)
 
 
-def scipy_auto(case: Signal, x: Array, h: Array) -> Call:
-    """Return ``scipy.signal.convolve`` with its method "auto"."""
-    from scipy import signal
-
-    return lambda: signal.convolve(x, h, mode="same")
-
-
-def scipy_overlap_add(case: Signal, x: Array, h: Array) -> Call:
-    """Return ``scipy.signal.oaconvolve``."""
-    from scipy import signal
-
-    return lambda: signal.oaconvolve(x, h, mode="same")
-
-
-def opencv(case: Signal, x: Array, h: Array) -> Call | None:
-    """Return ``cv2.filter2D`` of a float32 image."""
-    if not cv2 or x.ndim != 2 or x.dtype != np.float32:
+def numpy_convolve(case: Signal, x: Array, h: Array) -> Call | None:
+    """Return ``numpy.convolve``."""
+    if x.ndim > 1 or case.macs > MOST_DOTS:
         return None
-    taps = np.ascontiguousarray(h[::-1, ::-1])
-    return lambda: cv2.filter2D(x, -1, taps, borderType=cv2.BORDER_CONSTANT)
+    return lambda: np.convolve(x, h, case.mode)
+
+
+def scipy_signal(name: str, **options: Any) -> Callable[[Signal, Array, Array], Call]:
+    """Return what makes a call of a function of ``scipy.signal``."""
+
+    def make(case: Signal, x: Array, h: Array) -> Call:
+        from scipy import signal
+
+        function = getattr(signal, name)
+        return lambda: function(x, h, mode=case.mode, **options)
+
+    return make
+
+
+def scipy_direct(case: Signal, x: Array, h: Array) -> Call | None:
+    """Return ``scipy.signal.convolve`` with its method "direct", in one dimension ``numpy.convolve``; "fft" is ``fftconvolve``."""
+    affordable = case.macs <= MOST_DOTS if x.ndim == 1 else _few_taps(case, MOST_STEPS)
+    return scipy_signal("convolve", method="direct")(case, x, h) if affordable else None
+
+
+def scipy_convolve2d(case: Signal, x: Array, h: Array) -> Call | None:
+    """Return ``scipy.signal.convolve2d``."""
+    return scipy_signal("convolve2d")(case, x, h) if x.ndim == case.rank == 2 and _few_taps(case, MOST_LOOPS) else None
+
+
+def scipy_lfilter(case: Signal, x: Array, h: Array) -> Call | None:
+    """Return ``scipy.signal.lfilter`` of a batch, padded beforehand and cut; of one signal it is ``numpy.convolve`` itself."""
+    if case.rank != 1 or x.ndim == 1 or case.mode != "same" or case.macs > MOST_DOTS:
+        return None
+    from scipy import signal
+
+    late = (case.taps[0] - 1) // 2
+    padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, late)])
+    return lambda: signal.lfilter(h.ravel(), x.dtype.type(1), padded)[..., late:]
+
+
+def scipy_ndimage(case: Signal, x: Array, h: Array) -> Call | None:
+    """Return ``scipy.ndimage.convolve1d`` or ``convolve``, which agree with ``scipy.signal`` where the number of taps is odd."""
+    if not _centred(case) or not _few_taps(case, MOST_LOOPS):
+        return None
+    from scipy import ndimage
+
+    if case.rank == 1:
+        return lambda: ndimage.convolve1d(x, h.ravel(), mode="constant")
+    return lambda: ndimage.convolve(x, h, mode="constant")
+
+
+def _few_taps(case: Signal, macs: int) -> bool:
+    return case.macs <= macs and prod(case.taps) <= MOST_TAPS
+
+
+def _centred(case: Signal) -> bool:
+    """Return whether the output is as large as the input and every tap has its counterpart on the other side of it."""
+    return case.mode == "same" and all(r % 2 for r in case.taps)
+
+
+def opencv_images(case: Signal, x: Array, h: Array) -> Call | None:
+    """Return ``cv2.filter2D`` of each real image, which takes the DFT for large filters."""
+    if not cv2 or case.rank != 2 or not _centred(case) or x.dtype.kind != "f":
+        return None
+    taps = np.ascontiguousarray(h.reshape(case.taps)[::-1, ::-1])
+    if x.ndim == 2:
+        return lambda: cv2.filter2D(x, -1, taps, borderType=cv2.BORDER_CONSTANT)
+
+    def each() -> Array:
+        out = np.empty_like(x)
+        for image, result in zip(x, out, strict=True):
+            cv2.filter2D(image, -1, taps, result, borderType=cv2.BORDER_CONSTANT)
+        return out
+
+    return each
+
+
+def torch_signal(case: Signal, x: Array, h: Array) -> Call | None:
+    """Return ``conv1d`` or ``conv2d`` of signals of one channel; the taps are reversed and all is converted beforehand."""
+    if not torch or x.dtype.kind != "f" or not _few_taps(case, MOST_STEPS) or (case.mode == "same" and not _centred(case)):
+        return None
+    batch, axes = x.shape[: -case.rank], tuple(range(-case.rank, 0))
+    signals = torch.from_numpy(x.reshape(-1, 1, *x.shape[-case.rank :]))
+    taps = torch.from_numpy(np.ascontiguousarray(np.flip(h, axes)).reshape(1, 1, *case.taps))
+    padding = [{"full": r - 1, "same": r // 2, "valid": 0}[case.mode] for r in case.taps]
+    convolve = getattr(torch.nn.functional, f"conv{case.rank}d")
+
+    def call() -> Any:
+        y = convolve(signals, taps, padding=padding)
+        return y.reshape(*batch, *y.shape[2:])
+
+    return _without_gradients(call)
+
+
+def scipy_twin(case: Filter, x: Array, h: Array) -> Call:
+    """Return the same call with SciPy."""
+    return case.call("scipy", x, h)
+
+
+def opencv_twin(case: Filter, x: Array, h: Array) -> Call | None:
+    """Return OpenCV's function of the same result."""
+    function = case.opencv
+    return (lambda: function(cv2, x)) if cv2 and function and x.dtype.kind == "f" else None
 
 
 LAYER_PEERS = {
     "torch": torch_layer, "torch channels_last": torch_channels_last, "ONNX Runtime": onnx_layer, "OpenCV": opencv_layer,
     "scipy.ndimage": ndimage_layer, "scipy.signal": signal_layer,
 }  # fmt: skip
-SIGNAL_PEERS = {"scipy.signal.convolve": scipy_auto, "scipy.signal.oaconvolve": scipy_overlap_add, "OpenCV": opencv}
+SIGNAL_PEERS: dict[str, Callable[[Any, Array, Array], Call | None]] = {
+    "numpy.convolve": numpy_convolve, "scipy.signal.convolve": scipy_signal("convolve"), "scipy.signal.convolve direct": scipy_direct,
+    "scipy.signal.fftconvolve": scipy_signal("fftconvolve"), "scipy.signal.oaconvolve": scipy_signal("oaconvolve"),
+    "scipy.signal.convolve2d": scipy_convolve2d, "scipy.signal.lfilter": scipy_lfilter, "scipy.ndimage": scipy_ndimage,
+    "OpenCV": opencv_images, "torch": torch_signal,
+}  # fmt: skip
+FILTER_PEERS: dict[str, Callable[[Any, Array, Array], Call | None]] = {"scipy": scipy_twin, "OpenCV": opencv_twin}
 
 
 def as_numpy(result: Any) -> Array:

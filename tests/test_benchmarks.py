@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import benchmarks
-from benchmarks import activations, calibrate, compare, roofline, threads
+from benchmarks import activations, calibrate, compare, memory, overhead, roofline, threads
 from benchmarks.cases import OPS, Array, Layer, layer
 from benchmarks.networks import LAYERS
 from numbaconv import tuning
@@ -42,7 +42,7 @@ def _suites() -> Iterator[tuple[type, str]]:
 
 def _combinations(suite: Any) -> Iterator[tuple[Any, ...]]:
     params = getattr(suite, "params", ())
-    return itertools.product(*(params if params and not isinstance(params[0], str) else [params] if params else []))
+    return itertools.product(*(params if not params or isinstance(params[0], (list, tuple)) else [params]))
 
 
 @pytest.mark.usefixtures("threads_restored")
@@ -161,6 +161,59 @@ def test_compare_calls_a_hopeless_peer_once(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(compare.peers.LAYER_PEERS, "slow", slow)
     compare.main(["--match", "smallest", "--seconds", "0", "--threads", "1"])
     assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("threads_restored")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+@pytest.mark.parametrize(
+    ("suite", "case"),
+    [
+        ("signals-1d", "10² samples, 3 taps"),
+        ("signals-1d", "10³ samples, 31 taps, full"),
+        ("signals-2d", "256² image, 3×3"),
+        ("signals-batch", "8 signals of 10² samples, 15 taps"),
+        ("signals-batch", "256 images of 32², 3×3"),
+        ("filters", "upfirdn of 10⁵ samples up 2, 31 taps"),
+        ("filters", "gaussian_filter of 1024² image, sigma 2"),
+    ],
+)
+def test_compare_signals(suite: str, case: str, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every installed peer of signals, on the smallest cases; `compare` itself checks that results agree."""
+    pytest.importorskip("numbaconv.signal")
+    pytest.importorskip("numbaconv.ndimage")
+    compare.main(["--suite", suite, "--match", case, "--dtype", dtype, "--seconds", "0", "--threads", "1"])
+    printed = capsys.readouterr().out
+    assert f"| {case}, {dtype} |" in printed and f"| {suite}, {dtype} | 1 |" in printed and f"- {suite}, {dtype}: " in printed
+
+
+def test_signals_behind_are_listed() -> None:
+    """Those whose best peer is a tenth faster and takes a moment, under the best function of SciPy."""
+    times = {"slow": (1e-3, 5e-4, 8e-4), "short": (4e-5, 1e-5, 8e-4), "near": (1e-3, 9.5e-4, 8e-3)}
+    names = ("numbaconv", "scipy.signal.convolve", "scipy.ndimage")
+    rows = [compare.Row("signals-1d", case, "float32", 1, 1, dict(zip(names, seconds, strict=True))) for case, seconds in times.items()]
+    assert compare.behind(rows).splitlines()[1:] == ["- signals-1d, float32: 1 of 3: slow (0.50)"]
+    assert [row.libraries for row in rows] == [{"SciPy": pytest.approx(ratio)} for ratio in (0.5, 0.25, 0.95)]
+
+
+def test_compare_has_no_layers_of_complex_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    """They would measure nothing that peers have."""
+    with pytest.raises(SystemExit):
+        compare.main(["--suite", "mixed", "--dtype", "complex64"])
+    assert "complex64 is for the suites of signals" in capsys.readouterr().err
+
+
+def test_signals_smallest_calls(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each number of samples."""
+    pytest.importorskip("numbaconv.signal")
+    overhead.main(["--seconds", "0"])
+    assert "| 7 samples, 3 taps |" in capsys.readouterr().out
+
+
+def test_memory_of_a_long_signal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line with the mebibytes."""
+    pytest.importorskip("numbaconv.signal")
+    memory.main(["--samples", "100000"])
+    assert "MiB beyond input and output" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("threads_restored")
