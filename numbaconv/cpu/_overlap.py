@@ -21,7 +21,8 @@ from numbaconv.problem import ConvProblem, Op, Triple
 
 Array = np.ndarray[Any, Any]
 LARGEST = 1 << 20  # elements of a tile
-FEW = 5  # lengths of an axis that are tried, of those for a single tile and of those for several
+FEW = 7  # lengths of an axis that are tried for several tiles
+LONG = 1 << 13  # of one axis alone; of several a 16th
 
 
 class Cut(NamedTuple):
@@ -60,11 +61,7 @@ def cuts(p: ConvProblem, op: Op, axis: int, unit: int) -> list[Cut]:
         # What wraps around falls in front of the first output, or is not there.
         least = max(inputs, covers, last + 1, inputs + covers - 1 - first)
         found += [Cut(length, 1, outputs, 0, first) for length in lengths(least, unit)[:2]]
-    whole = outputs + covers - 1
-    tried = itertools.count(0)
-    for length in _tiled_lengths(covers, whole, unit):
-        if next(tried) >= FEW:
-            break
+    for length in _tiled_lengths(covers, outputs + covers - 1, unit):
         step = length - covers + 1
         found.append(Cut(length, -(-outputs // step), step, -low, covers - 1))
     return found
@@ -72,13 +69,13 @@ def cuts(p: ConvProblem, op: Op, axis: int, unit: int) -> list[Cut]:
 
 @functools.lru_cache(maxsize=1024)
 def _tiled_lengths(covers: int, whole: int, unit: int) -> list[int]:
-    """Return lengths of tiles: those that hold all, and shorter ones that are not mostly overlap."""
-    able = sorted({length for least in (2 * covers, 4 * covers, 8 * covers, 16 * covers, whole) for length in lengths(max(least, unit), unit)})
-    able = [length for length in able if length <= LARGEST]
-    enough = next((n for n, length in enumerate(able) if length >= whole), len(able))
-    able = able[: enough + 1]
-    step = max(1, -(-len(able) // FEW))
-    return able[::-1][::step]
+    """Return lengths of tiles that are not mostly overlap, from short ones to those that hold all or are long enough."""
+    most = min(whole, max(16 * covers, LONG if unit > LONG // 64 else LONG // 16))
+    able = sorted({length for factor in range(12) for length in lengths(max(unit, covers * 5 // 4 << factor), unit)})
+    able = [length for length in able if covers < length <= max(most, lengths(max(unit, covers + 1), unit)[0])] or lengths(
+        max(unit, covers + 1), unit
+    )[:1]
+    return sorted({able[(len(able) - 1) * i // (FEW - 1)] for i in range(FEW)})
 
 
 def tiles_of(p: ConvProblem, op: Op, chosen: tuple[Cut, Cut, Cut]) -> Tiles:
@@ -101,16 +98,18 @@ def best(p: ConvProblem, op: Op, width: int, seconds: Any) -> Tiles | None:
     """Return the tiles for which ``seconds(elements, tiles)`` is least; a tile is a multiple of a square of vectors. None if all are too large."""
     square = width * width
     thin = [p.input[a] == p.output[a] == p.filter[a] == 1 and p.low[a] == 0 for a in range(3)]
-    axes = [[Cut(1, 1, 1, 0, 0)] if thin[a] else cuts(p, op, a, 1) for a in (0, 1)]
-    axes.append(cuts(p, op, 2, square if thin[0] and thin[1] else width))
     found, least = None, math.inf
-    for chosen in itertools.product(axes[0], axes[1], axes[2]):
-        elements = math.prod(cut.length for cut in chosen)
-        if elements % square or elements > LARGEST:
-            continue
-        estimate = seconds(elements, math.prod(cut.tiles for cut in chosen))
-        if estimate < least:
-            found, least = chosen, estimate
+    for unit in (1, width):  # small images may have no tile of a whole square with rows of any number
+        axes = [[Cut(1, 1, 1, 0, 0)] if thin[a] else cuts(p, op, a, unit) for a in (0, 1)]
+        axes.append(cuts(p, op, 2, square if thin[0] and thin[1] else width))
+        for chosen in itertools.product(axes[0], axes[1], axes[2]):
+            elements = math.prod(cut.length for cut in chosen)
+            if elements % square == 0 and elements <= LARGEST:
+                estimate = seconds(elements, math.prod(cut.tiles for cut in chosen))
+                if estimate < least:
+                    found, least = chosen, estimate
+        if found:
+            break
     return tiles_of(p, op, found) if found else None
 
 

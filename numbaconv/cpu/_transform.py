@@ -31,11 +31,6 @@ class Transform(NamedTuple):
     stages: Array  # radix, sub-transforms, butterflies of one, elements of a leg, place of the factors
     factors: Array  # of the real dtype
 
-    @property
-    def elements(self) -> int:
-        """Complex numbers of a tile."""
-        return math.prod(self.size)
-
 
 def factorise(n: int, largest: int) -> list[int]:
     """Return radices whose product is n, the largest first; n has no prime factor but 2, 3 and 5."""

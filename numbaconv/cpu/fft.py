@@ -30,6 +30,7 @@ from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 EXACT = False  # its errors are relative to the largest numbers of a tile
 LINES = 9  # cache lines between a tile's planes beyond what they hold: powers of two would share few sets of the cache
 MOST_SUMS = 1 << 22  # elements of wgrad's sums that a job keeps
+MOST_CHANNELS = 512
 SPLITS, MOST_TILES = 8, 64  # jobs that wgrad is cut into at the least, and pairs of tiles of one at the most
 UNEVEN = 2.0**10  # ratio of the energies of two tiles that are better computed apart
 PEAKED = 200.0  # n·Σx² / (Σ|x|)² of a tile that a few numbers dominate: 1.6 of normal deviates
@@ -45,7 +46,6 @@ class Layout(NamedTuple):
     """How one operation is cut up, what takes time, and what the kernels unpack."""
 
     tiles: Tiles
-    transform: _transform.Transform
     real: np.dtype[Any]  # of the transforms
     plane: int  # elements from the real to the imaginary part of a tile
     members: int  # tiles of a group
@@ -57,7 +57,12 @@ class Layout(NamedTuple):
     work: dict[str, float]
     geometry: Array
     taps: Array  # the filter's size and its dilation
-    jobs: Array  # all of them
+    jobs: int
+
+    @property
+    def transform(self) -> _transform.Transform:
+        """Stages and factors of a tile; they are made when they are needed, not in planning."""
+        return _transform.transform(_emit.host(), self.real, self.tiles.size)
 
     @property
     def seconds(self) -> float:
@@ -111,8 +116,8 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         direct.run(problem, op, a, b, out, options)
         return
     fused = options if out.dtype.kind == "f" else Options()
-    flags = np.zeros(len(layout.jobs), np.uint8)
-    _fprop(layout, a, spectra, out, fused, flags, layout.jobs)
+    flags = np.zeros(layout.jobs, np.uint8)
+    _fprop(layout, a, spectra, out, fused, flags, np.arange(layout.jobs))
     if flags.any():
         _again(problem, op, layout, flags, a, b, out, fused)
     if fused is not options and options.bias is not None:
@@ -142,6 +147,8 @@ def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Layout:
             raise Unsupported(f"needs floating-point or complex numbers, got {dtype.name}")
         if 0 in (problem.batch, problem.in_channels, problem.out_channels, *problem.input):
             raise Unsupported("needs a sum of at least one term")
+        if (channels := problem.gemm_shape(op)[2] // math.prod(problem.filter)) > MOST_CHANNELS and op != "wgrad":
+            raise Unsupported(f"needs at most {MOST_CHANNELS} channels in a group, whose spectra are added one after the other, got {channels}")
         if op == "wgrad" and problem.flipped:
             raise Unsupported("needs taps that are not flipped for wgrad")
         p = problem.transpose() if op == "dgrad" else problem
@@ -179,10 +186,10 @@ def _layout_of(p: ConvProblem, op: Op, tiles: Tiles, real: np.dtype[Any], comple
         filters, blocks, splits,
     ]  # fmt: skip
     return Layout(
-        tiles, _transform.transform(isa, real, tiles.size), real, plane, members, pairs, splits, filters,
+        tiles, real, plane, members, pairs, splits, filters,
         2 * plane * p.out_channels * channels, 2 * plane * tile,
         _work(p, op, elements, math.prod(tiles.counts), real.itemsize / 4, complex_),
-        np.array(geometry, np.int64), np.array([p.filter, p.dilation], np.int64), np.arange(jobs),
+        np.array(geometry, np.int64), np.array([p.filter, p.dilation], np.int64), jobs,
     )  # fmt: skip
 
 
@@ -208,7 +215,7 @@ def _pack(layout: Layout, w: Array) -> tuple[Array, bool]:
     """Transform all filters; return their spectra and whether they are of ordinary size."""
     tile, spectra = layout.transform, np.empty(layout.spectra, layout.real)
     filters = layout.spectra // (2 * layout.plane)
-    seconds = SECONDS["filter"] * layout.work["filter"] + SECONDS["stage"] * math.log2(tile.elements) * layout.work["filter"]
+    seconds = SECONDS["filter"] * layout.work["filter"] + SECONDS["stage"] * math.log2(math.prod(tile.size)) * layout.work["filter"]
     flags = np.zeros(filters, np.uint8)
     arguments = (_numbers(w, layout.real), spectra, flags, layout.geometry, layout.taps, tile.size, tile.sizes, tile.stages, tile.factors)
     _parallel.run(_kernels(_emit.host(), layout.real)[0], filters, (0, layout.real), arguments, seconds)
@@ -268,7 +275,7 @@ def _wgrad(p: ConvProblem, layout: Layout, dy: Array, x: Array, dw: Array) -> bo
     """Compute wgrad, and return whether all is finite."""
     real, tile, tiles = layout.real, layout.transform, layout.tiles
     numbers = _numbers(dw)
-    pieces, flags = np.empty((layout.splits, numbers.size), real), np.zeros(len(layout.jobs), np.uint8)
+    pieces, flags = np.empty((layout.splits, numbers.size), real), np.zeros(layout.jobs, np.uint8)
     arguments = (
         _numbers(dy), _numbers(x), pieces, flags, layout.geometry, tiles.loads, tiles.gradients, tiles.stores, tile.size,
         tile.sizes, tile.stages, tile.factors,
