@@ -188,20 +188,31 @@ def turn(isa: Isa, dtype: np.dtype[Any], what: str) -> Any:
 
 
 @functools.cache
-def multiply(isa: Isa, dtype: np.dtype[Any], conjugated: bool, add: bool) -> Any:
-    """Return a compiled-code function (out, at, a, from, b, from, plane, count) -> None: out = a · b, or out += a · b.
+def products(isa: Isa, dtype: np.dtype[Any], conjugated: bool = False, add: bool = False) -> Any:
+    """Return a compiled-code function (out, at, a, from, b, from, plane, count, terms, a_step, b_step) -> None: sums of products.
 
-    The planes of all three are ``plane`` apart; with ``conjugated`` it is the conjugate of b.
+    It computes out = Σ_t a[t] · b[t] of ``count`` vectors, or adds that to out; the terms are ``a_step`` and ``b_step`` apart, the planes of all
+    three ``plane``. With ``conjugated`` it is the conjugate of b.
     """
 
-    @vector_code(isa, dtype, "out[] a[] b[] plane count")
-    def run(v: Vectors, out, a, b, plane, count):  # type: ignore[no-untyped-def]
+    @vector_code(isa, dtype, "out[] a[] b[] plane count terms a_step b_step")
+    def run(v: Vectors, out, a, b, plane, count, terms, a_step, b_step):  # type: ignore[no-untyped-def]
         def body(i, _):  # type: ignore[no-untyped-def]
-            places = [v.at(start, (i, v.width)) for start in (out, a, b)]
-            product = times(_load(v, places[1], plane), _load(v, places[2], plane), INVERSE if conjugated else FORWARD)
-            if add:
-                product = _load(v, places[0], plane) + product
-            _store(v, product, places[0], plane)
+            place = v.at(out, (i, v.width))
+            start = _load(v, place, plane) if add else Complex(Term(v, v.zero), Term(v, v.zero))
+
+            def one(t, sums):  # type: ignore[no-untyped-def]
+                first, second = (_load(v, v.at(from_, (i, v.width), (t, step)), plane) for from_, step in ((a, a_step), (b, b_step)))
+                re, im = (Term(v, value) for value in sums)
+                # Multiply-adds one after the other: each part takes two.
+                if conjugated:
+                    re, im = re + first.re * second.re + first.im * second.im, im + first.im * second.re - first.re * second.im
+                else:
+                    re, im = re + first.re * second.re - first.im * second.im, im + first.re * second.im + first.im * second.re
+                return [re.value, im.value]
+
+            re, im = v.loop(terms, [start.re.value, start.im.value], one)
+            _store(v, Complex(Term(v, re), Term(v, im)), place, plane)
             return []
 
         v.loop(count, [], body)

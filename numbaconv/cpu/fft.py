@@ -22,7 +22,7 @@ from numba import prange
 from numbaconv._jit import Kernel
 from numbaconv.cpu import _emit, _overlap, _parallel, _seconds, _transform, direct
 from numbaconv.cpu._overlap import Tiles, clear, load, store
-from numbaconv.cpu._simd_fft import multiply
+from numbaconv.cpu._simd_fft import products
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
@@ -289,8 +289,7 @@ def _wgrad(p: ConvProblem, layout: Layout, dy: Array, x: Array, dw: Array) -> bo
 def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kernel]:
     """Make the kernels that pack filters, that compute fprop and that compute wgrad."""
     forward, inverse, both = _transform.functions(isa, real)
-    set_product, add_product = (multiply(isa, real, False, add) for add in (False, True))
-    add_conjugated = multiply(isa, real, True, True)
+    sum_of_products, add_conjugated = products(isa, real), products(isa, real, True, True)
     width, variant = isa.width(real), f"-{isa.name}-{real.name}"
 
     def pack(first, last, workers, scratch, w, spectra, flags, geometry, filters, size, sizes, stages, factors):  # type: ignore[no-untyped-def]
@@ -369,9 +368,7 @@ def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kerne
                         result, filter_ = 0, (group * rows + k) * channels * 2 * plane
                         if channels > 1 or rows > 1:
                             result = sums
-                            set_product(data, sums, data, 0, spectra, filter_, plane, sizes[0] // width)
-                            for c in range(1, channels):
-                                add_product(data, sums, data, c * 2 * plane, spectra, filter_ + c * 2 * plane, plane, sizes[0] // width)
+                            sum_of_products(data, sums, data, 0, spectra, filter_, plane, sizes[0] // width, channels, 2 * plane, 2 * plane)
                             inverse(data, sums, plane, sizes, stages, factors, data, 0)
                         for half in range(2):
                             member = pair if complex_ else 2 * pair + half
@@ -426,7 +423,7 @@ def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kerne
                         if c >= channels:
                             for other in range(channels):
                                 to = sums + ((c - channels) * channels + other) * 2 * plane
-                                add_conjugated(data, to, data, other * 2 * plane, data, gradient, plane, sizes[0] // width)
+                                add_conjugated(data, to, data, other * 2 * plane, data, gradient, plane, sizes[0] // width, 1, 0, 0)
                 for k in range(count):
                     for c in range(channels):
                         at = sums + (k * channels + c) * 2 * plane
