@@ -9,8 +9,9 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-# The dtype that kernels compute in, by the dtype of the result; float16 has no arithmetic on a CPU.
-COMPUTE = {np.dtype(t): np.dtype(t) for t in "bhilqBHILQfdFD"} | {np.dtype("e"): np.dtype("f")}
+# The dtype that kernels compute in, by the dtype of the result; float16 has no arithmetic on a CPU. Of two C types of one size, as
+# long and long long, it is the one that NumPy gives by default.
+COMPUTE = {np.dtype(t): np.dtype(np.dtype(t).name) for t in "bhilqBHILQfdFD"} | {np.dtype("e"): np.dtype("f")}
 
 
 def as_array(value: Any, name: str) -> Array:

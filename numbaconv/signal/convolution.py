@@ -1,0 +1,551 @@
+"""convolve, correlate and their relatives: what scipy.signal gives under these names, computed by Numba kernels.
+
+Valid calls with integers, float16/32/64 and complex64/128 are computed here. Everything else, objects, Decimal, long double, two
+boolean or empty arrays, and what is not valid at all, is handed to the function of scipy.signal, which computes it or raises its own error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbaconv import boundary as extended
+from numbaconv import correlation, tuning
+from numbaconv import plan as planning
+from numbaconv.arrays import COMPUTE, Array, check_out
+from numbaconv.correlation import METHODS, Ints
+from numbaconv.signal._arrange import Arrangement, Kind, arrange
+
+KINDS: dict[str, Kind] = {"correlate": "correlate", "correlate2d": "correlate2d"}  # all others convolve
+BOUNDARIES = {"fill": "constant", "pad": "constant", "wrap": "wrap", "circular": "wrap", "symm": "reflect", "symmetric": "reflect"}
+MEASURED_SECONDS, MEASURED_CALLS = 0.1, 50  # `choose_conv_method` measures each method for so long, or so often
+_fastest: dict[tuple[Ints, Ints, str, np.dtype[Any]], str] = {}  # what choose_conv_method measured
+
+
+class Call(NamedTuple):
+    """A valid call, ready to be computed; ``boundary``, ``value`` and ``method`` are those of `numbaconv.boundary`."""
+
+    arranged: Arrangement
+    in1: Array
+    in2: Array
+    dtype: np.dtype[Any]
+    method: str
+    boundary: str = "zeros"
+    value: complex = 0
+
+
+def prepare(name: str, in1: Any, in2: Any, mode: Any, method: Any = "auto") -> Call | None:
+    """Prepare `convolve` or `correlate`; None means that SciPy must answer, as in the two functions below."""
+    if type(in1) is not np.ndarray or type(in2) is not np.ndarray:
+        in1, in2 = np.asarray(in1), np.asarray(in2)
+    dtype = _promoted(in1.dtype, in2.dtype)
+    if dtype is None or not isinstance(mode, str) or method not in METHODS:
+        return None
+    arranged = arrange(KINDS.get(name, "convolve"), in1.shape, in2.shape, mode)
+    if arranged is None:
+        return None
+    if method == "auto":
+        method = _fastest.get((in1.shape, in2.shape, mode, dtype), "auto") if _fastest else "auto"
+    return Call(arranged, in1, in2, dtype, _available(method, dtype))
+
+
+def prepare_fft(in1: Any, in2: Any, mode: Any, axes: Any) -> Call | None:
+    """Prepare `fftconvolve` or `oaconvolve`: they broadcast, and integers become floats."""
+    in1, in2 = np.asarray(in1), np.asarray(in2)
+    axes = _axes(axes, in1.ndim)
+    if axes is None or not isinstance(mode, str):
+        return None
+    arranged = arrange("convolve", in1.shape, in2.shape, mode, axes)
+    if arranged is None:
+        return None
+    dtypes = [in1.dtype, in2.dtype] if arranged.multiplies else [_floating(in1.dtype), _floating(in2.dtype)]
+    dtype = _promoted(*dtypes)
+    return dtype and Call(arranged, in1, in2, dtype, _available("fft", dtype))
+
+
+def prepare_2d(name: str, in1: Any, in2: Any, mode: Any, boundary: Any, fillvalue: Any) -> Call | None:
+    """Prepare `convolve2d` or `correlate2d`."""
+    in1, in2 = np.asarray(in1), np.asarray(in2)
+    dtype = _promoted(in1.dtype, in2.dtype)
+    if in1.ndim != 2 or dtype is None or not isinstance(mode, str) or not isinstance(boundary, str) or boundary not in BOUNDARIES:
+        return None
+    value = _fill(fillvalue, dtype)
+    if value is None:
+        return None
+    beyond = BOUNDARIES[boundary]
+    if mode == "valid" or (beyond == "constant" and value == 0):
+        beyond = "zeros"
+    arranged = arrange(KINDS.get(name, "convolve"), in1.shape, in2.shape, mode, None, beyond == "zeros")
+    return arranged and Call(arranged, in1, in2, dtype, "auto", beyond, value)
+
+
+def compute(call: Call, out: Array | None = None) -> Any:
+    """Return the result, which is a scalar for two scalars; ``out``, if given, is checked, filled and returned."""
+    arranged = call.arranged
+    if out is not None:
+        check_out(out, arranged.shape, call.dtype, {"in1": call.in1, "in2": call.in2})
+    x, h = arranged.operands(call.in1, call.in2, call.dtype)
+    place = out[None] if out is not None and arranged.order is None else None
+    y = arranged.result(extended.correlate(x, h, arranged.axes, call.boundary, call.value, call.method, place))
+    if out is None:
+        return y if y.ndim else y[()]
+    if place is None:
+        out[...] = y
+    return out
+
+
+def _promoted(first: np.dtype[Any], second: np.dtype[Any]) -> np.dtype[Any] | None:
+    """Return the dtype of a result, if it is one that is computed here."""
+    if first is not second or first not in COMPUTE:
+        try:
+            first = np.result_type(first, second)
+        except TypeError:
+            return None
+    return first if first in COMPUTE else None
+
+
+def _floating(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return what SciPy's transforms make of a dtype."""
+    return np.dtype(np.float64) if dtype.kind in "biu" else np.dtype(np.float32) if dtype == np.float16 else dtype
+
+
+def _available(method: str, dtype: np.dtype[Any]) -> str:
+    """Return how to ask for a method; integers are never transformed."""
+    if method == "fft" and (dtype.kind in "iu" or "fft" not in planning.room("cpu")):
+        return "auto"
+    return method
+
+
+def _axes(axes: Any, rank: int) -> Ints | None:
+    """Return which axes, counted from the front, or None if they are not valid."""
+    if axes is None or rank == 0:
+        return tuple(range(rank))
+    if isinstance(axes, (int, np.integer)):
+        axes = (axes,)
+    if not isinstance(axes, (Sequence, np.ndarray)) or not all(isinstance(a, (int, np.integer)) for a in axes):
+        return None
+    found = tuple(int(a) + rank if a < 0 else int(a) for a in axes)
+    return found if found and len(set(found)) == len(found) and all(0 <= a < rank for a in found) else None
+
+
+def _fill(fillvalue: Any, dtype: np.dtype[Any]) -> complex | None:
+    """Return the value as an element of a dtype, or None if it cannot be one."""
+    if type(fillvalue) is int and fillvalue == 0:
+        return 0
+    try:
+        given = np.asarray(fillvalue)
+    except ValueError:
+        return None
+    if given.size != 1 or given.dtype.kind not in "biufc":
+        return None
+    value = complex(given.reshape(-1)[0])  # as in SciPy: large integers are rounded
+    if dtype.kind == "c":
+        return value
+    if given.dtype.kind == "c":
+        return None
+    if dtype.kind == "f":
+        return value.real
+    return int(value.real) if np.isfinite(value) and np.iinfo(dtype).min <= value.real <= np.iinfo(dtype).max else None
+
+
+def _by_scipy(name: str, out: Any, in1: Any, in2: Any, *options: Any) -> Any:
+    """Return what SciPy's function answers, or let it raise."""
+    result = getattr(importlib.import_module("scipy.signal"), name)(in1, in2, *options)
+    if out is None:
+        return result
+    check_out(out, np.shape(result), result.dtype, {"in1": np.asarray(in1), "in2": np.asarray(in2)})
+    out[...] = result
+    return out
+
+
+def _sum_of_products(name: str, in1: Any, in2: Any, mode: Any, method: Any, out: Array | None) -> Any:
+    call = prepare(name, in1, in2, mode, method)
+    if call is None:
+        return _by_scipy(name, out, in1, in2, mode, method)
+    result = compute(call, out)
+    if method == "fft" and call.method == "fft" and not np.isfinite(result.flat[0]):
+        warnings.warn(
+            "Use of fft convolution on input with NAN or inf results in NAN or inf output. Consider using method='direct' instead.",
+            category=RuntimeWarning,
+            stacklevel=3,
+        )
+    return result
+
+
+def convolve(in1: Any, in2: Any, mode: Any = "full", method: Any = "auto", *, out: Array | None = None) -> Any:
+    """Convolve two arrays of any number of axes: Σ_r in1[k − r] · in2[r], zeros outside.
+
+    Size per axis: I + R − 1 in full, I in mode "same", |I − R| + 1 in mode "valid".
+
+    Parameters
+    ----------
+    in1 : array_like, (I, …)
+        First input.
+    in2 : array_like, (R, …)
+        Second input, of as many axes; it may be the larger.
+    mode : {"full", "valid", "same"}
+        The whole result; what needs no zeros, where one input must be at least as large as the other on every axis; or the
+        part of the size of in1 in the middle of the whole.
+    method : {"auto", "direct", "fft"}
+        "direct" sums as exactly as the definition, "fft" transforms, "auto" takes the cheaper. See `explain` and `choose_conv_method`.
+    out : ndarray, optional
+        Where to write the result: right shape and dtype, not overlapping an input.
+
+    Returns
+    -------
+    ndarray
+        In the dtype to which NumPy promotes the inputs; a scalar if both inputs are.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As scipy.signal.convolve does, and if ``out`` does not fit.
+    MemoryError
+        If output and workspace need more memory than there is.
+
+    Warns
+    -----
+    RuntimeWarning
+        If method "fft", asked for by name, gives NaN or infinity.
+
+    Notes
+    -----
+    As scipy.signal.convolve, with these differences: integers are exact modulo their width by every method, "fft" too, where SciPy rounds
+    a floating-point result; float16 is computed for any number of axes. Objects, long double, two boolean arrays and empty arrays
+    are handed to SciPy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import signal
+    >>> signal.convolve(np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 0.5]))
+    array([0. , 1. , 2.5, 4. , 1.5])
+    >>> signal.convolve(np.arange(5), np.array([1, 1, 1]), mode="same")
+    array([1, 3, 6, 9, 7])
+    """
+    return _sum_of_products("convolve", in1, in2, mode, method, out)
+
+
+def correlate(in1: Any, in2: Any, mode: Any = "full", method: Any = "auto") -> Any:
+    """Cross-correlate two arrays of any number of axes: Σ_i in1[i] · conj(in2[i − k]) for the lags k, zeros outside.
+
+    Parameters
+    ----------
+    in1, in2, mode, method
+        As for `convolve`; `correlation_lags` gives the lags of one axis.
+
+    Returns
+    -------
+    ndarray
+        In the dtype to which NumPy promotes the inputs; a scalar if both inputs are.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError, MemoryError
+        As `convolve`.
+
+    Notes
+    -----
+    As scipy.signal.correlate, with the differences that `convolve` names.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import signal
+    >>> x, y = np.array([0, 0, 1, 2, 3]), np.array([1, 2, 3])
+    >>> lags = signal.correlation_lags(len(x), len(y))
+    >>> int(lags[np.argmax(signal.correlate(x, y))])
+    2
+    """
+    return _sum_of_products("correlate", in1, in2, mode, method, None)
+
+
+def fftconvolve(in1: Any, in2: Any, mode: Any = "full", axes: Any = None, *, out: Array | None = None) -> Any:
+    """Convolve two arrays by fast Fourier transforms, over all axes or over some.
+
+    Parameters
+    ----------
+    in1, in2, mode, out
+        As for `convolve`.
+    axes : int or sequence of int, optional
+        Which axes to convolve; by default all. Inputs are broadcast on the others.
+
+    Returns
+    -------
+    ndarray
+        In the dtype to which NumPy promotes the inputs, where integers count as float64 and float16 as float32. If on no axis both
+        inputs have more than one element, nothing is convolved and integers stay.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As scipy.signal.fftconvolve does, and if ``out`` does not fit.
+    MemoryError
+        If output and workspace need more memory than there is.
+
+    Notes
+    -----
+    As scipy.signal.fftconvolve, to rounding; a long input is cut into blocks that overlap, so that this is `oaconvolve` too. Objects,
+    long double and empty arrays are handed to SciPy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import signal
+    >>> signal.fftconvolve(np.ones((4, 100)), np.ones((1, 9)), axes=1).shape
+    (4, 108)
+    """
+    call = prepare_fft(in1, in2, mode, axes)
+    return _by_scipy("fftconvolve", out, in1, in2, mode, axes) if call is None else compute(call, out)
+
+
+def oaconvolve(in1: Any, in2: Any, mode: Any = "full", axes: Any = None, *, out: Array | None = None) -> Any:
+    """Convolve two arrays by fast Fourier transforms of blocks that overlap, over all axes or over some.
+
+    Parameters
+    ----------
+    in1, in2, mode, axes, out
+        As for `fftconvolve`.
+
+    Returns
+    -------
+    ndarray
+        As `fftconvolve`.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `fftconvolve`.
+
+    Notes
+    -----
+    The same computation as `fftconvolve`, under SciPy's other name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import signal
+    >>> signal.oaconvolve(np.ones(1000), np.ones(9), mode="valid").shape
+    (992,)
+    """
+    call = prepare_fft(in1, in2, mode, axes)
+    return _by_scipy("oaconvolve", out, in1, in2, mode, axes) if call is None else compute(call, out)
+
+
+def convolve2d(in1: Any, in2: Any, mode: Any = "full", boundary: Any = "fill", fillvalue: Any = 0) -> Any:
+    """Convolve two arrays of two axes, with a choice of what in1 is taken to be beyond its ends.
+
+    Parameters
+    ----------
+    in1, in2, mode
+        As for `convolve`; the boundary extends in1.
+    boundary : {"fill", "wrap", "symm"}
+        ``fillvalue``, the other end of in1, or in1 mirrored at its edge. "pad", "circular" and "symmetric" are other names for them.
+    fillvalue : scalar
+        For boundary "fill"; it must fit the dtype of the result.
+
+    Returns
+    -------
+    ndarray
+        In the dtype to which NumPy promotes the inputs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As scipy.signal.convolve2d does.
+    MemoryError
+        If output and workspace need more memory than there is.
+
+    Notes
+    -----
+    As scipy.signal.convolve2d; float16 is computed too. Objects, long double, two boolean arrays and empty arrays are handed to SciPy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import signal
+    >>> signal.convolve2d(np.arange(6).reshape(2, 3), np.array([[1, 1]]), mode="same", boundary="wrap")
+    array([[2, 1, 3],
+           [8, 7, 9]])
+    """
+    call = prepare_2d("convolve2d", in1, in2, mode, boundary, fillvalue)
+    return _by_scipy("convolve2d", None, in1, in2, mode, boundary, fillvalue) if call is None else compute(call)
+
+
+def correlate2d(in1: Any, in2: Any, mode: Any = "full", boundary: Any = "fill", fillvalue: Any = 0) -> Any:
+    """Cross-correlate two arrays of two axes, with a choice of what in1 is taken to be beyond its ends.
+
+    Parameters
+    ----------
+    in1, in2, mode, boundary, fillvalue
+        As for `convolve2d`; in2 is conjugated.
+
+    Returns
+    -------
+    ndarray
+        In the dtype to which NumPy promotes the inputs.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As `convolve2d`.
+
+    Notes
+    -----
+    As scipy.signal.correlate2d. Beside `correlate` its mode "same" is one element further on where in2 has an even size; and as in SciPy
+    it is in1 that is conjugated if in mode "valid" in2 is the larger.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import signal
+    >>> signal.correlate2d(np.arange(6).reshape(2, 3), np.array([[1, 1]]), mode="same", boundary="symm")
+    array([[ 1,  3,  4],
+           [ 7,  9, 10]])
+    """
+    call = prepare_2d("correlate2d", in1, in2, mode, boundary, fillvalue)
+    return _by_scipy("correlate2d", None, in1, in2, mode, boundary, fillvalue) if call is None else compute(call)
+
+
+def choose_conv_method(in1: Any, in2: Any, mode: Any = "full", measure: Any = False) -> Any:
+    """Say which method is faster for `convolve` and `correlate`.
+
+    Parameters
+    ----------
+    in1, in2, mode
+        As for `convolve`.
+    measure : bool
+        Whether to time both, instead of estimating. What was found is kept, in this process, for method "auto" with the same shapes,
+        dtype and mode.
+
+    Returns
+    -------
+    method : {"direct", "fft"}
+        Always "direct" for integers, which are never transformed.
+    times : dict of float
+        With ``measure``: the seconds of a call by each method, the median of at least 3 and at most 50, for about 0.1 s.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As scipy.signal.choose_conv_method does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import signal
+    >>> signal.choose_conv_method(np.ones(1000, int), np.ones(500, int))
+    'direct'
+    """
+    call = prepare("convolve", in1, in2, mode)
+    if call is None:
+        return _by_scipy("choose_conv_method", None, in1, in2, mode, measure)
+    exact = call.dtype.kind in "iu"
+    if not measure:
+        return "fft" if not exact and _planned(call) == "fft" else "direct"
+    times = {method: _seconds(call, method) for method in ("fft", "direct")}
+    chosen = "fft" if not exact and times["fft"] < times["direct"] else "direct"
+    _fastest[call.in1.shape, call.in2.shape, mode, call.dtype] = chosen
+    return chosen, times
+
+
+def _planned(call: Call) -> str:
+    """Return the algorithm of a call; of more than three axes the last three are one problem."""
+    x, h, axes = _last_three(call.arranged)
+    return correlation.plan("fprop", x, h, axes, COMPUTE[call.dtype], call.method).name
+
+
+def _last_three(arranged: Arrangement) -> tuple[Ints, Ints, correlation.Axes]:
+    x, h, axes = arranged.x.shape, arranged.h.shape, arranged.axes
+    while len(x) > 4:
+        x, h, axes = (x[0], *x[2:]), (h[0], *h[2:]), axes.behind_first()
+    return x, h, axes
+
+
+def _seconds(call: Call, method: str) -> float:
+    timed = call._replace(method=_available(method, call.dtype))
+    return tuning.measured(lambda: compute(timed), MEASURED_SECONDS, MEASURED_CALLS)
+
+
+def correlation_lags(in1_len: int, in2_len: int, mode: str = "full") -> Array:
+    """Return the lag of each element of a `correlate` of one axis.
+
+    Parameters
+    ----------
+    in1_len, in2_len : int
+        Sizes of the inputs.
+    mode : {"full", "valid", "same"}
+        As for `correlate`.
+
+    Returns
+    -------
+    ndarray of int
+        As long as the correlation.
+
+    Raises
+    ------
+    ValueError
+        If mode is none of the three.
+
+    Examples
+    --------
+    >>> from numbaconv import signal
+    >>> signal.correlation_lags(4, 3)
+    array([-2, -1,  0,  1,  2,  3])
+    """
+    lags: Array = _by_scipy("correlation_lags", None, in1_len, in2_len, mode)
+    return lags
+
+
+def explain(
+    in1_shape: Sequence[int],
+    in2_shape: Sequence[int],
+    mode: str = "full",
+    *,
+    dtype: Any = "float32",
+    method: str = "auto",
+    measure: bool = False,
+) -> planning.Explanation:
+    """Say which algorithm would compute a `convolve` and why: every algorithm's estimated cost, or why it cannot.
+
+    Parameters
+    ----------
+    in1_shape, in2_shape : sequence of int
+        Shapes of the inputs, of at least one axis; of more than three axes the last three are one of many problems.
+    mode, method
+        As for `convolve`.
+    dtype : dtype
+        Of the result: integers, float16/32/64 or complex64/128.
+    measure : bool
+        Whether to run every algorithm too, on random numbers, and say how long a call takes in the median.
+
+    Returns
+    -------
+    str
+        A table; it prints as such at the prompt.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is none of these, or the shapes do not go together.
+
+    Examples
+    --------
+    >>> from numbaconv import signal
+    >>> print(signal.explain((100_000,), (31,)).splitlines()[0])
+    convolve (100000,) with (31,), full, float32 on cpu
+    """
+    shape1, shape2 = tuple(map(int, in1_shape)), tuple(map(int, in2_shape))
+    kept = np.dtype(dtype)
+    if kept not in COMPUTE:
+        raise TypeError(f"dtype must be an integer, float16/32/64 or complex64/128, got {kept}")
+    arranged = arrange("convolve", shape1, shape2, mode) if shape1 else None
+    if arranged is None:
+        raise ValueError(f"shapes must have as many axes, none empty, and suit the mode 'full', 'valid' or 'same', got {shape1}, {shape2}, {mode!r}")
+    x, h, axes = _last_three(arranged)
+    title = f"convolve {shape1} with {shape2}, {mode}"
+    return correlation.explain(x, h, axes, COMPUTE[kept], title, _available(method, kept), measure)
