@@ -167,7 +167,7 @@ def _sum_of_products(name: str, in1: Any, in2: Any, mode: Any, method: Any, out:
     if call is None:
         return _by_scipy(name, out, in1, in2, mode, method)
     result = compute(call, out)
-    if method == "fft" and call.method == "fft" and not np.isfinite(result.flat[0]):
+    if method == "fft" and call.method == "fft" and not np.isfinite(result).all():
         warnings.warn(
             "Use of fft convolution on input with NAN or inf results in NAN or inf output. Consider using method='direct' instead.",
             category=RuntimeWarning,
