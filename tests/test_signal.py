@@ -389,9 +389,10 @@ def test_a_batch_is_one_problem(rng, monkeypatch):
     calls = []
     run = convolution.extended.correlate
     monkeypatch.setattr(convolution.extended, "correlate", lambda *args: calls.append(args[0].shape) or run(*args))
-    in1, in2 = fill((3, 40, 4), np.float64, rng), fill((3, 5, 1), np.float64, rng)
-    np.testing.assert_allclose(signal.fftconvolve(in1, in2, axes=1), scipy.signal.fftconvolve(in1, in2, axes=1), atol=1e-9)
-    assert calls == [(12, 40)]
+    in1, in2 = fill((3, 40, 4), np.float64, rng), fill((3, 5, 4), np.float64, rng)
+    for other in (in2, in2[:, :, :1], in2[:1, :, :1]):
+        np.testing.assert_allclose(signal.fftconvolve(in1, other, axes=1), scipy.signal.fftconvolve(in1, other, axes=1), atol=1e-9)
+    assert calls == [(12, 40), (3, 40, 4), (1, 3, 40, 4)]  # nothing is moved where the filter has one tap
 
 
 @pytest.mark.parametrize("name", [*ANY_RANK, *FFT, *TWO_AXES, "choose_conv_method", "correlation_lags"])

@@ -29,15 +29,20 @@ class Operand(NamedTuple):
     batch: Ints  # sizes of the axes of the batch: of the whole batch, or ones
     shape: Ints  # rows, then the sizes that are convolved
 
-    def enter(self, array: Array, order: Ints | None, dtype: np.dtype[Any]) -> Array:
-        """Return the argument as x or h."""
+    def pick(self, array: Array, dtype: np.dtype[Any]) -> Array:
+        """Return what is used of the argument, in the order of its own axes."""
         array = array[self.view]
-        if order is not None:
-            array = array.transpose(order)
-            array = np.broadcast_to(array, self.batch + array.shape[len(self.batch) :]).reshape(self.shape)
         if array.dtype is not dtype:
             array = array.astype(dtype)
         return array.conj() if self.conjugate and dtype.kind == "c" else array
+
+    def enter(self, array: Array, order: Ints | None, dtype: np.dtype[Any]) -> Array:
+        """Return the argument as x or h."""
+        array = self.pick(array, dtype)
+        if order is None:
+            return array
+        array = array.transpose(order)
+        return np.broadcast_to(array, self.batch + array.shape[len(self.batch) :]).reshape(self.shape)
 
     def leave(self, grad: Array, order: Ints | None, shape: Ints) -> Array:
         """Return the gradient of the argument, of a shape, for that of x or h: the adjoint of `enter`."""
@@ -71,6 +76,11 @@ class Arrangement(NamedTuple):
         pair = in1, in2
         return self.x.enter(pair[self.x.source], self.order, dtype), self.h.enter(pair[self.h.source], self.order, dtype)
 
+    def product(self, in1: Array, in2: Array, dtype: np.dtype[Any]) -> Any:
+        """Return the result if no axis is convolved."""
+        pair = in1, in2
+        return self.x.pick(pair[self.x.source], dtype) * self.h.pick(pair[self.h.source], dtype)
+
     def result(self, y: Array) -> Array:
         """Return the correlation of x and h as the caller's result."""
         if self.order is None:
@@ -99,27 +109,35 @@ def arrange(kind: Kind, shape1: Ints, shape2: Ints, mode: str, axes: Ints | None
         return None
     rank = len(shape1)
     convolved = tuple(a for a in range(rank) if axes is None or (a in axes and shape1[a] != 1 and shape2[a] != 1))
-    batch = tuple(a for a in range(rank) if a not in convolved)
-    sizes, taps = tuple(shape1[a] for a in convolved), tuple(shape2[a] for a in convolved)
+    sizes, taps = [shape1[a] for a in convolved], [shape2[a] for a in convolved]
     if mode == "valid" and not (_covers(sizes, taps) or _covers(taps, sizes)):
         return None
-    if any(shape1[a] != shape2[a] and 1 not in (shape1[a], shape2[a]) for a in batch):
+    if any(shape1[a] != shape2[a] and 1 not in (shape1[a], shape2[a]) for a in range(rank) if a not in convolved):
         return None
     swapped = (commutes or mode == "valid") and math.prod(taps) > math.prod(sizes)
-    spans = [_span(kind, i, r, mode) for i, r in zip(sizes, taps, strict=True)]
+    convolved = _in_place(convolved, shape1 if swapped else shape2)
+    batch = tuple(a for a in range(rank) if a not in convolved)
+    x, h = _operands(kind, shape1, shape2, mode, swapped, convolved, batch)
+    spans = [_span(kind, shape1[a], shape2[a], mode) for a in convolved]
     shape = list(shape1 if mode == "same" else map(max, shape1, shape2))
     for axis, (_, size) in zip(convolved, spans, strict=True):
         shape[axis] = size
-    x, h = _operands(kind, shape1, shape2, mode, swapped, convolved, batch)
-    if not convolved:  # one tap
-        spans = [(0, 1)]
-    low = tuple(r - 1 - start for r, (start, _) in zip(h.shape[1:], spans, strict=True))
-    count = tuple(size for _, size in spans)
+    low = tuple(r - 1 - start for r, (start, _) in zip(h.shape[1:], spans or [(0, 1)], strict=True))
+    count = tuple(size for _, size in spans) or (1,)
     order = batch + convolved if batch or not convolved else None
     return Arrangement(x, h, Axes.of(low, count), tuple(shape), (max(x.shape[0], h.shape[0]), *count), order, not convolved)
 
 
-def _covers(first: Ints, second: Ints) -> bool:
+def _in_place(convolved: Ints, h_shape: Ints) -> Ints:
+    """Return the axes to convolve: on the others h may have one tap, which saves moving axes unless those that are convolved are the last."""
+    rank = len(h_shape)
+    one_tap = [a for a in range(rank) if a not in convolved and h_shape[a] == 1]
+    if not convolved or convolved[0] == rank - len(convolved) or len(convolved) + len(one_tap) > 3:
+        return convolved
+    return tuple(sorted((*convolved, *one_tap)))
+
+
+def _covers(first: list[int], second: list[int]) -> bool:
     return all(a >= b for a, b in zip(first, second, strict=True))
 
 

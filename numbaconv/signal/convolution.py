@@ -88,11 +88,14 @@ def compute(call: Call, out: Array | None = None) -> Any:
     arranged = call.arranged
     if out is not None:
         check_out(out, arranged.shape, call.dtype, {"in1": call.in1, "in2": call.in2})
-    x, h = arranged.operands(call.in1, call.in2, call.dtype)
     place = out[None] if out is not None and arranged.order is None else None
-    y = arranged.result(extended.correlate(x, h, arranged.axes, call.boundary, call.value, call.method, place))
+    if arranged.multiplies:
+        y = arranged.product(call.in1, call.in2, call.dtype)
+    else:
+        x, h = arranged.operands(call.in1, call.in2, call.dtype)
+        y = arranged.result(extended.correlate(x, h, arranged.axes, call.boundary, call.value, call.method, place))
     if out is None:
-        return y if y.ndim else y[()]
+        return y
     if place is None:
         out[...] = y
     return out

@@ -17,6 +17,7 @@ import numpy as np
 
 from numbaconv import boundary as extended
 from numbaconv.arrays import Array, as_array, check_shape
+from numbaconv.correlation import Ints
 from numbaconv.signal import convolution
 from numbaconv.signal.convolution import Call
 
@@ -43,10 +44,18 @@ def _gradients(call: Call, grad_y: Array) -> tuple[Any, Any]:
     arranged = call.arranged
     x, h = arranged.operands(call.in1, call.in2, dtype)
     dy = arranged.grad_result(grad_y.astype(dtype, copy=False))
-    grad_x = extended.grad_x(dy, h.conj(), x.shape, arranged.axes, call.boundary, call.method)
-    grad_h = extended.grad_h(dy, x.conj(), h.shape, arranged.axes, call.boundary, np.conj(call.value), call.method)
+    if arranged.multiplies:
+        grad_x, grad_h = _sum_to(dy * h.conj(), x.shape), _sum_to(dy * x.conj(), h.shape)
+    else:
+        grad_x = extended.grad_x(dy, h.conj(), x.shape, arranged.axes, call.boundary, call.method)
+        grad_h = extended.grad_h(dy, x.conj(), h.shape, arranged.axes, call.boundary, np.conj(call.value), call.method)
     first, second = arranged.gradients(grad_x, grad_h, call.in1.shape, call.in2.shape)
     return _like(first, call.in1), _like(second, call.in2)
+
+
+def _sum_to(grad: Array, shape: Ints) -> Array:
+    """Add up the rows if one row served all."""
+    return grad if grad.shape == shape else grad.sum(0, keepdims=True)
 
 
 def _inexact(dtype: np.dtype[Any]) -> np.dtype[Any]:
