@@ -44,7 +44,7 @@ def result_type(*arrays: Array) -> np.dtype[Any]:
 def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     """Return ``array`` as a C-contiguous, aligned, writable array of ``dtype``; kernels do not write to it, so no copy for that."""
     if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
-        array = np.require(array.astype(dtype, copy=False), requirements=["C", "A"])
+        array = array.astype(dtype, order="C", subok=False)
     if not array.flags.writeable:
         array = np.asarray(_Writable(array))  # a read-only array would be another type, and another compilation
     return array

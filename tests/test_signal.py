@@ -50,7 +50,7 @@ def check(name: str, in1: Any, in2: Any, **options: Any) -> Any:
     if ours.dtype.kind in "fc" and ours.dtype.char not in "gG":
         exact = theirs if name in TWO_AXES else np.round(theirs)
         if HAS_FFT:
-            magnitude = float(min(in1.size, in2.size) * np.max(abs(in1)) * np.max(abs(in2)))
+            magnitude = min(in1.size, in2.size) * float(np.max(abs(in1))) * float(np.max(abs(in2)))
             np.testing.assert_allclose(ours, exact, rtol=0, atol=allowed(magnitude, ours.dtype, in2.size, "fft"), err_msg=what)
         else:
             np.testing.assert_array_equal(ours, exact, err_msg=what)

@@ -22,6 +22,7 @@ from numbaconv.signal._arrange import Arrangement, Kind, arrange
 
 KINDS: dict[str, Kind] = {"correlate": "correlate", "correlate2d": "correlate2d"}  # all others convolve
 BOUNDARIES = {"fill": "constant", "pad": "constant", "wrap": "wrap", "circular": "wrap", "symm": "reflect", "symmetric": "reflect"}
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 MEASURED_SECONDS, MEASURED_CALLS = 0.1, 50  # `choose_conv_method` measures each method for so long, or so often
 _fastest: dict[tuple[Ints, Ints, str, np.dtype[Any]], str] = {}  # what choose_conv_method measured
 
@@ -113,7 +114,7 @@ def _promoted(first: np.dtype[Any], second: np.dtype[Any]) -> np.dtype[Any] | No
 
 def _floating(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return what SciPy's transforms make of a dtype."""
-    return np.dtype(np.float64) if dtype.kind in "biu" else np.dtype(np.float32) if dtype == np.float16 else dtype
+    return FLOAT64 if dtype.kind in "biu" else FLOAT32 if dtype.char == "e" else dtype
 
 
 def _available(method: str, dtype: np.dtype[Any]) -> str:
