@@ -19,7 +19,7 @@ from numbaconv import boundary as extended
 from numbaconv.arrays import Array, as_array, check_shape
 from numbaconv.correlation import Ints
 from numbaconv.signal import convolution
-from numbaconv.signal.convolution import Call
+from numbaconv.signal._calls import Call, compute, prepare, prepare_2d, prepare_fft
 
 Pull = Callable[[Any], tuple[Any, Any]]
 
@@ -35,7 +35,7 @@ def _vjp(name: str, call: Call | None, *arguments: Any) -> tuple[Any, Pull]:
         check_shape(grad, call.arranged.shape, "grad_y", "that of the result")
         return _gradients(call, grad)
 
-    return convolution.compute(call), pull
+    return compute(call), pull
 
 
 def _gradients(call: Call, grad_y: Array) -> tuple[Any, Any]:
@@ -97,7 +97,7 @@ def convolve(in1: Any, in2: Any, mode: Any = "full", method: Any = "auto") -> tu
     >>> pull(np.ones(4))
     (array([11., 11., 11.]), array([6., 6.]))
     """
-    return _vjp("convolve", convolution.prepare("convolve", in1, in2, mode, method), in1, in2, mode, method)
+    return _vjp("convolve", prepare("convolve", in1, in2, mode, method), in1, in2, mode, method)
 
 
 def correlate(in1: Any, in2: Any, mode: Any = "full", method: Any = "auto") -> tuple[Any, Pull]:
@@ -111,7 +111,7 @@ def correlate(in1: Any, in2: Any, mode: Any = "full", method: Any = "auto") -> t
     >>> pull(np.array([1.0, 0.0]))
     (array([ 1., 10.,  0.]), array([1., 2.]))
     """
-    return _vjp("correlate", convolution.prepare("correlate", in1, in2, mode, method), in1, in2, mode, method)
+    return _vjp("correlate", prepare("correlate", in1, in2, mode, method), in1, in2, mode, method)
 
 
 def fftconvolve(in1: Any, in2: Any, mode: Any = "full", axes: Any = None) -> tuple[Any, Pull]:
@@ -125,7 +125,7 @@ def fftconvolve(in1: Any, in2: Any, mode: Any = "full", axes: Any = None) -> tup
     >>> [grad.shape for grad in pull(np.ones_like(y))]
     [(4, 10), (1, 3)]
     """
-    return _vjp("fftconvolve", convolution.prepare_fft(in1, in2, mode, axes), in1, in2, mode, axes)
+    return _vjp("fftconvolve", prepare_fft(in1, in2, mode, axes), in1, in2, mode, axes)
 
 
 def oaconvolve(in1: Any, in2: Any, mode: Any = "full", axes: Any = None) -> tuple[Any, Pull]:
@@ -139,7 +139,7 @@ def oaconvolve(in1: Any, in2: Any, mode: Any = "full", axes: Any = None) -> tupl
     >>> [grad.shape for grad in pull(np.ones_like(y))]
     [(10,), (3,)]
     """
-    return _vjp("oaconvolve", convolution.prepare_fft(in1, in2, mode, axes), in1, in2, mode, axes)
+    return _vjp("oaconvolve", prepare_fft(in1, in2, mode, axes), in1, in2, mode, axes)
 
 
 def convolve2d(in1: Any, in2: Any, mode: Any = "full", boundary: Any = "fill", fillvalue: Any = 0) -> tuple[Any, Pull]:
@@ -153,7 +153,7 @@ def convolve2d(in1: Any, in2: Any, mode: Any = "full", boundary: Any = "fill", f
     >>> pull(np.ones((3, 3)))[1]
     array([[9., 9.]])
     """
-    call = convolution.prepare_2d("convolve2d", in1, in2, mode, boundary, fillvalue)
+    call = prepare_2d("convolve2d", in1, in2, mode, boundary, fillvalue)
     return _vjp("convolve2d", call, in1, in2, mode, boundary, fillvalue)
 
 
@@ -168,5 +168,5 @@ def correlate2d(in1: Any, in2: Any, mode: Any = "full", boundary: Any = "fill", 
     >>> pull(np.ones((3, 3)))[1]
     array([[9., 9.]])
     """
-    call = convolution.prepare_2d("correlate2d", in1, in2, mode, boundary, fillvalue)
+    call = prepare_2d("correlate2d", in1, in2, mode, boundary, fillvalue)
     return _vjp("correlate2d", call, in1, in2, mode, boundary, fillvalue)
