@@ -9,8 +9,9 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-# The dtype that kernels compute in, by the dtype of the result; float16 has no arithmetic on a CPU.
-COMPUTE = {np.dtype(t): np.dtype(t) for t in "bhilqBHILQfdFD"} | {np.dtype("e"): np.dtype("f")}
+# The dtype that kernels compute in, by the dtype of the result; float16 has no arithmetic on a CPU. Of two C types of one size, as
+# long and long long, it is the one that NumPy gives by default.
+COMPUTE = {np.dtype(t): np.dtype(np.dtype(t).name) for t in "bhilqBHILQfdFD"} | {np.dtype("e"): np.dtype("f")}
 
 
 def as_array(value: Any, name: str) -> Array:
@@ -43,7 +44,7 @@ def result_type(*arrays: Array) -> np.dtype[Any]:
 def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     """Return ``array`` as a C-contiguous, aligned, writable array of ``dtype``; kernels do not write to it, so no copy for that."""
     if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
-        array = np.require(array.astype(dtype, copy=False), requirements=["C", "A"])
+        array = array.astype(dtype, order="C", subok=False)
     if not array.flags.writeable:
         array = np.asarray(_Writable(array))  # a read-only array would be another type, and another compilation
     return array

@@ -14,6 +14,7 @@ from numbaconv.recipe import TENSORS
 FLOATS = ("float32", "float64")
 COMPLEX = ("complex64", "complex128")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+MODES = ("full", "same", "valid")  # of the functions of `signal`
 COMPUTED = (*FLOATS, *COMPLEX, *INTEGERS)
 
 
@@ -175,6 +176,15 @@ def fill(shape: tuple[int, ...], dtype: Any, rng: np.random.Generator, kind: str
 
     values = part()
     return (values + 1j * part()).astype(dtype) if dtype.kind == "c" else values.astype(dtype)
+
+
+def two_shapes(rng: np.random.Generator, rank: int, most: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return two shapes for `signal`, of which often one is at least as large as the other on every axis."""
+    first, second = rng.integers(1, most, rank), rng.integers(1, most, rank)
+    if rng.random() < 0.6:
+        first, second = np.maximum(first, second), np.minimum(first, second)
+    pair = tuple(map(int, first)), tuple(map(int, second))
+    return pair if rng.random() < 0.7 else pair[::-1]
 
 
 def operands(problem: ConvProblem, op: Op, dtype: Any, rng: np.random.Generator, kind: str = "integers") -> tuple[Any, Any]:

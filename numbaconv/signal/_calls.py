@@ -1,0 +1,152 @@
+"""A call of `signal`, checked and ready to be computed; the functions and their gradients share it.
+
+Valid calls with integers, float16/32/64 and complex64/128 are computed here. For everything else, objects, Decimal, long double, two
+boolean or empty arrays, and what is not valid at all, there is no call: SciPy's function computes it or raises its own error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbaconv import boundary as extended
+from numbaconv import plan as planning
+from numbaconv.arrays import COMPUTE, Array, check_out
+from numbaconv.correlation import METHODS, Ints
+from numbaconv.signal._arrange import Arrangement, Kind, arrange
+
+KINDS: dict[str, Kind] = {"correlate": "correlate", "correlate2d": "correlate2d"}  # all others convolve
+BOUNDARIES = {"fill": "constant", "pad": "constant", "wrap": "wrap", "circular": "wrap", "symm": "reflect", "symmetric": "reflect"}
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+fastest: dict[tuple[Ints, Ints, str, np.dtype[Any]], str] = {}  # what choose_conv_method measured
+
+
+class Call(NamedTuple):
+    """A valid call, ready to be computed; ``boundary``, ``value`` and ``method`` are those of `numbaconv.boundary`."""
+
+    arranged: Arrangement
+    in1: Array
+    in2: Array
+    dtype: np.dtype[Any]
+    method: str
+    boundary: str = "zeros"
+    value: complex = 0
+
+
+def prepare(name: str, in1: Any, in2: Any, mode: Any, method: Any = "auto") -> Call | None:
+    """Prepare `convolve` or `correlate`; None means that SciPy must answer, as in the two functions below."""
+    if type(in1) is not np.ndarray or type(in2) is not np.ndarray:
+        in1, in2 = np.asarray(in1), np.asarray(in2)
+    dtype = _promoted(in1.dtype, in2.dtype)
+    if dtype is None or not isinstance(mode, str) or method not in METHODS:
+        return None
+    arranged = arrange(KINDS.get(name, "convolve"), in1.shape, in2.shape, mode)
+    if arranged is None:
+        return None
+    if method == "auto":
+        method = fastest.get((in1.shape, in2.shape, mode, dtype), "auto") if fastest else "auto"
+    return Call(arranged, in1, in2, dtype, available(method, dtype))
+
+
+def prepare_fft(in1: Any, in2: Any, mode: Any, axes: Any) -> Call | None:
+    """Prepare `fftconvolve` or `oaconvolve`: they broadcast, and integers become floats."""
+    in1, in2 = np.asarray(in1), np.asarray(in2)
+    axes = _axes(axes, in1.ndim)
+    if axes is None or not isinstance(mode, str):
+        return None
+    arranged = arrange("convolve", in1.shape, in2.shape, mode, axes)
+    if arranged is None:
+        return None
+    dtypes = [in1.dtype, in2.dtype] if arranged.multiplies else [_floating(in1.dtype), _floating(in2.dtype)]
+    dtype = _promoted(*dtypes)
+    return dtype and Call(arranged, in1, in2, dtype, available("fft", dtype))
+
+
+def prepare_2d(name: str, in1: Any, in2: Any, mode: Any, boundary: Any, fillvalue: Any) -> Call | None:
+    """Prepare `convolve2d` or `correlate2d`."""
+    in1, in2 = np.asarray(in1), np.asarray(in2)
+    dtype = _promoted(in1.dtype, in2.dtype)
+    if in1.ndim != 2 or dtype is None or not isinstance(mode, str) or not isinstance(boundary, str) or boundary not in BOUNDARIES:
+        return None
+    value = _fill(fillvalue, dtype)
+    if value is None:
+        return None
+    beyond = BOUNDARIES[boundary]
+    if mode == "valid" or (beyond == "constant" and value == 0):
+        beyond = "zeros"
+    arranged = arrange(KINDS.get(name, "convolve"), in1.shape, in2.shape, mode, None, beyond == "zeros")
+    return arranged and Call(arranged, in1, in2, dtype, "auto", beyond, value)
+
+
+def compute(call: Call, out: Array | None = None) -> Any:
+    """Return the result, which is a scalar for two scalars; ``out``, if given, is checked, filled and returned."""
+    arranged = call.arranged
+    if out is not None:
+        check_out(out, arranged.shape, call.dtype, {"in1": call.in1, "in2": call.in2})
+    place = out[None] if out is not None and arranged.order is None else None
+    if arranged.multiplies:
+        y = arranged.product(call.in1, call.in2, call.dtype)
+    else:
+        x, h = arranged.operands(call.in1, call.in2, call.dtype)
+        y = arranged.result(extended.correlate(x, h, arranged.axes, call.boundary, call.value, call.method, place))
+    if out is None:
+        return y
+    if place is None:
+        out[...] = y
+    return out
+
+
+def _promoted(first: np.dtype[Any], second: np.dtype[Any]) -> np.dtype[Any] | None:
+    """Return the dtype of a result, if it is one that is computed here."""
+    if first is not second or first not in COMPUTE:
+        try:
+            first = np.result_type(first, second)
+        except TypeError:
+            return None
+    return first if first in COMPUTE else None
+
+
+def _floating(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return what SciPy's transforms make of a dtype."""
+    return FLOAT64 if dtype.kind in "biu" else FLOAT32 if dtype.char == "e" else dtype
+
+
+def available(method: str, dtype: np.dtype[Any]) -> str:
+    """Return how to ask for a method; integers are never transformed."""
+    if method == "fft" and (dtype.kind in "iu" or "fft" not in planning.room("cpu")):
+        return "auto"
+    return method
+
+
+def _axes(axes: Any, rank: int) -> Ints | None:
+    """Return which axes, counted from the front, or None if they are not valid."""
+    if axes is None or rank == 0:
+        return tuple(range(rank))
+    if isinstance(axes, (int, np.integer)):
+        axes = (axes,)
+    if not isinstance(axes, (Sequence, np.ndarray)) or not all(isinstance(a, (int, np.integer)) for a in axes):
+        return None
+    found = tuple(int(a) + rank if a < 0 else int(a) for a in axes)
+    return found if found and len(set(found)) == len(found) and all(0 <= a < rank for a in found) else None
+
+
+def _fill(fillvalue: Any, dtype: np.dtype[Any]) -> complex | None:
+    """Return the value as an element of a dtype, or None if it cannot be one."""
+    if type(fillvalue) is int and fillvalue == 0:
+        return 0
+    try:
+        given = np.asarray(fillvalue)
+    except ValueError:
+        return None
+    if given.size != 1 or given.dtype.kind not in "biufc":
+        return None
+    value = complex(given.reshape(-1)[0])  # as in SciPy: large integers are rounded
+    if dtype.kind == "c":
+        return value
+    if given.dtype.kind == "c":
+        return None
+    if dtype.kind == "f":
+        return value.real
+    return int(value.real) if np.isfinite(value) and np.iinfo(dtype).min <= value.real <= np.iinfo(dtype).max else None
