@@ -171,7 +171,8 @@ def _oriented(w: Array, origins: list[int], flipped: bool) -> tuple[Array, tuple
     except (TypeError, ValueError):
         raise Foreign from None
     if flipped:
-        w = w[(*[slice(None, None, -1)] * w.ndim, ...)].copy()
+        backwards: Any = (*[slice(None, None, -1)] * w.ndim, ...)
+        w = w[backwards].copy()
         origins = [-o - (not size & 1) for o, size in zip(origins, w.shape, strict=True)]
     if any(o < -(size // 2) or o > (size - 1) // 2 for o, size in zip(origins, w.shape, strict=True)):
         raise Foreign
