@@ -10,7 +10,9 @@ onto the elements that the extension was copied from.
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from numbaconv.correlation import Axes, Ints
 BOUNDARIES = ("zeros", "constant", "reflect", "mirror", "nearest", "wrap")
 # From this many outputs on, and where at most one in so many sees beyond the ends, only those are computed from extended slices.
 MANY, FEW_AT_BORDERS = 1 << 15, 8
+SMALL = 1 << 13  # elements of an array that is extended quickest by looking each of them up
 
 
 def sources(size: int, before: int, after: int, boundary: str) -> Array:
@@ -48,16 +51,16 @@ def extend(x: Array, axis: int, before: int, after: int, boundary: str, value: c
     if before == after == 0:
         return x
     source, first, last, start = _copied(x.shape[axis], before, after, boundary)
+    constant = boundary in ("zeros", "constant")
+    if not constant and x.size < SMALL:
+        return np.take(x, source, axis)
     shape = list(x.shape)
     shape[axis] = len(source)
     wide = np.empty(shape, x.dtype)
-    to, from_ = np.moveaxis(wide, axis, 0), np.moveaxis(x, axis, 0)
-    to[first:last] = from_[start : start + last - first]
+    others: Any = (slice(None),) * axis
+    wide[(*others, slice(first, last))] = x[(*others, slice(start, start + last - first))]
     for part in (slice(0, first), slice(last, len(source))):
-        if boundary in ("zeros", "constant"):
-            to[part] = value if boundary == "constant" else 0
-        else:
-            to[part] = from_[source[part]]
+        wide[(*others, part)] = (value if boundary == "constant" else 0) if constant else x[(*others, source[part])]
     return wide
 
 
@@ -77,10 +80,12 @@ def fold(wide: Array, axis: int, before: int, after: int, size: int, boundary: s
     return x
 
 
+@functools.lru_cache(maxsize=1024)
 def _copied(size: int, before: int, after: int, boundary: str) -> tuple[Array, int, int, int]:
     """Return the sources of an axis after `extend`, its places ``first … last`` that show the axis in order, and from which element on."""
     source = sources(size, max(before, 0), max(after, 0), boundary)
     source = source[max(-before, 0) : len(source) - max(-after, 0)]
+    source.setflags(write=False)
     first = min(max(before, 0), len(source))
     return source, first, max(first, len(source) - max(after, 0)), max(-before, 0)
 
@@ -109,7 +114,7 @@ def correlate(x: Array, h: Array, axes: Axes, boundary: str = "zeros", value: co
     for axis, (low, high) in enumerate(borders, 1):
         for first, last in ((0, low), (high, axes.size[axis - 1])):
             if first < last:
-                part = (slice(None),) * axis + (slice(first, last),)
+                part: Any = (slice(None),) * axis + (slice(first, last),)
                 y[part] = _strip(x, h, axes, axis, first, last, reach, boundary, value, method)
     return y
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from numbaconv.arrays import Array
 
-SMALLEST = 5  # taps on either axis from which two passes were faster than one
+SMALLEST = 10  # taps on either axis from which two passes are faster than one: a third of the time with 15 × 15, more with 7 × 7
 ROUNDINGS = 4  # by how many eps an element may differ from the product
 
 
@@ -17,10 +17,10 @@ def factors(h: Array, dtype: np.dtype[Any]) -> tuple[Array, Array] | None:
 
     The bound is relative to each element, so that the two passes keep to bounds in terms of Σ|x||h| as one pass does.
 
-    >>> column, row = factors(np.outer([1, 2, 3, 2, 1], [1, 4, 6, 4, 1]), np.dtype("float64"))
-    >>> np.outer(column, row)[2]
-    array([ 3., 12., 18., 12.,  3.])
-    >>> factors(np.eye(5), np.dtype("float64")) is None
+    >>> column, row = factors(np.outer(np.arange(1, 11), np.arange(11, 21)), np.dtype("float64"))
+    >>> column.shape, row.shape, float(column[2] * row[3])
+    ((10,), (10,), 42.0)
+    >>> factors(np.eye(10), np.dtype("float64")) is None
     True
     """
     if min(h.shape) < SMALLEST or dtype.kind not in "fc":

@@ -17,11 +17,12 @@ from numbaconv import boundary, separable
 from numbaconv import plan as planning
 from numbaconv.arrays import Array
 from numbaconv.correlation import Axes
-from numbaconv.cpu import ordered
+from numbaconv.cpu import box, ordered
 from numbaconv.ndimage._calls import NEGLIGIBLE, Call, Pass
 
 METHOD = "direct"  # sums that are as exact as the direct one, at every pixel
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+WIDE = 24  # taps from which a mean is made of sums of blocks rather than as a correlation
 FITS_SINGLE = {np.dtype(t) for t in "?bBhHf"}  # input dtypes without more digits than float32
 
 
@@ -30,8 +31,9 @@ def carry_out(call: Call) -> Array:
     image, output = call.input, call.output
     if not output.size:
         return output
+    kept = np.dtype(np.uint8) if output.dtype == np.bool_ else output.dtype  # SciPy's booleans hold whole bytes between passes
     for step in call.passes[:-1]:
-        image = _apply(step, image, output.dtype, None)
+        image = _apply(step, image, kept, None)
     if not call.passes:
         output[...] = image
         return output
@@ -94,9 +96,12 @@ def _real(step: Pass, x: Array, dtype: np.dtype[Any], out: Array | None = None) 
     if not step.mean:
         step = replace(step, weights=_as_summed(step))
     if dtype.kind in "biu":
-        return _cut(_in_order(step, x), dtype)
+        return _cut(_in_order(step, x), dtype, step.axis is None)
     compute = compute_dtype(x.dtype, step.weights, dtype)
     x = x.astype(compute, copy=False)
+    if step.mean and step.weights.size >= WIDE:
+        image = _extended(step, x)
+        return box.means(image.reshape(*image.shape[:2], -1), step.weights.size).reshape(x.shape).astype(dtype, copy=False)
     left_out = step.axis is None and not step.weights.all()
     pair = separable.factors(step.weights, compute) if step.axis is None and x.ndim == 2 and not left_out else None
     with np.errstate(over="ignore"):
@@ -141,17 +146,23 @@ def _engine(step: Pass, x: Array, dtype: np.dtype[Any], out: Array | None) -> Ar
 
 def _in_order(step: Pass, x: Array) -> Array:
     """Return the float64 sums that SciPy makes, bit by bit."""
-    x_shape, w_shape, axes = layout(step, x.shape)
-    image = x.reshape(x_shape)
-    extended = math.prod(i + r - 1 for i, r in zip(x_shape[1:], w_shape[1:], strict=True)) * x_shape[0]
-    planning.require_memory((extended + x.size) * DOUBLE.itemsize, f"an image of shape {x.shape} in float64")
-    image = np.ascontiguousarray(image, DOUBLE)
-    for axis, (low, taps) in enumerate(zip(axes.low, w_shape[1:], strict=True), 1):
-        image = boundary.extend(image, axis, low, taps - 1 - low, step.boundary, step.cval)
+    image = _extended(step, x.astype(DOUBLE, copy=False))
     if step.mean:
         return ordered.moving_mean(image.reshape(*image.shape[:2], -1), step.weights.size).reshape(x.shape)
+    x_shape, w_shape, axes = layout(step, x.shape)
     terms, sign = _terms(step)
     return ordered.correlate(image, step.weights.reshape(w_shape), terms, sign, (x_shape[0], *axes.size)).reshape(x.shape)
+
+
+def _extended(step: Pass, x: Array) -> Array:
+    """Return the view of an image that `layout` describes, contiguous and extended by what the filter sees beyond its ends."""
+    x_shape, w_shape, axes = layout(step, x.shape)
+    size = math.prod(i + r - 1 for i, r in zip(x_shape[1:], w_shape[1:], strict=True)) * x_shape[0]
+    planning.require_memory((size + x.size) * x.itemsize, f"an image of shape {x.shape}, extended, in {x.dtype}")
+    image = np.ascontiguousarray(x.reshape(x_shape))
+    for axis, (low, taps) in enumerate(zip(axes.low, w_shape[1:], strict=True), 1):
+        image = boundary.extend(image, axis, low, taps - 1 - low, step.boundary, step.cval)
+    return image
 
 
 def _terms(step: Pass) -> tuple[Array, int]:
@@ -164,11 +175,13 @@ def _terms(step: Pass) -> tuple[Array, int]:
     return np.concatenate([[size - 1], np.arange(size - 1)]), 0
 
 
-def _cut(y: Array, dtype: np.dtype[Any]) -> Array:
-    """Return float64 values as integers, cut off at the point and wrapped as C does on common machines."""
+def _cut(y: Array, dtype: np.dtype[Any], over_axes: bool) -> Array:
+    """Return float64 values as integers, cut off at the point and wrapped as SciPy's C code does on common machines."""
     with np.errstate(invalid="ignore"):
         if dtype == np.bool_:
             return y.astype(np.uint8) != 0
         if dtype == np.uint32:
             return y.astype(np.int64).astype(dtype)  # NumPy's own cast of what does not fit differs by the processor
+        if dtype == np.uint64 and over_axes:
+            return np.where(y > -1, y.astype(dtype), -(-y).astype(dtype))  # SciPy does so for filters over several axes alone
         return y.astype(dtype)
