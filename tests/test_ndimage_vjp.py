@@ -114,6 +114,14 @@ def test_output_over_the_input_and_views(rng):
         np.testing.assert_allclose(found, right, rtol=1e-13)
 
 
+def test_empty_images_have_empty_gradients():
+    for shape in ((0, 3), (3, 0)):
+        (y, pull), (z, smooth) = vjp.correlate(np.zeros(shape), np.ones((3, 3))), vjp.gaussian_filter(np.zeros(shape), 1)
+        grad_x, grad_w = pull(y)
+        assert grad_x.shape == smooth(z).shape == shape
+        np.testing.assert_array_equal(grad_w, np.zeros((3, 3)))
+
+
 def test_errors(rng):
     x = normal((4, 5), "float64", rng)
     with pytest.raises(RuntimeError, match="boundary mode not supported"):

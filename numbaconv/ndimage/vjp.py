@@ -63,6 +63,8 @@ def _dtype(step: Pass, x: Array, grad: Array) -> np.dtype[Any]:
 
 def _for_input(step: Pass, grad: Array, x: Array) -> Array:
     """Return the gradient for the image of one pass."""
+    if not x.size:
+        return np.zeros_like(grad)
     shape, taps, axes = layout(step, x.shape)
     dtype = _dtype(step, x, grad)
     w = step.weights.conj().astype(dtype).reshape(taps)
@@ -72,6 +74,8 @@ def _for_input(step: Pass, grad: Array, x: Array) -> Array:
 
 def _for_weights(step: Pass, grad: Array, x: Array) -> Array:
     """Return the gradient for the weights of one pass, as the sum takes them."""
+    if not x.size:
+        return np.zeros_like(step.weights)
     shape, taps, axes = layout(step, x.shape)
     dtype = _dtype(step, x, grad)
     dy, image = grad.astype(dtype, copy=False).reshape(shape[:1] + axes.size), x.conj().astype(dtype, copy=False).reshape(shape)
