@@ -319,6 +319,12 @@ def test_separable_filters_are_found_by_every_element(rng):
     assert separable.factors(h.astype(np.int64), np.dtype("int64")) is None
 
 
+def test_one_axis_may_be_counted_from_the_end(rng):
+    x, w = image((3, 4, 5), "d", rng), [1.0, 2.0, 4.0]
+    for name in ("correlate", "convolve"):  # SciPy takes it for no axis of the image
+        np.testing.assert_array_equal(getattr(ndimage, name)(x, w, axes=-1), getattr(ndimage, name)(x, w, axes=(2,)))
+
+
 def test_every_other_name_is_scipys():
     assert ndimage.median_filter is scipy_ndimage.median_filter
     assert {"median_filter", "correlate", "vjp"} <= set(dir(ndimage))

@@ -8,7 +8,9 @@ Integer and boolean results are SciPy's to the last bit. float32 is computed in 
 within 8 eps · Σ|x||w| of the exact sum. float64 keeps to the same bound. What SciPy refuses is refused with SciPy's error, float16 too.
 
 Differences, where SciPy's result depends on its way of computing: in a mean of floats NaN and Inf stay within their window, where SciPy
-carries them on to the end of the line; sums beyond 3.4e38 overflow in float32; an output that overlaps the input is right in every case.
+carries them on to the end of the line; sums beyond 3.4e38 overflow in float32; an output that overlaps the input is right in every case; so are
+filters over several axes that are larger than four times the image, for which SciPy reads beyond it; and ``axes=-1`` is the last axis for
+`correlate` and `convolve` too.
 """
 
 from __future__ import annotations
