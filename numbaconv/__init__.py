@@ -20,11 +20,12 @@ _HOMES = {
     **dict.fromkeys(_FUNCTIONS, "numbaconv.functional"),
     **dict.fromkeys(_THREADING, "numbaconv.cpu._parallel"),
 }
-_MODULES = ("nn", "functional", "signal")
+_MODULES = ("nn", "functional", "ndimage", "signal")
 __all__ = ["__version__", *_HOMES, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:  # what the table above says, for editors and type checkers
     from numbaconv import functional as functional
+    from numbaconv import ndimage as ndimage
     from numbaconv import nn as nn
     from numbaconv import signal as signal
     from numbaconv.cpu._parallel import get_num_threads as get_num_threads

@@ -57,8 +57,8 @@ def exact(function: Callable[..., Any]) -> Any:
 class Kernel:
     """A kernel source, ``(first, last, workers, scratch, *arguments) -> None``, compiled on first use in either of two ways."""
 
-    def __init__(self, function: Callable[..., None], variant: str = "") -> None:
-        self.function = named_apart(function)
+    def __init__(self, function: Callable[..., None], variant: str = "", fastmath: set[str] = FASTMATH) -> None:
+        self.function, self.fastmath = named_apart(function), fastmath
         self.__doc__, self.__name__ = function.__doc__, function.__module__.rpartition(".")[2] + function.__name__ + variant
 
     @cached_property
@@ -72,10 +72,15 @@ class Kernel:
         return self._compile(parallel=True)
 
     def _compile(self, parallel: bool) -> Any:
-        dispatcher = numba.njit(self.function, nogil=True, parallel=parallel, fastmath=FASTMATH, error_model="numpy")
+        dispatcher = numba.njit(self.function, nogil=True, parallel=parallel, fastmath=self.fastmath, error_model="numpy")
         if hasattr(dispatcher, "_cache"):  # private to Numba: without it we merely compile in every process
             dispatcher._cache = CodeCache(dispatcher, f"{self.__name__}-{'numba' if parallel else 'pool'}")
         return dispatcher
+
+
+def in_order(function: Callable[..., None]) -> Kernel:
+    """Compile a kernel whose sums are rounded as they are written: nothing is reordered or contracted."""
+    return Kernel(function, fastmath=set())
 
 
 class CodeCache:

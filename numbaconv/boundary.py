@@ -10,6 +10,10 @@ onto the elements that the extension was copied from.
 
 from __future__ import annotations
 
+import functools
+import math
+from typing import Any
+
 import numpy as np
 
 from numbaconv import correlation
@@ -17,6 +21,9 @@ from numbaconv.arrays import Array
 from numbaconv.correlation import Axes, Ints
 
 BOUNDARIES = ("zeros", "constant", "reflect", "mirror", "nearest", "wrap")
+# From this many outputs on, and where at most one in so many sees beyond the ends, only those are computed from extended slices.
+MANY, FEW_AT_BORDERS = 1 << 15, 8
+SMALL = 1 << 13  # elements of an array that is extended quickest by looking each of them up
 
 
 def sources(size: int, before: int, after: int, boundary: str) -> Array:
@@ -40,42 +47,47 @@ def sources(size: int, before: int, after: int, boundary: str) -> Array:
 
 
 def extend(x: Array, axis: int, before: int, after: int, boundary: str, value: complex = 0) -> Array:
-    """Return x with as many elements more before and after it on an axis; negative numbers cut elements off."""
-    size = x.shape[axis]
-    source = sources(size, max(before, 0), max(after, 0), boundary)
-    source = source[max(-before, 0) : len(source) - max(-after, 0)]
+    """Return x with as many elements more before and after it on an axis; negative numbers cut elements off. Nothing more: x itself."""
+    if before == after == 0:
+        return x
+    source, first, last, start = _copied(x.shape[axis], before, after, boundary)
+    constant = boundary in ("zeros", "constant")
+    if not constant and x.size < SMALL:
+        return np.take(x, source, axis)
     shape = list(x.shape)
     shape[axis] = len(source)
     wide = np.empty(shape, x.dtype)
-    to, from_ = np.moveaxis(wide, axis, 0), np.moveaxis(x, axis, 0)
-    first = min(max(before, 0), len(source))
-    last = max(first, len(source) - max(after, 0))
-    start = max(-before, 0)
-    to[first:last] = from_[start : start + last - first]
+    others: Any = (slice(None),) * axis
+    wide[(*others, slice(first, last))] = x[(*others, slice(start, start + last - first))]
     for part in (slice(0, first), slice(last, len(source))):
-        if boundary in ("zeros", "constant"):
-            to[part] = value if boundary == "constant" else 0
-        else:
-            to[part] = from_[source[part]]
+        wide[(*others, part)] = (value if boundary == "constant" else 0) if constant else x[(*others, source[part])]
     return wide
 
 
 def fold(wide: Array, axis: int, before: int, after: int, size: int, boundary: str) -> Array:
     """Return the adjoint of `extend`: each element's sum of what stands where it was copied to; ``size`` is that of the axis."""
-    source = sources(size, max(before, 0), max(after, 0), boundary)
-    source = source[max(-before, 0) : len(source) - max(-after, 0)]
+    if before == after == 0:
+        return wide
+    source, first, last, start = _copied(size, before, after, boundary)
     shape = list(wide.shape)
     shape[axis] = size
     x = np.zeros(shape, wide.dtype)
     to, from_ = np.moveaxis(x, axis, 0), np.moveaxis(wide, axis, 0)
-    first = min(max(before, 0), len(source))
-    last = max(first, len(source) - max(after, 0))
-    start = max(-before, 0)
     to[start : start + last - first] = from_[first:last]
     for part in (slice(0, first), slice(last, len(source))):
         kept = source[part] >= 0
         np.add.at(to, source[part][kept], from_[part][kept])
     return x
+
+
+@functools.lru_cache(maxsize=1024)
+def _copied(size: int, before: int, after: int, boundary: str) -> tuple[Array, int, int, int]:
+    """Return the sources of an axis after `extend`, its places ``first … last`` that show the axis in order, and from which element on."""
+    source = sources(size, max(before, 0), max(after, 0), boundary)
+    source = source[max(-before, 0) : len(source) - max(-after, 0)]
+    source.setflags(write=False)
+    first = min(max(before, 0), len(source))
+    return source, first, max(first, len(source) - max(after, 0)), max(-before, 0)
 
 
 def _reach(x_shape: Ints, h_shape: Ints, axes: Axes) -> list[tuple[int, int]]:
@@ -87,12 +99,54 @@ def _reach(x_shape: Ints, h_shape: Ints, axes: Axes) -> list[tuple[int, int]]:
 
 
 def correlate(x: Array, h: Array, axes: Axes, boundary: str = "zeros", value: complex = 0, method: str = "auto", out: Array | None = None) -> Array:
-    """Return `correlation.correlate` of x extended by a boundary; inputs are not dilated."""
-    if boundary == "zeros":
+    """Return `correlation.correlate` of x extended by a boundary; inputs are not dilated. ``out`` shares no memory with x or h."""
+    if boundary == "zeros" or (boundary == "constant" and value == 0):
         return correlation.correlate(x, h, axes, method, out)
-    for axis, (before, after) in enumerate(_reach(x.shape, h.shape, axes), 1):
-        x = extend(x, axis, before, after, boundary, value)
-    return correlation.correlate(x, h, axes._replace(low=(0,) * len(axes.low)), method, out)
+    reach = _reach(x.shape, h.shape, axes)
+    borders = [_at_borders(i, r, geometry) for i, r, geometry in zip(x.shape[1:], h.shape[1:], _each(axes), strict=True)]
+    outputs = math.prod(axes.size)
+    seen = sum(outputs // o * (low + o - high) for o, (low, high) in zip(axes.size, borders, strict=True) if o)
+    if outputs < MANY or seen * FEW_AT_BORDERS > outputs:
+        for axis, (before, after) in enumerate(reach, 1):
+            x = extend(x, axis, before, after, boundary, value)
+        return correlation.correlate(x, h, axes._replace(low=(0,) * len(axes.low)), method, out)
+    y = correlation.correlate(x, h, axes, method, out)
+    for axis, (low, high) in enumerate(borders, 1):
+        for first, last in ((0, low), (high, axes.size[axis - 1])):
+            if first < last:
+                part: Any = (slice(None),) * axis + (slice(first, last),)
+                y[part] = _strip(x, h, axes, axis, first, last, reach, boundary, value, method)
+    return y
+
+
+def _each(axes: Axes) -> list[tuple[int, int, int]]:
+    """Return low padding, size and stride, axis by axis."""
+    return list(zip(axes.low, axes.size, axes.stride, strict=True))
+
+
+def _at_borders(size: int, taps: int, geometry: tuple[int, int, int]) -> tuple[int, int]:
+    """Return the ends of an axis's outputs that see what is before it, and the start of those that see what is after it."""
+    low, outputs, stride = geometry
+    before = min(max(0, -(-low // stride)), outputs)
+    return before, min(max(before, (size + low - taps) // stride + 1), outputs)
+
+
+def _strip(
+    x: Array, h: Array, axes: Axes, axis: int, first: int, last: int, reach: list[tuple[int, int]], boundary: str, value: complex, method: str
+) -> Array:
+    """Return the outputs ``first … last`` of an axis, and all of the others, from the slice of x extended that they see."""
+    low, _, stride = _each(axes)[axis - 1]
+    start, stop = first * stride - low, (last - 1) * stride - low + h.shape[axis]
+    size, (before, after) = x.shape[axis], reach[axis - 1]
+    source = sources(size, max(before, 0), max(after, 0), boundary)[start + max(before, 0) : stop + max(before, 0)]
+    x = np.take(x, source, axis)
+    if boundary == "constant":
+        x[(slice(None),) * axis + (source < 0,)] = value
+    for other, (more, further) in enumerate(reach, 1):
+        if other != axis:
+            x = extend(x, other, more, further, boundary, value)
+    sizes = (*axes.size[: axis - 1], last - first, *axes.size[axis:])
+    return correlation.correlate(x, h, axes._replace(low=(0,) * len(axes.low), size=sizes), method)
 
 
 def grad_x(dy: Array, h: Array, x_shape: Ints, axes: Axes, boundary: str = "zeros", method: str = "auto") -> Array:

@@ -20,13 +20,13 @@ FLOORS = {
     "cpu": 2, "cuda": 2,
     "plan": 3,
     "recipe": 4, "correlation": 4,
-    "functional": 5, "boundary": 5,
+    "functional": 5, "boundary": 5, "separable": 5,
     "nn": 6, "signal": 6, "ndimage": 6,
     "jit": 7,
     "demo": 8, "bench": 8,
     "__main__": 9,
 }  # fmt: skip
-FOLDERS = {"cpu", "cuda", "nn", "signal", "demo"}
+FOLDERS = {"cpu", "cuda", "nn", "signal", "ndimage", "demo"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
