@@ -28,6 +28,7 @@ from numbaconv.signal.lines import (
     lines_of,
     numeric,
     operands,
+    ours,
     real_of,
     resample,
     resample_extended,
@@ -136,9 +137,8 @@ def upfirdn(
     >>> upfirdn([0.5, 1, 0.5], [1, 1, 1], 2)
     array([0.5, 1. , 1. , 1. , 1. , 1. , 0.5])
     """
-    try:
-        problem = upfirdn_problem(h, x, up, down, axis, mode, cval)
-    except NotOurs:
+    problem: Problem | None = ours(upfirdn_problem, h, x, up, down, axis, mode, cval)
+    if problem is None:
         return _handed_over(out, scipy.signal.upfirdn, h, x, up, down, axis, mode, cval)
     if out is not None:
         check_out(out, problem.shape, problem.dtype, {"h": np.asarray(h), "x": np.asarray(x)})
@@ -221,10 +221,10 @@ def lfilter(b: Any, a: Any, x: Any, axis: int = -1, zi: Any = None, *, out: Arra
     >>> lfilter([1.0, 1.0], 2, [1, 2, 3], zi=[0])
     (array([0.5, 1.5, 2.5]), array([1.5]))
     """
-    try:
-        problem, state = found = fir_problem(b, a, x, axis, zi)
-    except NotOurs:
+    found: FirProblem | None = ours(fir_problem, b, a, x, axis, zi)
+    if found is None:
         return _handed_over(out, scipy.signal.lfilter, b, a, x, axis, zi)
+    problem, state = found
     if out is not None:
         check_out(out, problem.shape, problem.dtype, {"b": np.asarray(b), "x": np.asarray(x), **({} if zi is None else {"zi": np.asarray(zi)})})
     y = problem.run(out)
@@ -319,6 +319,10 @@ def resample_poly(x: Any, up: int, down: int, axis: int = 0, window: Any = ("kai
     TypeError, ValueError, IndexError
         As SciPy does.
 
+    Notes
+    -----
+    A sample that is not finite reaches the outputs that a tap of the filter leads to; in SciPy also those of the zeros added to it.
+
     Examples
     --------
     >>> import numpy as np
@@ -326,9 +330,8 @@ def resample_poly(x: Any, up: int, down: int, axis: int = 0, window: Any = ("kai
     >>> resample_poly(np.ones(100), 3, 2).shape
     (150,)
     """
-    try:
-        found = resampling(x, up, down, axis, window, padtype, cval)
-    except NotOurs:
+    found: Resampling | Array | None = ours(resampling, x, up, down, axis, window, padtype, cval)
+    if found is None:
         result: Array = scipy.signal.resample_poly(x, up, down, axis, window, padtype, cval)
         return result
     if not isinstance(found, Resampling):
@@ -337,6 +340,14 @@ def resample_poly(x: Any, up: int, down: int, axis: int = 0, window: Any = ("kai
     if found.background is not None:
         y += found.background
     return y
+
+
+def division(signal: Any, divisor: Any) -> tuple[Array, Array]:
+    """Check the arguments of `deconvolve` and return them as 1-D arrays."""
+    dividend, filter_ = (np.atleast_1d(array) for array in numeric(signal, divisor))
+    if dividend.ndim != 1 or filter_.ndim != 1 or dividend.size == 0 or filter_.size == 0:
+        raise NotOurs
+    return dividend, filter_
 
 
 def deconvolve(signal: Any, divisor: Any) -> tuple[Any, Array]:
@@ -367,14 +378,11 @@ def deconvolve(signal: Any, divisor: Any) -> tuple[Any, Array]:
     >>> deconvolve([2.0, 5.0, 3.0], [2.0, 3.0])
     (array([1., 1.]), array([0., 0., 0.]))
     """
-    try:
-        dividend, filter_ = numeric(signal, divisor)
-    except NotOurs:
-        dividend, filter_ = np.empty(0), np.empty(0)
-    dividend, filter_ = np.atleast_1d(dividend), np.atleast_1d(filter_)
-    if dividend.ndim != 1 or filter_.ndim != 1 or dividend.size == 0 or filter_.size == 0:
+    found: tuple[Array, Array] | None = ours(division, signal, divisor)
+    if found is None:
         result: tuple[Any, Array] = scipy.signal.deconvolve(signal, divisor)
         return result
+    dividend, filter_ = found
     size = dividend.size - filter_.size + 1
     if size < 1:
         return [], dividend
@@ -431,11 +439,11 @@ def sepfir2d(input: Any, hrow: Any, hcol: Any) -> Array:
            [1., 1., 1.],
            [0., 1., 2.]])
     """
-    try:
-        image, row, column = separable(input, hrow, hcol)
-    except NotOurs:
+    found: tuple[Array, Array, Array] | None = ours(separable, input, hrow, hcol)
+    if found is None:
         result: Array = scipy.signal.sepfir2d(input, hrow, hcol)
         return result
+    image, row, column = found
     return along(along(image, row, 1, "reflect"), column, 0, "reflect")
 
 
@@ -534,6 +542,10 @@ def savgol_filter(
     TypeError, ValueError
         As SciPy does.
 
+    Notes
+    -----
+    The polynomials of the ends are fitted in a basis that stays exact at any degree: from a degree of about 20 on, SciPy's are not.
+
     References
     ----------
     A. Savitzky and M. J. E. Golay, "Smoothing and Differentiation of Data by Simplified Least Squares Procedures", Analytical Chemistry
@@ -545,9 +557,8 @@ def savgol_filter(
     >>> savgol_filter([2, 2, 5, 2, 1, 0, 1, 4, 9], 5, 2).round(2)
     array([1.66, 3.17, 3.54, 2.86, 0.66, 0.17, 1.  , 4.  , 9.  ])
     """
-    try:
-        found = smoothing(x, window_length, polyorder, deriv, delta, axis, mode, cval)
-    except NotOurs:
+    found: Smoothing | None = ours(smoothing, x, window_length, polyorder, deriv, delta, axis, mode, cval)
+    if found is None:
         result: Array = scipy.signal.savgol_filter(x, window_length, polyorder, deriv, delta, axis, mode, cval)
         return result
     y = along(found.x, found.h, found.axis, found.boundary, found.value)

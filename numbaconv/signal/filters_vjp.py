@@ -18,18 +18,18 @@ from numbaconv import boundary
 from numbaconv.arrays import Array, check_shape, contiguous
 from numbaconv.signal import filters, lines
 from numbaconv.signal.filters import BACKGROUNDS, Problem, Resampling, Smoothing, centred
-from numbaconv.signal.lines import NotOurs, Rate, lines_of, real_of
+from numbaconv.signal.lines import Rate, lines_of, ours, real_of
 
 Pull = Callable[..., Any]
 
 
 def _checked(check: Callable[..., Any], function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a check returns; what it refuses SciPy refuses in its words, or it has a dtype without gradients."""
-    try:
-        return check(*arguments)
-    except NotOurs:
+    found = ours(check, *arguments)
+    if found is None:
         function(*arguments)
-        raise TypeError(f"{function.__name__} has gradients for integers, float16/32/64 and complex64/128 alone") from None
+        raise TypeError(f"{function.__name__} has gradients for integers, float16/32/64 and complex64/128 alone")
+    return found
 
 
 def _gradient(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -239,9 +239,8 @@ def deconvolve(signal: Any, divisor: Any) -> tuple[tuple[Any, Array], Callable[[
     >>> pull([1.0, 1.0], [0.0, 0.0])
     (array([0.5, 0.5]), array([-1.5]))
     """
-    _checked(lines.numeric, scipy.signal.deconvolve, signal, divisor)
+    _, h = _checked(filters.division, scipy.signal.deconvolve, signal, divisor)
     quotient, remainder = filters.deconvolve(signal, divisor)
-    h = np.atleast_1d(np.asarray(divisor))
     dtype = np.result_type(np.asarray(quotient).dtype, remainder.dtype, np.float64)
 
     def pull(grad_quotient: Any, grad_remainder: Any) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,14 @@ NARROW = 8  # elements behind the axis: fewer are put before it, so that vectors
 
 class NotOurs(Exception):  # noqa: N818 - an answer, not a failure
     """Raised for what SciPy refuses, in its own words, or computes: invalid arguments and dtypes that kernels have no arithmetic for."""
+
+
+def ours(check: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a check of arguments returns, or None where it raises `NotOurs`."""
+    try:
+        return check(*arguments)
+    except NotOurs:
+        return None
 
 
 class Rate(NamedTuple):
