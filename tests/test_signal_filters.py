@@ -12,7 +12,8 @@ import scipy.signal
 from cases import fill
 from tolerance import tolerance
 
-from numbaconv.signal import filters
+import numbaconv as nc
+from numbaconv.signal import filters, filters_vjp
 
 UPFIRDN_MODES = ("constant", "symmetric", "reflect", "edge", "wrap", "smooth", "line", "antisymmetric", "antireflect")
 RATES = ((1, 1), (2, 1), (1, 3), (3, 2), (2, 3), (4, 2), (7, 5), (40, 37))
@@ -269,3 +270,24 @@ def test_real_filters_of_long_complex_signals(rng):
         same("upfirdn", h, x, slack=30)
         same("lfilter", h, np.ones(1, "f"), x, slack=30)
         same("resample_poly", x, 160, 147, 1, slack=10)
+
+
+def test_long_filters_at_a_rate_that_no_other_algorithm_takes(rng):
+    x = fill((3000,), "float32", rng, "signed")
+    for taps, (up, down) in itertools.product((20_001, 90_000), ((160, 147), (3, 1))):
+        h = fill((taps,), "float32", rng, "signed")
+        exact, bound = (scipy.signal.upfirdn(f(h).astype("d"), f(x).astype("d"), up, down) for f in (np.asarray, np.abs))
+        error = np.abs(filters.upfirdn(h, x, up, down) - exact)
+        assert np.all(error <= tolerance("float32", -(-taps // up), "direct", positive=True) * bound)
+
+
+def test_results_do_not_depend_on_the_number_of_threads(rng):
+    h = fill((3000,), "float64", rng, "signed")
+    for shape, axis in (((20_000,), 0), ((200, 30), 0)):
+        results = []
+        for threads in (1, 2, 3):
+            with nc.num_threads(threads):
+                y, pull = filters_vjp.upfirdn(h, fill(shape, "float64", np.random.default_rng(0), "signed"), 160, 147, axis)
+                results.append((y, *pull(y)))
+        for other in results[1:]:
+            assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))

@@ -16,9 +16,10 @@ from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.cpu import _parallel
-from numbaconv.cpu._sum import carry, levels, total
+from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 
 OUTPUTS = 256  # of a line in a tile
+SPLITS = 32  # pieces of the gradient's sum when there are too few phases to share
 LANES = 256  # elements of a plane in a tile: the levels of their sums stay in L1
 CHUNK = 256  # terms summed in one place
 CALL_SECONDS, OUTPUT_SECONDS, TERM_SECONDS = 5e-6, 5e-9, 2e-10  # measured on an AMD EPYC (Zen 4), 2026-11: float32; others by their size
@@ -53,6 +54,18 @@ def run(x: Array, taps: Array, y: Array, down: int, start: int) -> None:
         _parallel.run(_planes, tiles, (LANES * levels(count, CHUNK), y.dtype), arguments, time)
 
 
+def grad_taps(dy: Array, x: Array, taps: int, up: int, down: int, start: int) -> Array:
+    """Return Σ dy · ∂y/∂h for as many taps; dy, (rows, outputs), and x, (rows, n), are contiguous."""
+    rows, outputs = dy.shape
+    count, splits = -(-taps // up), max(1, min(-(-SPLITS // up), rows * -(-outputs // up)))
+    pieces = np.empty((splits, up * count), dy.dtype)
+    arguments = (dy.reshape(-1), x.reshape(-1), pieces, rows, x.shape[1], outputs, up, count, down, start)
+    _parallel.run(_grad_taps, splits * up, (count * levels(rows * outputs // up + 1, CHUNK), dy.dtype), arguments, seconds(dy.size, count, dy.dtype))
+    grad = np.zeros((up, count), dy.dtype)
+    np.add.at(grad, (np.arange(up) * down + start) % up, add_pairwise(pieces).reshape(up, count))
+    return grad.T[::-1].reshape(-1)[:taps]
+
+
 @inline
 def _dot(taps, at, x, xi, n):  # type: ignore[no-untyped-def]
     dot = x.dtype.type(0)
@@ -71,11 +84,11 @@ def _lines(first, last, workers, scratch, x, taps, y, size, outputs, inner, up, 
         parts = scratch[worker]
         for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
             row, block = tile // blocks, tile % blocks
+            at = block * OUTPUTS * down + start
+            phase, before = at % up, at // up - (count - 1)  # the bank's row, and the sample that its first tap meets
             for m in range(block * OUTPUTS, min(outputs, (block + 1) * OUTPUTS)):
-                at = m * down + start
-                before = at // up - (count - 1)  # the sample that the bank's first tap meets
                 j, stop = max(0, -before), min(count, size - before)
-                from_, xi = at % up * count, row * size + before
+                from_, xi = phase * count, row * size + before
                 chunks, parts[0] = 0, 0
                 while stop - j > CHUNK:
                     parts[0] = _dot(taps, from_ + j, x, xi + j, CHUNK)
@@ -84,6 +97,9 @@ def _lines(first, last, workers, scratch, x, taps, y, size, outputs, inner, up, 
                 parts[0] = _dot(taps, from_ + j, x, xi + j, stop - j)
                 total(parts, 1, 1, chunks)
                 y[unsigned(row * outputs + m)] = parts[0]
+                phase, before = phase + down % up, before + down // up
+                if phase >= up:
+                    phase, before = phase - up, before + 1
 
 
 @inline
@@ -128,3 +144,37 @@ def _planes(first, last, workers, scratch, x, taps, y, size, outputs, inner, up,
             total(sums, n, LANES, chunks)
             for q in range(n):
                 y[unsigned(rest * inner + lane + q)] = sums[unsigned(q)]
+
+
+@Kernel
+def _grad_taps(first, last, workers, scratch, dy, x, pieces, rows, size, outputs, up, count, down, start):  # type: ignore[no-untyped-def]
+    # THE ALGORITHM: pieces[·, r·count + j] = Σ_m dy[row, m] · x[row, i − (count − 1) + j] over the m that leave r divided by up, which share
+    # a phase, and over the rows; i the quotient of (m·down + start) / up.
+    # THE SCHEDULE: a tile is one r and one piece of its outputs, its taps' sums in L1; four outputs are added at once. The pieces are added
+    # up afterwards.
+    for worker in prange(workers):
+        sums = scratch[worker]
+        for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+            piece, residue = tile // up, tile % up
+            each = (outputs - residue + up - 1) // up  # outputs of a row
+            term, stop = rows * each * piece // len(pieces), rows * each * (piece + 1) // len(pieces)
+            terms, chunks = 0, 0
+            sums[:count] = 0
+            while term < stop:
+                row, m = term // each, residue + term % each * up
+                before = (m * down + start) // up - (count - 1)
+                d, xi = row * outputs + m, row * size + before
+                together = term + 4 <= stop and m + 3 * up < outputs and before >= 0 and before + 3 * down + count <= size
+                if together:
+                    _add_four(sums, count, x, xi, down, dy[d], dy[d + up], dy[d + 2 * up], dy[d + 3 * up])
+                    term, terms = term + 4, terms + 4
+                else:
+                    for j in range(max(0, -before), min(count, size - before)):
+                        sums[unsigned(j)] += dy[unsigned(d)] * x[unsigned(xi + j)]
+                    term, terms = term + 1, terms + 1
+                if terms >= CHUNK:
+                    carry(sums, count, count, chunks)
+                    terms, chunks = 0, chunks + 1
+            total(sums, count, count, chunks)
+            for j in range(count):
+                pieces[piece, unsigned(residue * count + j)] = sums[unsigned(j)]

@@ -203,7 +203,9 @@ def grad_x(dy: Array, h: Array, size: int, rate: Rate, outside: Outside) -> Arra
 def grad_h(dy: Array, x: Array, taps: int, rate: Rate, outside: Outside) -> Array:
     """Return Σ dy · ∂y/∂h for as many taps; no conjugates."""
     x, rate = extended(x, taps, rate, outside)
-    if 1 < x.shape[2] < NARROW:
+    if 1 < x.shape[2] and (x.shape[2] < NARROW or rate.up > 1):
         x, dy = _turned(x), _turned(dy)
+    if rate.up > 1 and dy.size > 0 and x.size > 0:  # other algorithms than the direct sum have no dilated inputs in this gradient
+        return polyphase.grad_taps(contiguous(dy[..., 0], dy.dtype), contiguous(x[..., 0], x.dtype), taps, rate.up, rate.down, rate.start)
     shape, axes = _geometry(np.empty(taps, dy.dtype), x.shape[2], rate)
     return correlation.grad_h(_flat(dy), _flat(x), shape, axes).reshape(-1)[::-1]
