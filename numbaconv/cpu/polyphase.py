@@ -22,7 +22,7 @@ OUTPUTS = 256  # of a line in a tile
 SPLITS = 32  # pieces of the gradient's sum when there are too few phases to share
 LANES = 256  # elements of a plane in a tile: the levels of their sums stay in L1
 CHUNK = 256  # terms summed in one place
-CALL_SECONDS, OUTPUT_SECONDS, TERM_SECONDS = 5e-6, 5e-9, 2e-10  # measured on an AMD EPYC (Zen 4), 2026-11: float32; others by their size
+CALL_SECONDS, OUTPUT_SECONDS, TERM_SECONDS = 5e-6, 5e-9, 2e-10  # by eye from calls on an AMD EPYC, 2026-11; it decides threads alone
 
 Array = np.ndarray[Any, Any]
 
