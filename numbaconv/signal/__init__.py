@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     **dict.fromkeys(("convolve", "correlate", "fftconvolve", "oaconvolve", "convolve2d", "correlate2d"), "convolution"),
     **dict.fromkeys(("choose_conv_method", "correlation_lags", "explain"), "convolution"),
+    **dict.fromkeys(("upfirdn", "lfilter", "resample_poly", "deconvolve", "sepfir2d", "savgol_filter"), "filters"),
+    "StreamingConvolver": "streaming",
 }
 _MODULES = ("vjp",)
 
@@ -27,6 +29,13 @@ if TYPE_CHECKING:  # what the table above says, for editors and type checkers
     from numbaconv.signal.convolution import explain as explain
     from numbaconv.signal.convolution import fftconvolve as fftconvolve
     from numbaconv.signal.convolution import oaconvolve as oaconvolve
+    from numbaconv.signal.filters import deconvolve as deconvolve
+    from numbaconv.signal.filters import lfilter as lfilter
+    from numbaconv.signal.filters import resample_poly as resample_poly
+    from numbaconv.signal.filters import savgol_filter as savgol_filter
+    from numbaconv.signal.filters import sepfir2d as sepfir2d
+    from numbaconv.signal.filters import upfirdn as upfirdn
+    from numbaconv.signal.streaming import StreamingConvolver as StreamingConvolver
 
 
 def __getattr__(name: str) -> Any:

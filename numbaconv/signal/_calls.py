@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv import boundary as extended
-from numbaconv import plan as planning
 from numbaconv.arrays import COMPUTE, Array, check_out
 from numbaconv.correlation import METHODS, Ints
 from numbaconv.signal._arrange import Arrangement, Kind, arrange
@@ -115,9 +114,7 @@ def _floating(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def available(method: str, dtype: np.dtype[Any]) -> str:
     """Return how to ask for a method; integers are never transformed."""
-    if method == "fft" and (dtype.kind in "iu" or "fft" not in planning.room("cpu")):
-        return "auto"
-    return method
+    return "auto" if method == "fft" and dtype.kind in "iu" else method
 
 
 def _axes(axes: Any, rank: int) -> Ints | None:
