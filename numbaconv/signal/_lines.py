@@ -20,7 +20,7 @@ from numbaconv import plan as planning
 from numbaconv.arrays import COMPUTE, Array, contiguous
 from numbaconv.correlation import Axes
 from numbaconv.cpu import polyphase
-from numbaconv.signal import extension
+from numbaconv.signal import _extension
 
 NARROW = 8  # elements behind the axis: fewer are put before it, so that vectors are filled by its own neighbours
 
@@ -187,7 +187,7 @@ def extended(x: Array, taps: int, rate: Rate, outside: Outside) -> tuple[Array, 
     if outside.is_zero or x.size == 0 and outside.mode != "constant" and rate.outputs == 0:
         return x, rate
     before, after = rate.reach(taps, x.shape[1])
-    return extension.extend(x, before, after, outside.mode, outside.value), rate._replace(start=rate.start + before * rate.up)
+    return _extension.extend(x, before, after, outside.mode, outside.value), rate._replace(start=rate.start + before * rate.up)
 
 
 def grad_x(dy: Array, h: Array, size: int, rate: Rate, outside: Outside) -> Array:
@@ -197,7 +197,7 @@ def grad_x(dy: Array, h: Array, size: int, rate: Rate, outside: Outside) -> Arra
     before, after = rate.reach(len(h), size)
     rate = rate._replace(start=rate.start + before * rate.up)
     wide = resample(h[::-1], dy, rate.adjoint(len(h), before + size + after))
-    return extension.fold(wide, before, after, outside.mode)
+    return _extension.fold(wide, before, after, outside.mode)
 
 
 def grad_h(dy: Array, x: Array, taps: int, rate: Rate, outside: Outside) -> Array:
