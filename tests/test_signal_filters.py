@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.signal
 from cases import fill
-from tolerance import tolerance
+from tolerance import allowed, norms, tolerance
 
 import numbaconv as nc
 from numbaconv.signal import filters, vjp
@@ -278,7 +278,7 @@ def test_long_filters_at_a_rate_that_no_other_algorithm_takes(rng):
         h = fill((taps,), "float32", rng, "signed")
         exact, bound = (scipy.signal.upfirdn(f(h).astype("d"), f(x).astype("d"), up, down) for f in (np.asarray, np.abs))
         error = np.abs(filters.upfirdn(h, x, up, down) - exact)
-        assert np.all(error <= tolerance("float32", -(-taps // up), "direct", positive=True) * bound)
+        assert np.all(error <= allowed(bound, "float32", -(-taps // up), "fft", norms=norms(x, h)))
 
 
 def test_results_do_not_depend_on_the_number_of_threads(rng):
