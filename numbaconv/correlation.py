@@ -20,6 +20,7 @@ from numbaconv.arrays import COMPUTE, Array, contiguous, copied_bytes
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options
 
 METHODS = ("auto", "direct", "fft")
+PLAIN = Options()
 Ints = tuple[int, ...]
 
 
@@ -73,9 +74,31 @@ def plan(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, dtype: np.dtype[Any],
     return _plan(op, x_shape, h_shape, axes, dtype, method)
 
 
-@functools.lru_cache(maxsize=4096)
 def _plan(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, dtype: np.dtype[Any], method: str) -> planning.Plan:
-    return planning.plan(_problem(x_shape, h_shape, axes), op, dtype, *_asked(method))
+    return _ready(op, x_shape, h_shape, axes, dtype, method).plan
+
+
+class Ready(NamedTuple):
+    """What is decided for one combination of shapes, dtype and method."""
+
+    plan: planning.Plan
+    shape: Ints  # of the result
+    full: tuple[Ints, Ints, Ints]  # shapes of the operands and of the result as the plan's algorithm takes them
+    size: int  # bytes of the result and of the workspace
+
+
+@functools.lru_cache(maxsize=4096)
+def _ready(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, dtype: np.dtype[Any], method: str) -> Ready:
+    chosen = planning.plan(_problem(x_shape, h_shape, axes), op, dtype, *_asked(method))
+    shape = _result_shape(op, x_shape, h_shape, axes)
+    a, b, out = (chosen.problem.shape(name) for name in TENSORS[op])
+    return Ready(chosen, shape, (a, b, out), chosen.workspace + math.prod(shape) * dtype.itemsize)
+
+
+def _result_shape(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes) -> Ints:
+    if op == "fprop":
+        return (x_shape[0] if h_shape[0] == 1 else h_shape[0], *axes.size)
+    return x_shape if op == "dgrad" else h_shape
 
 
 def _asked(method: str) -> tuple[str, str]:
@@ -102,36 +125,31 @@ def _problem(x_shape: Ints, h_shape: Ints, axes: Axes) -> ConvProblem:
 def _run(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, method: str, a: Array, b: Array, out: Array | None = None) -> Array:
     if len(x_shape) > 4:
         return _more_axes(op, x_shape, h_shape, axes, method, a, b, out)
-    rows = x_shape[0] if h_shape[0] == 1 else h_shape[0]
-    shape = {"fprop": (rows, *axes.size), "dgrad": x_shape, "wgrad": h_shape}[op]
-    dtype = COMPUTE[a.dtype]
-    if 0 in shape or 0 in a.shape or 0 in b.shape:
-        empty = np.zeros(shape, a.dtype) if out is None else out
+    given, dtype = a.dtype, COMPUTE[a.dtype]
+    if not (a.size and b.size and math.prod(axes.size)):
+        empty = np.zeros(_result_shape(op, x_shape, h_shape, axes), a.dtype) if out is None else out
         empty[...] = 0
         return empty
-    chosen = _plan(op, x_shape, h_shape, axes, dtype, method)
-    needed = chosen.workspace + math.prod(shape) * dtype.itemsize + copied_bytes(a, dtype) + copied_bytes(b, dtype)
+    ready = _ready(op, x_shape, h_shape, axes, dtype, method)
+    chosen, (a_full, b_full, full) = ready.plan, ready.full
+    needed = ready.size + copied_bytes(a, dtype) + copied_bytes(b, dtype)
     if needed > planning.UNCHECKED_BYTES:
-        planning.require_memory(needed, f"an output of shape {shape} with the workspace of {chosen.name!r}")
+        planning.require_memory(needed, f"an output of shape {ready.shape} with the workspace of {chosen.name!r}")
     direct = out is not None and out.dtype == dtype and out.flags.carray
-    result: Array = out if direct else np.empty(shape, dtype)  # type: ignore[assignment]
-    problem = chosen.problem
-    arrays = contiguous(a, dtype), contiguous(b, dtype), result
-    tensors = [array.reshape(problem.shape(name)) for name, array in zip(TENSORS[op], arrays, strict=True)]
-    chosen.algorithm.run(problem, op, *tensors, Options())
+    result: Array = out if direct else np.empty(ready.shape, dtype)  # type: ignore[assignment]
+    a, b = contiguous(a, dtype).reshape(a_full), contiguous(b, dtype).reshape(b_full)
+    chosen.algorithm.run(chosen.problem, op, a, b, result.reshape(full), PLAIN)
     if direct:
         return result
     if out is None:
-        return result.astype(a.dtype, copy=False)
+        return result if dtype == given else result.astype(given)
     out[...] = result
     return out
 
 
 def _more_axes(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, method: str, a: Array, b: Array, out: Array | None) -> Array:
     """Add up what each triple of positions on the first axis gives, computed over the others."""
-    rows = x_shape[0] if h_shape[0] == 1 else h_shape[0]
-    shape = {"fprop": (rows, *axes.size), "dgrad": x_shape, "wgrad": h_shape}[op]
-    result = np.zeros(shape, a.dtype)
+    result = np.zeros(_result_shape(op, x_shape, h_shape, axes), a.dtype)
     rest = axes.behind_first()
     for o in range(axes.size[0]):
         for r in range(h_shape[1]):

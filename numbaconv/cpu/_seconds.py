@@ -11,19 +11,19 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
     # 2026-11, AMD EPYC (Zen 4), 111 Gflop/s a core in float32
     "avx512": {
         "gemm": {
-            "call": 2e-05, "copy": 6e-10, "transpose": 3.3e-10, "fma": 1.9e-11, "chunk": 2.6e-08, "store": 1.7e-12, "scatter": 2.8e-10,
+            "call": 1.3e-05, "copy": 7.9e-10, "transpose": 3.5e-10, "fma": 1.8e-11, "chunk": 2.5e-08, "store": 1.6e-12, "scatter": 4.8e-10,
         },
-        "dots": {"call": 5.6e-06, "copy": 2.1e-10, "fma": 2e-11, "sum": 4e-08, "store": 1.6e-10},
-        "winograd": {"call": 1.6e-05, "input": 1.5e-10, "weights": 1.2e-10, "fma": 1.8e-11, "output": 3e-10, "sum": 1.1e-10},
+        "dots": {"call": 5.8e-06, "copy": 3.9e-10, "fma": 1.9e-11, "sum": 4.2e-08, "store": 1.6e-10},
+        "winograd": {"call": 1.7e-05, "input": 1.5e-10, "weights": 1.2e-10, "fma": 1.9e-11, "output": 2.9e-10, "sum": 1e-10},
         "stencil": {
-            "call": 9e-06, "copy": 1.4e-10, "strided": 4.8e-10, "fma": 2.3e-11, "micro": 6.7e-08, "dot": 3.3e-11, "chain": 4.8e-08,
-            "pass": 5.2e-06, "row": 4.6e-11, "term": 9.8e-12, "sum": 2.2e-11, "move": 2.7e-11,
+            "call": 9.9e-06, "copy": 1.5e-10, "strided": 4.5e-10, "fma": 2.5e-11, "micro": 6.1e-08, "dot": 3.1e-11, "chain": 6.1e-08,
+            "pass": 5.6e-06, "row": 4.4e-11, "term": 1.1e-11, "sum": 2.3e-11, "move": 4.7e-11,
         },
+        "fft": {"call": 1.4e-05, "element": 2.8e-10, "stage": 7.8e-11, "filter": 1e-10, "multiply": 2.8e-10, "pair": 2.4e-07},
         "direct": {
-            "call": 5.1e-06, "loop": 2e-08, "four": 1.7e-10, "one": 3.2e-11, "strided": 6.1e-10, "strided one": 5e-11,
-            "store": 4.4e-10, "dots": 4.1e-08, "dot": 2.8e-08, "four dots": 1.2e-12, "strided dots": 2.7e-10,
+            "call": 4.5e-06, "loop": 2e-08, "four": 1.6e-10, "one": 3.9e-11, "strided": 6.3e-10, "strided one": 4.9e-11,
+            "store": 4.2e-10, "dots": 4.1e-08, "dot": 2.9e-08, "four dots": 1.4e-12, "strided dots": 1.9e-10,
         },
-        "fft": {"call": 2.5e-05, "element": 1e-10, "stage": 9e-11, "filter": 3e-10, "multiply": 3e-10, "pair": 1.5e-07},
     },
     # 2026-11, AMD EPYC (Zen 3), 87 Gflop/s a core in float32
     "avx2": {

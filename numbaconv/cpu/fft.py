@@ -117,7 +117,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         return
     fused = options if out.dtype.kind == "f" else Options()
     flags = np.zeros(layout.jobs, np.uint8)
-    _fprop(layout, a, spectra, out, fused, flags, np.arange(layout.jobs))
+    _fprop(layout, a, spectra, out, fused, flags, _all(layout.jobs))
     if flags.any():
         _again(problem, op, layout, flags, a, b, out, fused)
     if fused is not options and options.bias is not None:
@@ -132,6 +132,11 @@ def _again(problem: ConvProblem, op: Op, layout: Layout, flags: Array, x: Array,
         _fprop(wide, x, _pack(wide, w)[0], y, options, np.zeros_like(flags), spikes)
     for job in np.flatnonzero(flags == STRANGE):
         _directly(p, op, layout, int(job), x, w, y, options)
+
+
+@functools.lru_cache(maxsize=64)
+def _all(jobs: int) -> Array:
+    return np.arange(jobs)
 
 
 def _real(dtype: np.dtype[Any]) -> np.dtype[Any]:

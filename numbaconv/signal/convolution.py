@@ -16,9 +16,13 @@ from numbaconv import correlation, tuning
 from numbaconv import plan as planning
 from numbaconv.arrays import COMPUTE, Array, check_out
 from numbaconv.correlation import Ints
+from numbaconv.cpu import short
+from numbaconv.cpu.short import MOST_PRODUCTS, MOST_TAPS
 from numbaconv.signal._arrange import Arrangement, arrange
 from numbaconv.signal._calls import Call, available, compute, fastest, prepare, prepare_2d, prepare_fft
 
+REAL_SHORT = "fdilqhb"
+SHORT = REAL_SHORT + "FD"
 MEASURED_SECONDS, MEASURED_CALLS = 0.1, 50  # `choose_conv_method` measures each method for so long, or so often
 
 
@@ -32,7 +36,25 @@ def _by_scipy(name: str, out: Any, in1: Any, in2: Any, *options: Any) -> Any:
     return out
 
 
+def _short(in1: Any, in2: Any, mode: Any, method: Any, reverse: bool) -> Array | None:
+    """Return the convolution of two short vectors, in2 reversed for a correlation of real ones; None for all other arguments."""
+    if type(in1) is not np.ndarray or type(in2) is not np.ndarray or in1.dtype is not in2.dtype or in1.ndim != 1 or in2.ndim != 1:
+        return None
+    size, taps = in1.size, in2.size
+    if not 0 < taps <= size or size * taps > MOST_PRODUCTS or taps > MOST_TAPS or in1.dtype.char not in (REAL_SHORT if reverse else SHORT):
+        return None
+    if method not in ("auto", "direct") or not (in1.flags.carray and in2.flags.carray):
+        return None
+    if mode == "full":
+        return short.convolve(in1, in2, reverse, 0, size + taps - 1)
+    if mode == "same":
+        return short.convolve(in1, in2, reverse, (taps - 1) // 2, size)
+    return short.convolve(in1, in2, reverse, taps - 1, size - taps + 1) if mode == "valid" else None
+
+
 def _sum_of_products(name: str, in1: Any, in2: Any, mode: Any, method: Any, out: Array | None) -> Any:
+    if out is None and (quick := _short(in1, in2, mode, method, name == "correlate")) is not None:
+        return quick
     call = prepare(name, in1, in2, mode, method)
     if call is None:
         return _by_scipy(name, out, in1, in2, mode, method)
