@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from numbaconv.cpu import direct, dots, fft, gemm, stencil, winograd
+from numbaconv.cpu import direct, dots, fft, fir, gemm, stencil, winograd
 
 # Ties go by this order; direct supports everything and is last.
-ALGORITHMS: dict[str, ModuleType] = {"gemm": gemm, "dots": dots, "winograd": winograd, "stencil": stencil, "fft": fft, "direct": direct}
+ALGORITHMS: dict[str, ModuleType] = {"gemm": gemm, "dots": dots, "winograd": winograd, "fir": fir, "stencil": stencil, "fft": fft, "direct": direct}

@@ -121,10 +121,11 @@ def clear(data, at, n):  # type: ignore[no-untyped-def]
 
 
 @inline
-def load(data, at, x, base, strides, axes, places, size):  # type: ignore[no-untyped-def]
-    """Copy what a tile covers of an image into one of its planes, zeros elsewhere; return Σ|x|, Σx² and how many were copied.
+def load(data, at, plane, x, base, strides, axes, places, size, complex_):  # type: ignore[no-untyped-def]
+    """Copy what a tile covers of an image into a plane, zeros elsewhere; return Σ|x|, Σx² and how many were copied.
 
-    ``strides`` are those of the image's axes, ``axes`` the loads of `Tiles`, ``places`` the tile's number on each axis.
+    ``strides`` are those of the image's axes, ``axes`` the loads of `Tiles`, ``places`` the tile's number on each axis. Of complex numbers
+    the imaginary parts go to a second plane.
     """
     total, squares, count = data.dtype.type(0), data.dtype.type(0), 0
     (D, H, W), u = size, axes[2, 4]
@@ -132,47 +133,62 @@ def load(data, at, x, base, strides, axes, places, size):  # type: ignore[no-unt
     start = min(W, max(0, -left))  # the places of the row that hold an element, each u apart
     start += (-(left + start)) % u
     stop = max(start, min(min(W, axes[2, 2]), (axes[2, 3] - 1) * u + 1 - left))
+    n = max(0, (stop - start + u - 1) // u)
     for d in range(D):
         i = axes[0, 0] + places[0] * axes[0, 1] + d
         inside = d < axes[0, 2] and 0 <= i <= (axes[0, 3] - 1) * axes[0, 4] and i % axes[0, 4] == 0
         for h in range(H):
             j = axes[1, 0] + places[1] * axes[1, 1] + h
             to = at + (d * H + h) * W
-            if not (inside and h < axes[1, 2] and 0 <= j <= (axes[1, 3] - 1) * axes[1, 4] and j % axes[1, 4] == 0):
-                clear(data, to, W)
+            there = inside and h < axes[1, 2] and 0 <= j <= (axes[1, 3] - 1) * axes[1, 4] and j % axes[1, 4] == 0
+            from_ = base + i // axes[0, 4] * strides[0] + j // axes[1, 4] * strides[1] + (left + start) // u * strides[2]
+            for part in range(1 + complex_):
+                if u > 1 or not there:
+                    clear(data, to + part * plane, W)
+                else:
+                    clear(data, to + part * plane, min(start, W))
+                    clear(data, to + part * plane + stop, W - stop)
+            if not there:
                 continue
-            from_ = base + i // axes[0, 4] * strides[0] + j // axes[1, 4] * strides[1]
-            if u > 1:
-                clear(data, to, W)
-                for k in range(start, stop, u):
-                    value = data.dtype.type(x[unsigned(from_ + (left + k) // u * strides[2])])
-                    data[unsigned(to + k)] = value
-                    total += abs(value)
-                    squares += value * value
-                count += max(0, (stop - start + u - 1) // u)
-                continue
-            clear(data, to, min(start, W))
-            clear(data, to + stop, W - stop)
-            from_ += (left + start) * strides[2]
-            if strides[2] == 1:
-                for k in range(stop - start):
-                    value = data.dtype.type(x[unsigned(from_ + k)])
-                    data[unsigned(to + start + k)] = value
-                    total += abs(value)
-                    squares += value * value
-            else:
-                for k in range(stop - start):
-                    value = data.dtype.type(x[unsigned(from_ + k * strides[2])])
-                    data[unsigned(to + start + k)] = value
-                    total += abs(value)
-                    squares += value * value
-            count += stop - start
+            more, most = _copy(data, to + start, u, plane, x, from_, strides[2], n, complex_)
+            total, squares, count = total + more, squares + most, count + n * (1 + complex_)
     return total, squares, count
 
 
 @inline
-def store(y, base, strides, data, at, axes, places, size, bias, channel, code):  # type: ignore[no-untyped-def]
-    """Write the outputs of a tile that the stride picks; the tile's plane is scratch afterwards."""
+def _copy(data, to, apart, plane, x, from_, step, n, complex_):  # type: ignore[no-untyped-def]
+    """Copy n numbers of a row; return Σ|x| and Σx². The frequent strides have loops of their own, for LLVM to use vectors."""
+    total, squares = data.dtype.type(0), data.dtype.type(0)
+    if complex_ and step == 2 and apart == 1:
+        for k in range(n):
+            re, im = data.dtype.type(x[unsigned(from_ + 2 * k)]), data.dtype.type(x[unsigned(from_ + 2 * k + 1)])
+            data[unsigned(to + k)], data[unsigned(to + plane + k)] = re, im
+            total += abs(re) + abs(im)
+            squares += re * re + im * im
+    elif complex_:
+        for k in range(n):
+            re, im = data.dtype.type(x[unsigned(from_ + k * step)]), data.dtype.type(x[unsigned(from_ + k * step + 1)])
+            data[unsigned(to + k * apart)], data[unsigned(to + plane + k * apart)] = re, im
+            total += abs(re) + abs(im)
+            squares += re * re + im * im
+    elif step == 1 and apart == 1:
+        for k in range(n):
+            re = data.dtype.type(x[unsigned(from_ + k)])
+            data[unsigned(to + k)] = re
+            total += abs(re)
+            squares += re * re
+    else:
+        for k in range(n):
+            re = data.dtype.type(x[unsigned(from_ + k * step)])
+            data[unsigned(to + k * apart)] = re
+            total += abs(re)
+            squares += re * re
+    return total, squares
+
+
+@inline
+def store(y, base, strides, data, at, plane, axes, places, size, bias, channel, code, complex_):  # type: ignore[no-untyped-def]
+    """Write the outputs of a tile that the stride picks; the tile is scratch afterwards."""
     H, W = size[1], size[2]
     s = axes[2, 3]
     first, last = span(axes, 2, places[2])
@@ -180,14 +196,23 @@ def store(y, base, strides, data, at, axes, places, size, bias, channel, code): 
     d0, d1 = span(axes, 0, places[0])
     h0, h1 = span(axes, 1, places[1])
     for d in range(d0, d1):
-        plane = at + (axes[0, 0] + d * axes[0, 3] - places[0] * axes[0, 1]) * H * W
+        slab = at + (axes[0, 0] + d * axes[0, 3] - places[0] * axes[0, 1]) * H * W
         for h in range(h0, h1):
-            row = plane + (axes[1, 0] + h * axes[1, 3] - places[1] * axes[1, 1]) * W + index
-            if s > 1:
-                for q in range(last - first):
-                    data[unsigned(row + q)] = data[unsigned(row + q * s)]
+            row = slab + (axes[1, 0] + h * axes[1, 3] - places[1] * axes[1, 1]) * W + index
             to = base + d * strides[0] + h * strides[1] + first * strides[2]
-            store_row(y, to, strides[2], last - first, data, row, bias, channel, code)
+            if complex_ and s == 1 and strides[2] == 2:
+                for q in range(last - first):
+                    y[unsigned(to + 2 * q)] = data[unsigned(row + q)]
+                    y[unsigned(to + 2 * q + 1)] = data[unsigned(row + plane + q)]
+            elif complex_:
+                for q in range(last - first):
+                    y[unsigned(to + q * strides[2])] = data[unsigned(row + q * s)]
+                    y[unsigned(to + q * strides[2] + 1)] = data[unsigned(row + plane + q * s)]
+            else:
+                if s > 1:
+                    for q in range(last - first):
+                        data[unsigned(row + q)] = data[unsigned(row + q * s)]
+                store_row(y, to, strides[2], last - first, data, row, bias, channel, code)
 
 
 @inline

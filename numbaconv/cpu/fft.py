@@ -341,7 +341,7 @@ def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kerne
                 while part < parts:
                     energy, flag = (real(0), real(0)), 0
                     for c in range(channels):
-                        for half in range(2):
+                        for half in range(2 - complex_):
                             at = c * 2 * plane + half * plane
                             member = pair if complex_ else 2 * pair + half
                             if member >= members or part == 2 - half:
@@ -349,8 +349,8 @@ def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kerne
                                 continue
                             n, tile = member // tiles, member % tiles
                             places = (tile // (geometry[5] * geometry[6]), tile // geometry[6] % geometry[5], tile % geometry[6])
-                            base = n * xn + (group * channels + c) * xc + (half if complex_ else 0)
-                            total, squares, count = load(data, at, x, base, x_strides, loads, places, size)
+                            base = n * xn + (group * channels + c) * xc
+                            total, squares, count = load(data, at, plane, x, base, x_strides, loads, places, size, complex_)
                             if not squares < LARGE:
                                 flag = STRANGE
                             elif squares * count > PEAKED * total * total:
@@ -375,14 +375,14 @@ def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kerne
                             result = sums
                             sum_of_products(data, sums, data, 0, spectra, filter_, plane, sizes[0] // width, channels, 2 * plane, 2 * plane)
                             inverse(data, sums, plane, sizes, stages, factors, data, 0)
-                        for half in range(2):
+                        for half in range(2 - complex_):
                             member = pair if complex_ else 2 * pair + half
                             if member >= members or part == 2 - half:
                                 continue
                             n, tile = member // tiles, member % tiles
                             places = (tile // (geometry[5] * geometry[6]), tile // geometry[6] % geometry[5], tile % geometry[6])
-                            base = n * yn + (group * rows + k) * yk + (half if complex_ else 0)
-                            store(y, base, y_strides, data, result + half * plane, stores, places, size, bias, group * rows + k, code)
+                            base, channel = n * yn + (group * rows + k) * yk, group * rows + k
+                            store(y, base, y_strides, data, result + half * plane, plane, stores, places, size, bias, channel, code, complex_)
                     part += 1
 
     def wgrad(first, last, workers, scratch, dy, x, pieces, flags, geometry, loads, gradients, stores, size, sizes, stages, factors):  # type: ignore[no-untyped-def]
@@ -406,7 +406,7 @@ def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kerne
                 for pair in range(pairs * piece // splits, pairs * (piece + 1) // splits):
                     for c in range(channels + count):
                         at = min(c, channels) * 2 * plane
-                        for half in range(2):
+                        for half in range(2 - complex_):
                             member = pair if complex_ else 2 * pair + half
                             if member >= members:
                                 clear(data, at + half * plane, sizes[0])
@@ -414,11 +414,11 @@ def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kerne
                             n, tile = member // tiles, member % tiles
                             places = (tile // (geometry[5] * geometry[6]), tile // geometry[6] % geometry[5], tile % geometry[6])
                             if c < channels:
-                                base = n * xn + (group * channels + c) * xc + (half if complex_ else 0)
-                                _, squares, _ = load(data, at + half * plane, x, base, x_strides, loads, places, size)
+                                base = n * xn + (group * channels + c) * xc
+                                _, squares, _ = load(data, at + half * plane, plane, x, base, x_strides, loads, places, size, complex_)
                             else:
-                                base = n * yn + (group * rows + k0 + c - channels) * yk + (half if complex_ else 0)
-                                _, squares, _ = load(data, at + half * plane, dy, base, y_strides, gradients, places, size)
+                                base = n * yn + (group * rows + k0 + c - channels) * yk
+                                _, squares, _ = load(data, at + half * plane, plane, dy, base, y_strides, gradients, places, size, complex_)
                             if not squares < LARGE:
                                 flags[job] = STRANGE
                         if c >= channels and complex_:
@@ -435,8 +435,7 @@ def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kerne
                         inverse(data, at, plane, sizes, stages, factors, data, 0)
                         for i in range(2 * plane):
                             data[at + i] *= real(1) / sizes[0]
-                        for half in range(1 + complex_):
-                            to = ((group * rows + k0 + k) * channels + c) * taps + half
-                            store(pieces[piece], to, w_strides, data, at + half * plane, stores, (0, 0, 0), size, none, 0, 0)
+                        to = ((group * rows + k0 + k) * channels + c) * taps
+                        store(pieces[piece], to, w_strides, data, at, plane, stores, (0, 0, 0), size, none, 0, 0, complex_)
 
     return Kernel(pack, variant), Kernel(fprop, variant), Kernel(wgrad, variant)

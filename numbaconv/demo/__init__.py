@@ -74,7 +74,9 @@ def run(output: Path, seed: int = 0, epochs: int = 15, pictures: bool = True) ->
     textbook.show()
     _heading(2, "A photograph and a heartbeat")
     files = _filters(folder, pictures)
-    _heading(3, "Handwritten digits")
+    _heading(3, "A heartbeat as it arrives, and a blurred photograph")
+    files += _signals(folder, pictures)
+    _heading(4, "Handwritten digits")
     status, more = _digits(folder, seed, epochs, pictures)
     print(f"\nDone in {time.perf_counter() - start:.1f} s. Written to {folder}:")
     for path in files + more:
@@ -96,6 +98,25 @@ def _filters(folder: Path, draw: bool) -> list[Path]:
     if not draw:
         return []
     return [pictures.photograph(folder, photo, results), pictures.heartbeat(folder, beats, taps, filtered, filters.BAND)]
+
+
+def _signals(folder: Path, draw: bool) -> list[Path]:
+    from numbaconv.demo import pictures, signals
+
+    stream, sharp = signals.stream_heartbeat(), signals.deblur_photograph()
+    print(
+        f"\n  The electrocardiogram with noise and a drift, through a band-pass of {signals.TAPS} taps in blocks of {signals.BLOCK} samples:\n"
+        f"  {stream.seconds * 1e6:.0f} µs a block, and what comes out is that of the whole recording to {stream.error:.1e} of its largest value.\n\n"
+        f"  The photograph blurred by a Gaussian, and found again by {len(sharp.losses)} steps of gradient descent in {sharp.seconds:.1f} s:\n"
+        f"  the loss falls from {sharp.losses[0]:.3g} to {sharp.losses[-1]:.3g}, the difference from the photograph (root mean square) "
+        f"from {sharp.before:.4f} to {sharp.after:.4f}."
+    )
+    if not draw:
+        return []
+    return [
+        pictures.stream(folder, stream.beats, stream.noisy, stream.filtered, signals.TAPS // 2),
+        pictures.deblurring(folder, sharp.photo, sharp.blurred, sharp.found, sharp.losses),
+    ]
 
 
 def _digits(folder: Path, seed: int, epochs: int, draw: bool) -> tuple[int, list[Path]]:

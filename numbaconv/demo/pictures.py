@@ -163,3 +163,39 @@ def learning_curve(folder: Path, losses: list[float], accuracies: list[float], w
         axes.grid(alpha=0.25)
         axes.xaxis.get_major_locator().set_params(integer=True)
     return save(drawing, folder, "digits-learning.png")
+
+
+@styled
+def stream(folder: Path, beats: Array, noisy: Array, filtered: Array, delay: int) -> Path:
+    """Draw the recording, what arrives of it and what comes out, late by the filter's delay."""
+    drawing, grid = figure(3, 1, (10, 5.5))
+    drawing.suptitle("A heartbeat through signal.StreamingConvolver, block by block\n", fontsize=12)
+    shown = slice(0, len(beats))
+    for axes, values, title, colour in (
+        (grid[0, 0], beats, "The recording", GREY),
+        (grid[1, 0], noisy, "What arrives: with noise and a drift", ORANGE),
+        (grid[2, 0], filtered, f"What comes out, {delay} samples later (half the filter)", BLUE),
+    ):
+        axes.plot(values[shown], color=colour, linewidth=1)
+        axes.set_title(title, loc="left")
+        axes.margins(x=0)
+    grid[2, 0].set_xlabel("sample")
+    return save(drawing, folder, "stream.png")
+
+
+@styled
+def deblurring(folder: Path, photo: Array, blurred: Array, found: Array, losses: list[float]) -> Path:
+    """Draw a part of the photograph, blurred and made sharp again, and the loss."""
+    drawing, grid = figure(2, 2, (9, 8.5))
+    drawing.suptitle("A photograph deblurred by gradient descent through signal.vjp.convolve2d\n", fontsize=12)
+    part = (slice(60, 260), slice(130, 330))
+    for axes, values, title in (
+        (grid[0, 0], photo, "The photograph (a part of it)"),
+        (grid[0, 1], blurred, "Blurred, with noise"),
+        (grid[1, 0], found, f"Found in {len(losses)} steps"),
+    ):
+        image(axes, values[part], title, cmap="gray", vmin=0, vmax=1)
+    grid[1, 1].semilogy(losses, color=BLUE)
+    grid[1, 1].set_title("The loss")
+    grid[1, 1].set_xlabel("step")
+    return save(drawing, folder, "deblurring.png")

@@ -16,13 +16,12 @@ from numbaconv import correlation, tuning
 from numbaconv import plan as planning
 from numbaconv.arrays import COMPUTE, Array, check_out
 from numbaconv.correlation import Ints
-from numbaconv.cpu import short
-from numbaconv.cpu.short import MOST_PRODUCTS, MOST_TAPS
+from numbaconv.cpu import fir
 from numbaconv.signal._arrange import Arrangement, arrange
 from numbaconv.signal._calls import Call, available, compute, fastest, prepare, prepare_2d, prepare_fft
 
-REAL_SHORT = "fdilqhb"
-SHORT = REAL_SHORT + "FD"
+SHORT = "fdFDilqhb"  # dtypes of short vectors that are convolved without further ado, and
+FEW_PRODUCTS, MOST_PRODUCTS, MOST_TAPS = 1 << 13, 1 << 19, 128  # up to how many products; the second is for float32 and float64
 MEASURED_SECONDS, MEASURED_CALLS = 0.1, 50  # `choose_conv_method` measures each method for so long, or so often
 
 
@@ -37,19 +36,25 @@ def _by_scipy(name: str, out: Any, in1: Any, in2: Any, *options: Any) -> Any:
 
 
 def _short(in1: Any, in2: Any, mode: Any, method: Any, reverse: bool) -> Array | None:
-    """Return the convolution of two short vectors, in2 reversed for a correlation of real ones; None for all other arguments."""
+    """Return the convolution of two vectors that are soon done, in2 reversed for a correlation of real ones; None for all other arguments."""
     if type(in1) is not np.ndarray or type(in2) is not np.ndarray or in1.dtype is not in2.dtype or in1.ndim != 1 or in2.ndim != 1:
         return None
-    size, taps = in1.size, in2.size
-    if not 0 < taps <= size or size * taps > MOST_PRODUCTS or taps > MOST_TAPS or in1.dtype.char not in (REAL_SHORT if reverse else SHORT):
+    size, taps, kind = in1.size, in2.size, in1.dtype.char
+    if not 0 < taps <= size or size * taps > (MOST_PRODUCTS if kind in "fd" else FEW_PRODUCTS) or taps > MOST_TAPS:
         return None
-    if method not in ("auto", "direct") or not (in1.flags.carray and in2.flags.carray):
+    if (kind not in SHORT) or (reverse and kind in "FD") or method not in ("auto", "direct") or not (in1.flags.carray and in2.flags.carray):
         return None
     if mode == "full":
-        return short.convolve(in1, in2, reverse, 0, size + taps - 1)
-    if mode == "same":
-        return short.convolve(in1, in2, reverse, (taps - 1) // 2, size)
-    return short.convolve(in1, in2, reverse, taps - 1, size - taps + 1) if mode == "valid" else None
+        start, outputs = 0, size + taps - 1
+    elif mode == "same":
+        start, outputs = (taps - 1) // 2, size
+    elif mode == "valid":
+        start, outputs = taps - 1, size - taps + 1
+    else:
+        return None
+    y = np.empty(outputs, in1.dtype)
+    fir.convolve(in1, in2, reverse, start, y)
+    return y
 
 
 def _sum_of_products(name: str, in1: Any, in2: Any, mode: Any, method: Any, out: Array | None) -> Any:
