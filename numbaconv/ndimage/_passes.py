@@ -20,7 +20,7 @@ from numbaconv.correlation import Axes
 from numbaconv.cpu import box, ordered
 from numbaconv.ndimage._calls import NEGLIGIBLE, Call, Pass
 
-METHOD = "direct"  # sums that are as exact as the direct one, at every pixel
+METHOD = "auto"  # long filters by transforms
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 WIDE = 24  # taps from which a mean is made of sums of blocks rather than as a correlation
 FITS_SINGLE = {np.dtype(t) for t in "?bBhHf"}  # input dtypes without more digits than float32
