@@ -71,11 +71,7 @@ def explain(
 
 def plan(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, dtype: np.dtype[Any], method: str = "auto") -> planning.Plan:
     """Return how a problem of one to three axes is computed; worked out once."""
-    return _plan(op, x_shape, h_shape, axes, dtype, method)
-
-
-def _plan(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, dtype: np.dtype[Any], method: str) -> planning.Plan:
-    return _ready(op, x_shape, h_shape, axes, dtype, method).plan
+    return ready(op, x_shape, h_shape, axes, dtype, method).plan
 
 
 class Ready(NamedTuple):
@@ -88,7 +84,8 @@ class Ready(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def _ready(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, dtype: np.dtype[Any], method: str) -> Ready:
+def ready(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, dtype: np.dtype[Any], method: str) -> Ready:
+    """Decide how a problem of one to three axes is computed; worked out once."""
     chosen = planning.plan(_problem(x_shape, h_shape, axes), op, dtype, *_asked(method))
     shape = _result_shape(op, x_shape, h_shape, axes)
     a, b, out = (chosen.problem.shape(name) for name in TENSORS[op])
@@ -130,13 +127,13 @@ def _run(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, method: str, a: Array
         empty = np.zeros(_result_shape(op, x_shape, h_shape, axes), a.dtype) if out is None else out
         empty[...] = 0
         return empty
-    ready = _ready(op, x_shape, h_shape, axes, dtype, method)
-    chosen, (a_full, b_full, full) = ready.plan, ready.full
-    needed = ready.size + copied_bytes(a, dtype) + copied_bytes(b, dtype)
+    found = ready(op, x_shape, h_shape, axes, dtype, method)
+    chosen, (a_full, b_full, full) = found.plan, found.full
+    needed = found.size + copied_bytes(a, dtype) + copied_bytes(b, dtype)
     if needed > planning.UNCHECKED_BYTES:
-        planning.require_memory(needed, f"an output of shape {ready.shape} with the workspace of {chosen.name!r}")
+        planning.require_memory(needed, f"an output of shape {found.shape} with the workspace of {chosen.name!r}")
     direct = out is not None and out.dtype == dtype and out.flags.carray
-    result: Array = out if direct else np.empty(ready.shape, dtype)  # type: ignore[assignment]
+    result: Array = out if direct else np.empty(found.shape, dtype)  # type: ignore[assignment]
     a, b = contiguous(a, dtype).reshape(a_full), contiguous(b, dtype).reshape(b_full)
     chosen.algorithm.run(chosen.problem, op, a, b, result.reshape(full), PLAIN)
     if direct:

@@ -12,12 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv import boundary as extended
-from numbaconv.arrays import COMPUTE, Array, check_out
+from numbaconv import correlation
+from numbaconv import plan as planning
+from numbaconv.arrays import COMPUTE, Array, check_out, contiguous
 from numbaconv.correlation import METHODS, Ints
 from numbaconv.signal._arrange import Arrangement, Kind, arrange
 
 KINDS: dict[str, Kind] = {"correlate": "correlate", "correlate2d": "correlate2d"}  # all others convolve
 BOUNDARIES = {"fill": "constant", "pad": "constant", "wrap": "wrap", "circular": "wrap", "symm": "reflect", "symmetric": "reflect"}
+MOST_KNOWN = 4096
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 fastest: dict[tuple[Ints, Ints, str, np.dtype[Any]], str] = {}  # what choose_conv_method measured
 
@@ -77,6 +80,64 @@ def prepare_2d(name: str, in1: Any, in2: Any, mode: Any, boundary: Any, fillvalu
         beyond = "zeros"
     arranged = arrange(KINDS.get(name, "convolve"), in1.shape, in2.shape, mode, None, beyond == "zeros")
     return arranged and Call(arranged, in1, in2, dtype, "auto", beyond, value)
+
+
+class Known(NamedTuple):
+    """A call without batch, boundary and conjugates, whose shapes were seen before: no more than its arrays is looked at."""
+
+    swapped: bool  # in2 is x
+    flip: tuple[slice, ...] | None  # of h
+    ready: correlation.Ready
+    shape: Ints
+
+
+_known: dict[Any, Known | None] = {}
+
+
+def known(name: str, in1: Array, in2: Array, mode: Any, method: Any) -> Known | None:
+    """Return what is known of a call of two arrays of one floating dtype; None if it must be prepared."""
+    key = (name, in1.shape, in2.shape, in1.dtype.char, mode, method)
+    try:
+        return _known[key]
+    except KeyError:
+        pass
+    except TypeError:  # a mode or a method that is no key is none at all
+        return None
+    if len(_known) >= MOST_KNOWN:
+        _known.clear()
+    _known[key] = _learn(prepare(name, in1, in2, mode, method))
+    return _known[key]
+
+
+def _learn(call: Call | None) -> Known | None:
+    if call is None or call.arranged.order is not None or call.arranged.multiplies or call.in1.ndim > 3:
+        return None
+    x, h, axes = call.arranged.x, call.arranged.h, call.arranged.axes
+    if any(part not in (None, slice(None)) for part in x.view):
+        return None
+    ready = correlation.ready("fprop", x.shape, h.shape, axes, call.dtype, call.method)
+    if ready.size > planning.UNCHECKED_BYTES:
+        return None
+    flip = tuple(part for part in h.view if part is not None)
+    return Known(x.source == 1, None if all(part == slice(None) for part in flip) else flip, ready, call.arranged.shape)
+
+
+def compute_known(call: Known, in1: Array, in2: Array) -> Array:
+    """Return the result of a call that is known."""
+    x, h = (in2, in1) if call.swapped else (in1, in2)
+    if call.flip is not None:
+        h = h[call.flip]
+    chosen, (x_shape, h_shape, y_shape) = call.ready.plan, call.ready.full
+    y = np.empty(call.shape, in1.dtype)
+    x, h = contiguous(x, in1.dtype).reshape(x_shape), contiguous(h, in1.dtype).reshape(h_shape)
+    chosen.algorithm.run(chosen.problem, "fprop", x, h, y.reshape(y_shape), correlation.PLAIN)
+    return y
+
+
+def remember_fastest(call: Call, mode: str, method: str) -> None:
+    """Keep what was measured for method "auto" of the same shapes."""
+    fastest[call.in1.shape, call.in2.shape, mode, call.dtype] = method
+    _known.clear()
 
 
 def compute(call: Call, out: Array | None = None) -> Any:

@@ -153,10 +153,12 @@ def resample(h: Array, x: Array, rate: Rate, out: Array | None = None) -> Array:
     shape, axes = _geometry(h, inner, rate)
     flat, taps = _flat(x), h[::-1].reshape(shape)
     resamples = max(rate.up, rate.down) > 1 and x.size > 0 and rate.outputs > 0
-    if resamples and correlation.plan("fprop", flat.shape, shape, axes, x.dtype).name == "direct":
+    if resamples and correlation.plan("fprop", flat.shape, shape, axes, x.dtype, "direct").name == "direct":
         return _polyphase(h, x, rate, out)
     target = None if out is None else _flat(out)
-    return correlation.correlate(flat, taps, axes, out=target).reshape(rows, rate.outputs, inner)
+    # Zeros between the samples are nothing to transform.
+    method = "direct" if resamples else "auto"
+    return correlation.correlate(flat, taps, axes, method, target).reshape(rows, rate.outputs, inner)
 
 
 def _polyphase(h: Array, x: Array, rate: Rate, out: Array | None) -> Array:

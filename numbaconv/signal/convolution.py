@@ -18,7 +18,7 @@ from numbaconv.arrays import COMPUTE, Array, check_out
 from numbaconv.correlation import Ints
 from numbaconv.cpu import fir
 from numbaconv.signal._arrange import Arrangement, arrange
-from numbaconv.signal._calls import Call, available, compute, fastest, prepare, prepare_2d, prepare_fft
+from numbaconv.signal._calls import Call, available, compute, compute_known, known, prepare, prepare_2d, prepare_fft, remember_fastest
 
 SHORT = "fdFDilqhb"  # dtypes of short vectors that are convolved without further ado, and
 FEW_PRODUCTS, MOST_PRODUCTS, MOST_TAPS = 1 << 13, 1 << 19, 128  # up to how many products; the second is for float32 and float64
@@ -35,9 +35,9 @@ def _by_scipy(name: str, out: Any, in1: Any, in2: Any, *options: Any) -> Any:
     return out
 
 
-def _short(in1: Any, in2: Any, mode: Any, method: Any, reverse: bool) -> Array | None:
-    """Return the convolution of two vectors that are soon done, in2 reversed for a correlation of real ones; None for all other arguments."""
-    if type(in1) is not np.ndarray or type(in2) is not np.ndarray or in1.dtype is not in2.dtype or in1.ndim != 1 or in2.ndim != 1:
+def _short(in1: Array, in2: Array, mode: Any, method: Any, reverse: bool) -> Array | None:
+    """Return the convolution of two vectors of one dtype that are soon done, in2 reversed for a correlation of real ones; None for all others."""
+    if in1.ndim != 1 or in2.ndim != 1:
         return None
     size, taps, kind = in1.size, in2.size, in1.dtype.char
     if not 0 < taps <= size or size * taps > (MOST_PRODUCTS if kind in "fd" else FEW_PRODUCTS) or taps > MOST_TAPS:
@@ -58,8 +58,12 @@ def _short(in1: Any, in2: Any, mode: Any, method: Any, reverse: bool) -> Array |
 
 
 def _sum_of_products(name: str, in1: Any, in2: Any, mode: Any, method: Any, out: Array | None) -> Any:
-    if out is None and (quick := _short(in1, in2, mode, method, name == "correlate")) is not None:
-        return quick
+    if out is None and type(in1) is np.ndarray and type(in2) is np.ndarray and in1.dtype is in2.dtype:
+        quick = _short(in1, in2, mode, method, name == "correlate")
+        if quick is not None:
+            return quick
+        if method != "fft" and in1.dtype.char in "fd" and (seen := known(name, in1, in2, mode, method)) is not None:
+            return compute_known(seen, in1, in2)
     call = prepare(name, in1, in2, mode, method)
     if call is None:
         return _by_scipy(name, out, in1, in2, mode, method)
@@ -346,7 +350,7 @@ def choose_conv_method(in1: Any, in2: Any, mode: Any = "full", measure: Any = Fa
         return "fft" if not exact and _planned(call) == "fft" else "direct"
     times = {method: _seconds(call, method) for method in ("fft", "direct")}
     chosen = "fft" if not exact and times["fft"] < times["direct"] else "direct"
-    fastest[call.in1.shape, call.in2.shape, mode, call.dtype] = chosen
+    remember_fastest(call, mode, chosen)
     return chosen, times
 
 
