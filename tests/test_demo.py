@@ -83,7 +83,14 @@ def test_short_demo(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
     assert (done.returncode == 1) == ("exit status 1" in done.stdout)
-    for text in ("1. Two layers by hand", "2. A photograph and a heartbeat", "3. Handwritten digits", "bit for bit", "epoch  3 of 3"):
+    for text in (
+        "1. Two layers by hand",
+        "2. A photograph and a heartbeat",
+        "3. A heartbeat as it arrives",
+        "4. Handwritten digits",
+        "bit for bit",
+        "epoch  3 of 3",
+    ):
         assert text in done.stdout
     pictures = ["photograph", "heartbeat", "digits-filters", "digits-feature-maps", "digits-learning"]
     assert {path.name for path in (tmp_path / "new" / "out").iterdir()} == {f"{name}.png" for name in pictures} | {"digits.npz"}

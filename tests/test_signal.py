@@ -383,7 +383,7 @@ def test_the_problem_is_worked_out_once(rng):
     before = _arrange.arrange.cache_info()
     signal.convolve(in1, in2)
     after = _arrange.arrange.cache_info()
-    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+    assert after.misses == before.misses
 
 
 def test_a_batch_is_one_problem(rng, monkeypatch):
