@@ -17,12 +17,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
 
-from numbaconv._jit import Kernel
 from numbaconv.cpu import _emit, _overlap, _parallel, _seconds, _transform, direct
-from numbaconv.cpu._overlap import Tiles, clear, load, store
-from numbaconv.cpu._simd_fft import products
+from numbaconv.cpu._fft import STRANGE, kernels
+from numbaconv.cpu._overlap import Tiles
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
@@ -32,10 +30,6 @@ LINES = 9  # cache lines between a tile's planes beyond what they hold: powers o
 MOST_SUMS = 1 << 22  # elements of wgrad's sums that a job keeps
 MOST_CHANNELS = 512
 SPLITS, MOST_TILES = 8, 64  # jobs that wgrad is cut into at the least, and pairs of tiles of one at the most
-UNEVEN = 2.0**10  # ratio of the energies of two tiles that are better computed apart
-PEAKED = 200.0  # n·Σx² / (Σ|x|)² of a tile that a few numbers dominate: 1.6 of normal deviates
-STRANGE, SPIKE = 2, 1  # flags of a tile
-LARGE = 1e30  # of float32: beyond it a spectrum may overflow
 IN_CACHE, BEYOND = 1 << 16, 0.4  # elements of a tile that a core's second-level cache holds, and how much slower each doubling is
 
 SECONDS = _seconds.of("fft")  # for one of each that `work` counts
@@ -125,11 +119,12 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
 
 
 def _again(problem: ConvProblem, op: Op, layout: Layout, flags: Array, x: Array, w: Array, y: Array, options: Options) -> None:
-    """Compute flagged tiles anew: in float64 those of float32 that a few numbers dominate, directly those that are not finite."""
+    """Compute flagged tiles anew: in float64 those of float32, and directly those that are not finite then."""
     p = problem.transpose() if op == "dgrad" else problem
-    if layout.real == np.float32 and (spikes := np.flatnonzero(flags == SPIKE)).size:
-        wide = _layout_of(p, op, layout.tiles, np.dtype(np.float64), y.dtype.kind == "c")
-        _fprop(wide, x, _pack(wide, w)[0], y, options, np.zeros_like(flags), spikes)
+    if layout.real == np.float32:
+        wide, found = _layout_of(p, op, layout.tiles, np.dtype(np.float64), y.dtype.kind == "c"), np.flatnonzero(flags)
+        flags = np.zeros_like(flags)
+        _fprop(wide, x, _pack(wide, w)[0], y, options, flags, found)
     for job in np.flatnonzero(flags == STRANGE):
         _directly(p, op, layout, int(job), x, w, y, options)
 
@@ -223,7 +218,7 @@ def _pack(layout: Layout, w: Array) -> tuple[Array, bool]:
     seconds = SECONDS["filter"] * layout.work["filter"] + SECONDS["stage"] * math.log2(math.prod(tile.size)) * layout.work["filter"]
     flags = np.zeros(filters, np.uint8)
     arguments = (_numbers(w, layout.real), spectra, flags, layout.geometry, layout.taps, tile.size, tile.sizes, tile.stages, tile.factors)
-    _parallel.run(_kernels(_emit.host(), layout.real)[0], filters, (0, layout.real), arguments, seconds)
+    _parallel.run(kernels(_emit.host(), layout.real)[0], filters, (0, layout.real), arguments, seconds)
     return spectra, not flags.any()
 
 
@@ -236,7 +231,7 @@ def _fprop(layout: Layout, x: Array, spectra: Array, y: Array, options: Options,
         tile.sizes, tile.stages, tile.factors,
     )  # fmt: skip
     share = len(jobs) / len(flags)
-    _parallel.run(_kernels(_emit.host(), real)[1], len(jobs), (layout.scratch, real), arguments, layout.seconds * share)
+    _parallel.run(kernels(_emit.host(), real)[1], len(jobs), (layout.scratch, real), arguments, layout.seconds * share)
 
 
 def _numbers(array: Array, dtype: np.dtype[Any] | None = None) -> Array:
@@ -285,157 +280,6 @@ def _wgrad(p: ConvProblem, layout: Layout, dy: Array, x: Array, dw: Array) -> bo
         _numbers(dy), _numbers(x), pieces, flags, layout.geometry, tiles.loads, tiles.gradients, tiles.stores, tile.size,
         tile.sizes, tile.stages, tile.factors,
     )  # fmt: skip
-    _parallel.run(_kernels(_emit.host(), real)[2], len(flags), (layout.scratch, real), arguments, layout.seconds)
+    _parallel.run(kernels(_emit.host(), real)[2], len(flags), (layout.scratch, real), arguments, layout.seconds)
     numbers[:] = add_pairwise(pieces)
     return not flags.any() and bool(np.isfinite(dw).all())
-
-
-@functools.cache
-def _kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kernel]:
-    """Make the kernels that pack filters, that compute fprop and that compute wgrad."""
-    forward, inverse, both = _transform.functions(isa, real)
-    sum_of_products, add_conjugated = products(isa, real), products(isa, real, True, True)
-    width, variant = isa.width(real), f"-{isa.name}-{real.name}"
-
-    def pack(first, last, workers, scratch, w, spectra, flags, geometry, filters, size, sizes, stages, factors):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: the spectrum of each filter, its taps the other way round for a correlation, scaled by 1/n.
-        # THE SCHEDULE: a tile is one filter of one channel, transformed where its spectrum is kept.
-        channels, rows, plane, complex_ = geometry[1], geometry[2], geometry[7], geometry[8]
-        flipped, wk, wc, taps = geometry[20], geometry[21], geometry[22], geometry[23]
-        (T, R, S), (dt, dr, ds) = filters[0], filters[1]
-        scale = spectra.dtype.type(1) / sizes[0]
-        for worker in prange(workers):
-            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                k, c = tile // channels, tile % channels
-                at, from_, largest = tile * 2 * plane, k // rows * rows * channels * taps + k % rows * wk + c * wc, scale * 0
-                clear(spectra, at, 2 * plane)
-                for row in range(T * R):
-                    t, r = row // R, row % R
-                    t, r, s, step = (t, r, 0, ds) if flipped else (T - 1 - t, R - 1 - r, S - 1, -ds)
-                    to = at + (t * dt * size[1] + r * dr) * size[2] + s * ds
-                    for half in range(1 + complex_):
-                        for s in range(S):
-                            value = w[from_ + (row * S + s) * (1 + complex_) + half]
-                            spectra[to + half * plane + s * step] = value * scale
-                            largest += abs(value)
-                if not largest < LARGE:  # or NaN
-                    flags[tile] = STRANGE
-                forward(spectra, at, plane, sizes, stages, factors, spectra, 0)
-
-    def fprop(first, last, workers, scratch, x, spectra, y, bias, code, flags, jobs, geometry, loads, stores, size, sizes, stages, factors):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: y_k = inverse(Σ_c forward(x_c) · w_kc) on each tile, two real tiles as one of complex numbers.
-        # THE SCHEDULE: a job is a pair of tiles of one group, with all its channels; it is computed as a pair or, if one is much
-        # larger than the other, one after the other (parts 1 and 2 for 0).
-        channels, rows, tiles, plane, complex_, pairs = (
-            geometry[1], geometry[2], geometry[4], geometry[7], geometry[8], geometry[9],
-        )  # fmt: skip
-        xn, xc, yn, yk = geometry[10], geometry[11], geometry[15], geometry[16]
-        members, real, sums = geometry[3], scratch.dtype.type, channels * 2 * plane
-        x_strides, y_strides = (geometry[12], geometry[13], geometry[14]), (geometry[17], geometry[18], geometry[19])
-        for worker in prange(workers):
-            data = scratch[worker]
-            for number in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                job = jobs[number]
-                group, pair = job // pairs, job % pairs
-                part, parts = 0, 1
-                while part < parts:
-                    energy, flag = (real(0), real(0)), 0
-                    for c in range(channels):
-                        for half in range(2 - complex_):
-                            at = c * 2 * plane + half * plane
-                            member = pair if complex_ else 2 * pair + half
-                            if member >= members or part == 2 - half:
-                                clear(data, at, sizes[0])
-                                continue
-                            n, tile = member // tiles, member % tiles
-                            places = (tile // (geometry[5] * geometry[6]), tile // geometry[6] % geometry[5], tile % geometry[6])
-                            base = n * xn + (group * channels + c) * xc
-                            total, squares, count = load(data, at, plane, x, base, x_strides, loads, places, size, complex_)
-                            if not squares < LARGE:
-                                flag = STRANGE
-                            elif squares * count > PEAKED * total * total:
-                                flag = max(flag, SPIKE)
-                            energy = (energy[0] + squares, energy[1]) if half == 0 else (energy[0], energy[1] + squares)
-                    flags[job] = max(flags[job], flag)
-                    if flag == STRANGE:
-                        break
-                    low, high = min(energy[0], energy[1]), max(energy[0], energy[1])
-                    if part == 0 and not complex_ and high > UNEVEN * low and 2 * pair + 1 < members:
-                        part, parts = 1, 3
-                        continue
-                    if channels == 1 and rows == 1:
-                        if high > 0:
-                            both(data, 0, plane, sizes, stages, factors, spectra, group * 2 * plane)
-                    elif high > 0:
-                        for c in range(channels):
-                            forward(data, c * 2 * plane, plane, sizes, stages, factors, data, 0)
-                    for k in range(rows):
-                        result, filter_ = 0, (group * rows + k) * channels * 2 * plane
-                        if channels > 1 or rows > 1:
-                            result = sums
-                            sum_of_products(data, sums, data, 0, spectra, filter_, plane, sizes[0] // width, channels, 2 * plane, 2 * plane)
-                            inverse(data, sums, plane, sizes, stages, factors, data, 0)
-                        for half in range(2 - complex_):
-                            member = pair if complex_ else 2 * pair + half
-                            if member >= members or part == 2 - half:
-                                continue
-                            n, tile = member // tiles, member % tiles
-                            places = (tile // (geometry[5] * geometry[6]), tile // geometry[6] % geometry[5], tile % geometry[6])
-                            base, channel = n * yn + (group * rows + k) * yk, group * rows + k
-                            store(y, base, y_strides, data, result + half * plane, plane, stores, places, size, bias, channel, code, complex_)
-                    part += 1
-
-    def wgrad(first, last, workers, scratch, dy, x, pieces, flags, geometry, loads, gradients, stores, size, sizes, stages, factors):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: dw_kc = inverse(Σ_tiles conj(forward(dy_k)) · forward(x_c)); of complex numbers dy is conjugated beforehand.
-        # Of a pair of real tiles the real part is the sum of both.
-        # THE SCHEDULE: a job is a block of filters over one piece of the tiles, its sums kept as spectra; pieces are added up afterwards.
-        groups, channels, rows, tiles, plane, complex_ = geometry[0], geometry[1], geometry[2], geometry[4], geometry[7], geometry[8]
-        filters, blocks, splits, pairs = geometry[27], geometry[28], geometry[29], geometry[9]
-        xn, xc, yn, yk = geometry[10], geometry[11], geometry[15], geometry[16]
-        x_strides, y_strides = (geometry[12], geometry[13], geometry[14]), (geometry[17], geometry[18], geometry[19])
-        members, taps, none, real = geometry[3], geometry[23], pieces[0, :0], scratch.dtype.type
-        w_strides = (geometry[24], geometry[25], geometry[26])
-        for worker in prange(workers):
-            data = scratch[worker]
-            gradient, sums = channels * 2 * plane, (channels + 1) * 2 * plane
-            for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                piece, block = job // (groups * blocks), job % blocks
-                group, k0 = job // blocks % groups, block * filters
-                count = min(filters, rows - k0)
-                clear(data, sums, count * channels * 2 * plane)
-                for pair in range(pairs * piece // splits, pairs * (piece + 1) // splits):
-                    for c in range(channels + count):
-                        at = min(c, channels) * 2 * plane
-                        for half in range(2 - complex_):
-                            member = pair if complex_ else 2 * pair + half
-                            if member >= members:
-                                clear(data, at + half * plane, sizes[0])
-                                continue
-                            n, tile = member // tiles, member % tiles
-                            places = (tile // (geometry[5] * geometry[6]), tile // geometry[6] % geometry[5], tile % geometry[6])
-                            if c < channels:
-                                base = n * xn + (group * channels + c) * xc
-                                _, squares, _ = load(data, at + half * plane, plane, x, base, x_strides, loads, places, size, complex_)
-                            else:
-                                base = n * yn + (group * rows + k0 + c - channels) * yk
-                                _, squares, _ = load(data, at + half * plane, plane, dy, base, y_strides, gradients, places, size, complex_)
-                            if not squares < LARGE:
-                                flags[job] = STRANGE
-                        if c >= channels and complex_:
-                            for i in range(at + plane, at + plane + sizes[0]):
-                                data[i] = -data[i]
-                        forward(data, at, plane, sizes, stages, factors, data, 0)
-                        if c >= channels:
-                            for other in range(channels):
-                                to = sums + ((c - channels) * channels + other) * 2 * plane
-                                add_conjugated(data, to, data, other * 2 * plane, data, gradient, plane, sizes[0] // width, 1, 0, 0)
-                for k in range(count):
-                    for c in range(channels):
-                        at = sums + (k * channels + c) * 2 * plane
-                        inverse(data, at, plane, sizes, stages, factors, data, 0)
-                        for i in range(2 * plane):
-                            data[at + i] *= real(1) / sizes[0]
-                        to = ((group * rows + k0 + k) * channels + c) * taps
-                        store(pieces[piece], to, w_strides, data, at, plane, stores, (0, 0, 0), size, none, 0, 0, complex_)
-
-    return Kernel(pack, variant), Kernel(fprop, variant), Kernel(wgrad, variant)
