@@ -13,7 +13,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -142,7 +142,7 @@ def cache(delete: bool) -> int:
 
 
 def warmup(tune: bool) -> int:
-    """Compile the usual kernels: every algorithm, forward and both gradients, in float32 and float64; then measure, if asked to."""
+    """Compile the usual kernels, of layers and of signals, in float32 and float64; then measure, if asked to."""
     import numpy as np
 
     from numbaconv import plan
@@ -156,7 +156,8 @@ def warmup(tune: bool) -> int:
         "conv_transpose2d": ((1, 8, 6, 6), (8, 8, 2, 2), {"stride": 2}),
     }
     jobs = list(product((np.float32, np.float64), shapes, plan.room("cpu")))
-    start = time.perf_counter()
+    calls = signal_calls()
+    total, start = len(jobs) + 2 * len(calls), time.perf_counter()
     for number, (dtype, name, method) in enumerate(jobs, 1):
         x_shape, w_shape, options = shapes[name]
         function, layout = name.split()[0], {key: value for key, value in options.items() if key == "layout"}
@@ -176,9 +177,31 @@ def warmup(tune: bool) -> int:
             except NotImplementedError:  # the algorithm cannot do this one
                 continue
         took = time.perf_counter() - began
-        print(f"[{number:>2}/{len(jobs)}] {dtype.__name__} {name:<16} {method:<9} {', '.join(done):<45} {took:6.2f} s", flush=True)
+        print(f"[{number:>3}/{total}] {dtype.__name__} {name:<16} {method:<9} {', '.join(done):<45} {took:6.2f} s", flush=True)
+    for number, (dtype, (name, call)) in enumerate(product((np.float32, np.float64), calls.items()), len(jobs) + 1):
+        began = time.perf_counter()
+        call(np.ones(2000, dtype), np.ones(300, dtype))
+        print(f"[{number:>3}/{total}] {dtype.__name__} {name:<72} {time.perf_counter() - began:6.2f} s", flush=True)
     print(f"All compiled in {time.perf_counter() - start:.1f} s.")
     return measure() if tune else 0
+
+
+def signal_calls() -> dict[str, Callable[[Any, Any], Any]]:
+    """Return calls of a signal and a filter that compile what `signal` and `ndimage` use beside the algorithms of layers."""
+    from numbaconv import ndimage, signal
+
+    def gradients(x: Any, h: Any) -> None:
+        y, pull = signal.vjp.fftconvolve(x, h)
+        pull(y)
+
+    return {
+        "signal.convolve, short": lambda x, h: signal.convolve(x, h[:9]),
+        "signal.fftconvolve and its gradients": gradients,
+        "signal.StreamingConvolver": lambda x, h: signal.StreamingConvolver(h, dtype=x.dtype)(x),
+        "signal.resample_poly": lambda x, h: signal.resample_poly(x, 160, 147),
+        "ndimage.gaussian_filter": lambda x, h: ndimage.gaussian_filter(x.reshape(40, 50), 1),
+        "ndimage.uniform_filter": lambda x, h: ndimage.uniform_filter(x.reshape(40, 50), 25),
+    }
 
 
 def measure() -> int:

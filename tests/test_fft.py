@@ -62,7 +62,7 @@ def test_transforms_of_every_length(name, dtype, rng):
 def check_transform(isa: Any, dtype: Any, size: Any, rng: Any) -> None:
     """Transform, multiply by a spectrum and transform back: a circular convolution."""
     made, n = _transform.transform(isa, dtype, size), int(np.prod(size))
-    forward, inverse, multiply = transforms(isa, dtype)
+    forward, inverse, multiply = transforms(isa, dtype, size[:2] == (1, 1))
     x, h = (rng.standard_normal(size) + 1j * rng.standard_normal(size) for _ in range(2))
 
     def planes(z: Any) -> Any:
@@ -78,16 +78,16 @@ def check_transform(isa: Any, dtype: Any, size: Any, rng: Any) -> None:
     assert np.max(abs(back - h)) <= 8 * np.finfo(dtype).eps * np.max(abs(h)), size
 
 
-def transforms(isa: Any, dtype: Any) -> list[Any]:
+def transforms(isa: Any, dtype: Any, flat: bool) -> list[Any]:
     """Return the compiled transforms, there, back and both, as functions of whole arrays."""
 
     def make(function: Any, name: str) -> Any:
         def run(data, plane, sizes, stages, factors, spectrum):  # type: ignore[no-untyped-def]
             function(data, 0, plane, sizes, stages, factors, spectrum, 0)
 
-        return Kernel(run, f"-test-{name}-{isa.name}-{dtype.name}").serial
+        return Kernel(run, f"-test-{name}-{isa.name}-{dtype.name}-{flat}").serial
 
-    return [make(function, name) for function, name in zip(_transform.functions(isa, dtype), ("there", "back", "both"), strict=True)]
+    return [make(function, name) for function, name in zip(_transform.functions(isa, dtype, flat), ("there", "back", "both"), strict=True)]
 
 
 def test_factors_multiply_to_the_length():

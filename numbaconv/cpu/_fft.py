@@ -20,11 +20,11 @@ LARGE = {"float32": 1e30, "float64": 1e250}  # beyond it a spectrum, or a sum of
 
 
 @functools.cache
-def kernels(isa: _emit.Isa, real: np.dtype[Any]) -> tuple[Kernel, Kernel, Kernel]:
-    """Make the kernels that pack filters, that compute fprop and that compute wgrad."""
-    forward, inverse, both = _transform.functions(isa, real)
+def kernels(isa: _emit.Isa, real: np.dtype[Any], flat: bool) -> tuple[Kernel, Kernel, Kernel]:
+    """Make the kernels that pack filters, that compute fprop and that compute wgrad; ``flat`` ones are for one axis."""
+    forward, inverse, both = _transform.functions(isa, real, flat)
     sum_of_products, add_conjugated = products(isa, real), products(isa, real, True, True)
-    width, variant, limit = isa.width(real), f"-{isa.name}-{real.name}", real.type(LARGE[real.name])
+    width, variant, limit = isa.width(real), f"-{isa.name}-{real.name}-{'flat' if flat else 'deep'}", real.type(LARGE[real.name])
     trouble = SPIKE if real == np.float32 else STRANGE
 
     def pack(first, last, workers, scratch, w, spectra, flags, geometry, filters, size, sizes, stages, factors):  # type: ignore[no-untyped-def]

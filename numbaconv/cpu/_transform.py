@@ -90,13 +90,15 @@ def transform(isa: _emit.Isa, dtype: np.dtype[Any], size: Triple) -> Transform:
 
 
 @functools.cache
-def functions(isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any, Any]:
+def functions(isa: _emit.Isa, dtype: np.dtype[Any], flat: bool) -> tuple[Any, Any, Any]:
     """Return compiled-code functions (data, at, plane, sizes, stages, factors, spectrum, from) -> None.
+
+    With ``flat`` they are for tiles of one axis, and sooner compiled.
 
     The first transforms a tile, the second transforms it back, and the third does both with a multiplication by a spectrum between.
     Nothing is scaled.
     """
-    across = {sign: _across(isa, dtype, sign) for sign in (FORWARD, INVERSE)}
+    across = {sign: _no_stage if flat else _across(isa, dtype, sign) for sign in (FORWARD, INVERSE)}
     within = {sign: _within(isa, dtype, sign) for sign in (FORWARD, INVERSE)}
     turned = {what: turn(isa, dtype, what) for what in ("forward", "inverse", "multiply")}
     square = isa.width(dtype) ** 2
@@ -131,6 +133,11 @@ def functions(isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any, Any]:
         return run
 
     return make("forward"), make("inverse"), make("multiply")
+
+
+@inline
+def _no_stage(data, at, plane, row, factors, subs):  # type: ignore[no-untyped-def]
+    pass
 
 
 @functools.cache

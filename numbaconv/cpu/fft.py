@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numbaconv._jit import Kernel
 from numbaconv.cpu import _emit, _overlap, _parallel, _seconds, _transform, direct
 from numbaconv.cpu._fft import STRANGE, kernels
 from numbaconv.cpu._overlap import Tiles
@@ -62,6 +63,11 @@ class Layout(NamedTuple):
     def seconds(self) -> float:
         """Estimated time on one core."""
         return sum(SECONDS[name] * count for name, count in self.work.items())
+
+    @property
+    def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
+        """The kernels for its tiles."""
+        return kernels(_emit.host(), self.real, self.tiles.size[:2] == (1, 1))
 
 
 class Packed(NamedTuple):
@@ -218,7 +224,7 @@ def _pack(layout: Layout, w: Array) -> tuple[Array, bool]:
     seconds = SECONDS["filter"] * layout.work["filter"] + SECONDS["stage"] * math.log2(math.prod(tile.size)) * layout.work["filter"]
     flags = np.zeros(filters, np.uint8)
     arguments = (_numbers(w, layout.real), spectra, flags, layout.geometry, layout.taps, tile.size, tile.sizes, tile.stages, tile.factors)
-    _parallel.run(kernels(_emit.host(), layout.real)[0], filters, (0, layout.real), arguments, seconds)
+    _parallel.run(layout.kernels[0], filters, (0, layout.real), arguments, seconds)
     return spectra, not flags.any()
 
 
@@ -231,7 +237,7 @@ def _fprop(layout: Layout, x: Array, spectra: Array, y: Array, options: Options,
         tile.sizes, tile.stages, tile.factors,
     )  # fmt: skip
     share = len(jobs) / len(flags)
-    _parallel.run(kernels(_emit.host(), real)[1], len(jobs), (layout.scratch, real), arguments, layout.seconds * share)
+    _parallel.run(layout.kernels[1], len(jobs), (layout.scratch, real), arguments, layout.seconds * share)
 
 
 def _numbers(array: Array, dtype: np.dtype[Any] | None = None) -> Array:
@@ -280,6 +286,6 @@ def _wgrad(p: ConvProblem, layout: Layout, dy: Array, x: Array, dw: Array) -> bo
         _numbers(dy), _numbers(x), pieces, flags, layout.geometry, tiles.loads, tiles.gradients, tiles.stores, tile.size,
         tile.sizes, tile.stages, tile.factors,
     )  # fmt: skip
-    _parallel.run(kernels(_emit.host(), real)[2], len(flags), (layout.scratch, real), arguments, layout.seconds)
+    _parallel.run(layout.kernels[2], len(flags), (layout.scratch, real), arguments, layout.seconds)
     numbers[:] = add_pairwise(pieces)
     return not flags.any() and bool(np.isfinite(dw).all())

@@ -139,7 +139,7 @@ def _spectra(filters: Array, made: _transform.Transform, isa: _emit.Isa, real: n
 
 @functools.cache
 def _transformer(isa: _emit.Isa, real: np.dtype[Any]) -> Kernel:
-    forward = _transform.functions(isa, real)[0]
+    forward = _transform.functions(isa, real, True)[0]
 
     def transform(first, last, workers, scratch, tiles, plane, sizes, stages, factors):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: the spectrum of each tile. THE SCHEDULE: in place, one after the other.
@@ -169,7 +169,7 @@ def _direct(work, at, memory, past, planes, taps, filters, start, length, comple
 @functools.cache
 def _kernel(isa: _emit.Isa, real: np.dtype[Any]) -> Kernel:
     """Make the kernel that takes a block of samples."""
-    forward, inverse, _ = _transform.functions(isa, real)
+    forward, inverse, _ = _transform.functions(isa, real, True)
     set_products, add_products, width = products(isa, real), products(isa, real, False, True), isa.width(real)
 
     @inline
