@@ -25,7 +25,10 @@ def main(arguments: list[str] | None = None) -> None:
         report = tuning.tune(room("cpu"), options.limit, options.seconds)
     for name, seconds in report.seconds.items():
         print(f"{name}: " + ", ".join(f'"{key}": {value:.2g}' for key, value in seconds.items()))
-        print(f"  off by a factor of {np.median(report.off[name]):.2f} (median), {np.quantile(report.off[name], 0.9):.2f} (9 in 10)")
+        if off := report.off[name]:
+            print(f"  off by a factor of {np.median(off):.2f} (median), {np.quantile(off, 0.9):.2f} (9 in 10)")
+        else:
+            print("  not timed: as before")
     for when, losses in (("before", report.losses_before), ("now", report.losses)):
         within = np.mean(np.array(losses) <= 1.1)
         print(f"{when}: chosen within 10 % of the best in {within:.0%} of {len(losses)} cases; worst {max(losses):.2f} ×")

@@ -92,5 +92,5 @@ def test_short_demo(tmp_path: Path) -> None:
         "epoch  3 of 3",
     ):
         assert text in done.stdout
-    pictures = ["photograph", "heartbeat", "digits-filters", "digits-feature-maps", "digits-learning"]
+    pictures = ["photograph", "heartbeat", "stream", "deblurring", "digits-filters", "digits-feature-maps", "digits-learning"]
     assert {path.name for path in (tmp_path / "new" / "out").iterdir()} == {f"{name}.png" for name in pictures} | {"digits.npz"}

@@ -14,7 +14,7 @@ from numbaconv.demo.filters import BAND, TAPS, gaussian
 Array = np.ndarray[Any, Any]
 BLOCK = 8  # samples that arrive at a time
 CLOSE = 1e-5  # a block's output beside that of the whole recording, relative to its largest value
-STEPS, NOISE = 150, 0.002  # of the descent, and standard deviation of what the camera adds to the blurred picture
+STEPS, NOISE = 50, 0.002  # of the descent, and standard deviation of what the camera adds to the blurred picture
 
 
 class Stream(NamedTuple):
