@@ -29,10 +29,11 @@ groups : int
 HOW = """layout : {{"{first}", "{last}"}}
     Order of the axes of x and of the output; w has one order.
 method : str
-    "auto" takes the cheapest algorithm, a name ("gemm", "winograd", "stencil", "direct") that one. See `explain`.
+    "auto" takes the cheapest algorithm, a name ("gemm", "dots", "winograd", "fir", "stencil", "fft", "direct") that one.
+    `explain` says which can do a problem.
 precision : {{"default", "highest"}}
-    Which error bounds "auto" allows: by default those of Winograd too, 64 eps · Σ|x||w| of a tile's largest output; "highest"
-    keeps to the bounds of the direct sum.
+    Which error bounds "auto" allows: by default those of Winograd too, 64 eps · Σ|x||w| of a tile's largest output, and of Fourier
+    transforms, 4 eps · ‖x‖₂‖w‖₂; "highest" keeps to the bounds of the direct sum.
 out : ndarray, optional
     Where to write the result: right shape and dtype, not overlapping an input.
 device, stream : None

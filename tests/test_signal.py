@@ -424,3 +424,26 @@ def test_scipy_signal_is_imported_when_a_name_of_its_own_is_used():
     root = Path(numbaconv.__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=root, check=True)
     assert done.stdout.split() == ["[]", "False", "True", "scipy"], done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">c8", ">i4"])
+def test_swapped_arrays_that_share_a_dtype(dtype, rng):
+    x = fill((4000,), np.dtype(dtype).newbyteorder("="), rng).astype(dtype)
+    for h in (x[:5], x[100:400]):
+        for name in ANY_RANK:
+            np.testing.assert_allclose(getattr(signal, name)(x, h), getattr(scipy.signal, name)(x, h), rtol=0, atol=0.1)
+    image = x.reshape(50, 80)
+    np.testing.assert_allclose(signal.convolve(image, image, "valid"), scipy.signal.convolve(image, image, "valid"), rtol=1e-3)
+
+
+def test_filters_as_large_as_large_inputs(rng):
+    for shapes in (((1100, 1000), (1000, 1100)), ((700_000,), (700_000,))):
+        in1, in2 = (fill(shape, "float32", rng, "signed") for shape in shapes)
+        found = signal.convolve(in1, in2, "same")
+        exact = scipy.signal.fftconvolve(in1.astype(np.float64), in2.astype(np.float64), "same")
+        assert np.max(abs(found - exact)) <= np.finfo(np.float32).eps * norms(in1, in2)
+
+
+def test_nothing_is_shown_beyond_the_ends_of_an_empty_image():
+    with pytest.raises(ValueError, match="in1 is empty"):
+        signal.convolve2d(np.ones((2, 0)), np.ones((3, 3)), boundary="wrap")

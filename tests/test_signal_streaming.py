@@ -180,3 +180,35 @@ def test_an_empty_stream_flushes_nothing():
     stream = StreamingConvolver(np.ones(4))
     assert stream(np.zeros(0)).shape == (0,)
     assert stream.flush().shape == (3,)
+
+
+def test_a_crossfade_within_a_crossfade_goes_on_from_the_mixture(rng):
+    x, a, b, c = (fill((n,), "float64", rng, "signed") for n in (3000, 300, 200, 250))
+    stream = StreamingConvolver(a)
+    found = [in_blocks(stream, x[:500], rng)]
+    stream.set_filter(b, crossfade=999)
+    found.append(in_blocks(stream, x[500:1000], rng, (500,)))
+    with pytest.raises(RuntimeError, match="no state while"):
+        stream.state  # noqa: B018
+    stream.set_filter(c, crossfade=99)
+    found.append(in_blocks(stream, x[1000:], rng, (1, 50, 200)))
+    n = np.arange(3000)
+    first, second = np.clip((n - 499) / 1000, 0, 1), np.clip((n - 999) / 100, 0, 1)
+    mixed = (1 - first) * whole(x, a)[:3000] + first * whole(x, b)[:3000]
+    close(np.concatenate(found)[:3000], (1 - second) * mixed + second * whole(x, c)[:3000], 2.3e-16)
+    assert stream.state["past"].shape[1] >= 299
+
+
+def test_the_tail_of_a_fading_filter_is_flushed(rng):
+    stream = StreamingConvolver(np.ones(50))
+    stream(np.ones(10))
+    stream.set_filter(np.ones(3), crossfade=1000)
+    assert stream.flush().shape == (49,)
+
+
+def test_a_refused_state_changes_nothing(rng):
+    stream = StreamingConvolver(np.ones(3))
+    for bad in ({"dtype": "int32", "shape": (), "past": np.zeros((1, 3))}, {"dtype": "f4", "shape": (2,), "past": np.zeros((3, 3))}):
+        with pytest.raises(ValueError, match="state must"):
+            stream.state = bad
+    np.testing.assert_array_equal(stream(np.ones(4)), [1, 2, 3, 3])

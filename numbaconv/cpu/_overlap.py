@@ -20,7 +20,7 @@ from numbaconv.cpu.bias import store_row
 from numbaconv.problem import ConvProblem, Op, Triple
 
 Array = np.ndarray[Any, Any]
-LARGEST = 1 << 20  # elements of a tile
+LARGEST = 1 << 26  # elements of a tile
 FEW = 7  # lengths of an axis that are tried for several tiles
 LONG = 1 << 13  # of one axis alone; of several a 16th
 

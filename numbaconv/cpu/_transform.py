@@ -65,10 +65,11 @@ def transform(isa: _emit.Isa, dtype: np.dtype[Any], size: Triple) -> Transform:
         n = length
         for radix in factorise(length if axis < 2 else length // width, largest):
             m = n // radix
-            powers = np.outer(np.arange(m), np.arange(1, radix)) / n
-            twiddles = np.exp(-2j * np.pi * powers)
             # One number for a row of elements; or for each leg those of all butterflies, real parts first.
-            values = np.stack([twiddles.real, twiddles.imag], -1) if axis < 2 else np.stack([twiddles.real.T, twiddles.imag.T])
+            turns = -2 * np.pi / n * np.arange(m)
+            legs = [[np.cos(q * turns), np.sin(q * turns)] for q in range(1, radix)]
+            values = np.array(legs, dtype)  # leg, part, butterfly
+            values = values.transpose(2, 0, 1) if axis < 2 else values.transpose(1, 0, 2)
             rows.append((radix, elements // inner // n, m, inner, place))
             table.append(values.ravel())
             place += values.size
@@ -84,7 +85,7 @@ def transform(isa: _emit.Isa, dtype: np.dtype[Any], size: Triple) -> Transform:
         chunk *= 2
     if elements % chunk:
         chunk = elements
-    numbers = np.concatenate(table).astype(dtype) if table else np.zeros(1, dtype)
+    numbers = np.concatenate(table) if table else np.zeros(1, dtype)
     sizes = np.array([elements, chunk, leading, first, len(rows)], np.int64)
     return Transform(size, sizes, np.array(rows, np.int64).reshape(-1, 5), numbers)
 

@@ -76,6 +76,8 @@ def prepare_2d(name: str, in1: Any, in2: Any, mode: Any, boundary: Any, fillvalu
     if value is None:
         return None
     beyond = BOUNDARIES[boundary]
+    if 0 in in1.shape and beyond != "constant":  # SciPy would divide by 0, and end the process
+        raise ValueError(f"in1 is empty, of shape {in1.shape}: nothing can be shown beyond its ends with boundary {boundary!r}")
     if mode == "valid" or (beyond == "constant" and value == 0):
         beyond = "zeros"
     arranged = arrange(KINDS.get(name, "convolve"), in1.shape, in2.shape, mode, None, beyond == "zeros")

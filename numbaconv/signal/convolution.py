@@ -58,7 +58,7 @@ def _short(in1: Array, in2: Array, mode: Any, method: Any, reverse: bool) -> Arr
 
 
 def _sum_of_products(name: str, in1: Any, in2: Any, mode: Any, method: Any, out: Array | None) -> Any:
-    if out is None and type(in1) is np.ndarray and type(in2) is np.ndarray and in1.dtype is in2.dtype:
+    if out is None and type(in1) is np.ndarray and type(in2) is np.ndarray and in1.dtype is in2.dtype and in1.dtype.isnative:
         quick = _short(in1, in2, mode, method, name == "correlate")
         if quick is not None:
             return quick

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,13 +14,22 @@ from numbaconv.cpu.partitioned import SHORTEST, Partitions
 DEFAULT_BLOCK = 128
 
 
+class Fade(NamedTuple):
+    """A filter that was replaced: samples of its crossfade that are done, and all."""
+
+    filter: Partitions
+    done: int
+    length: int
+
+
 class StreamingConvolver:
     """Convolve a signal with a long filter while it arrives, block by block, without delay.
 
     The outputs of all blocks, put one behind the other and followed by `flush`, are ``signal.convolve(whole, h, "full")``, whatever the
     lengths of the blocks. The first taps are summed directly, the others by transforms of partitions whose sizes grow with the
     distance (W. G. Gardner, J. Audio Eng. Soc. 43, 1995), so that a sample takes time that grows little with the number of taps.
-    An object is used by one thread at a time.
+    An object is used by one thread at a time. NaN, infinity and the rounding of a huge sample stay in the output until the partition ends
+    in which they leave the filter: for at most about as many samples more as the filter has taps.
 
     Parameters
     ----------
@@ -60,8 +70,7 @@ class StreamingConvolver:
         self._dtype: np.dtype[Any] | None = None
         self._shape: tuple[int, ...] | None = None  # of a block, time left out
         self._now: Partitions | None = None
-        self._before: Partitions | None = None  # while one filter fades into another
-        self._fade = (0, 0)  # samples done, and of how many
+        self._fades: list[Fade] = []  # of filters that fade into the next one's, or the last into the present one
         self._inputs, self._taken = np.zeros((0, 0)), 0  # the last inputs: at least as many as the longest filter so far reaches back
         self._reach = 0
 
@@ -72,24 +81,36 @@ class StreamingConvolver:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the object remembers: a copy, which can be kept and set again, in another object with the same filter too."""
+        """What the object remembers: a copy, which can be kept and set again, in another object with the same filter too.
+
+        While one filter fades into another there is none: RuntimeError.
+        """
+        if self._fades:
+            raise RuntimeError("there is no state while one filter fades into another: it would have to hold both")
         return {"dtype": self._dtype, "shape": self._shape, "past": self._past().copy()}
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         try:
             dtype, shape, past = state["dtype"], state["shape"], state["past"]
+            if dtype is None:
+                self.reset()
+                return
+            dtype, shape, past = np.dtype(dtype), tuple(map(operator.index, shape)), np.asarray(past)
         except (TypeError, KeyError):
-            raise ValueError(f"state must be what `state` returned, got {type(state).__name__}") from None
-        if dtype is None:
-            self.reset()
-            return
-        self._start(np.dtype(dtype), tuple(shape))
+            raise ValueError(f"state must be what `state` returned, got {state!r:.200}") from None
+        if dtype.char not in "fdFD":
+            raise ValueError(f"state must be of a floating or complex dtype, got {dtype}")
+        channels = math.prod(shape)
+        if past.ndim != 2 or len(past) != channels or not np.can_cast(past.dtype, dtype, "same_kind"):
+            raise ValueError(f"state must hold the past of {channels} channels in {dtype}, got an array of shape {past.shape} and dtype {past.dtype}")
+        self._start(dtype, shape)
         self._remember(past)
 
     def reset(self) -> None:
         """Forget the signal: the next block is the first, and may have another shape and dtype."""
-        self._dtype = self._shape = self._now = self._before = None
+        self._dtype = self._shape = self._now = None
+        self._fades = []
         self._inputs, self._taken, self._reach = np.zeros((0, 0)), 0, 0
 
     def __call__(self, block: Any, out: Array | None = None) -> Array:
@@ -141,7 +162,7 @@ class StreamingConvolver:
         if self._now is None or self._shape is None:
             return np.zeros(0, self._asked or COMPUTE[_floating(self._filters.dtype, "h")])
         axis = self.axis if self.axis >= 0 else self.axis + len(self._shape) + 1
-        count = self.taps - 1 + self.latency
+        count = max([self.taps - 1 + self.latency, *(fade.filter.taps - 1 for fade in self._fades)])
         rest = self.process(np.zeros(self._shape[:axis] + (count,) + self._shape[axis:], self._dtype))
         self.reset()
         return rest
@@ -155,7 +176,7 @@ class StreamingConvolver:
             The new filter; taps may be another number. It is applied to the past samples too, to those that the filters so far reached
             back to; earlier ones count as 0.
         crossfade : int
-            Samples during which the output passes linearly from the old filter's to the new one's.
+            Samples during which the output passes linearly from what it would be without the change to the new filter's.
         """
         filters = _checked_filters(h)
         crossfade = _at_least(0, crossfade, "crossfade")
@@ -169,7 +190,7 @@ class StreamingConvolver:
         self._filters, past, before = filters, np.ascontiguousarray(self._past()), self._now
         self._now = self._partitions(self._now.channels)
         self._remember(past)
-        self._before, self._fade = (before, (0, crossfade)) if crossfade else (None, (0, 0))
+        self._fades = [*self._fades, Fade(before, 0, crossfade)] if crossfade else []
 
     def _time(self, x: Array) -> int:
         axis = self.axis + x.ndim if self.axis < 0 else self.axis
@@ -187,7 +208,7 @@ class StreamingConvolver:
         if self._filters.dtype.kind == "c" and dtype.kind != "c":
             raise TypeError(f"h is complex: dtype must be complex too, got {dtype}")
         self._dtype, self._shape = dtype, shape
-        self._now, self._before = self._partitions(channels), None
+        self._now, self._fades = self._partitions(channels), []
         self._keep(np.zeros((channels, 0), dtype))
 
     def _check(self, x: Array, shape: tuple[int, ...]) -> None:
@@ -230,7 +251,7 @@ class StreamingConvolver:
     def _filter(self, x: Array, y: Array) -> None:
         assert self._now is not None
         self._now.process(x, y)
-        if self._before is not None:
+        if self._fades:
             self._crossfade(x, y)
         new, reach, inputs = x.shape[1], self._reach, self._inputs
         if self._taken + new > inputs.shape[1]:  # go on in front
@@ -243,17 +264,20 @@ class StreamingConvolver:
         self._taken += new
 
     def _crossfade(self, x: Array, y: Array) -> None:
-        assert self._before is not None
-        done, length = self._fade
-        count = min(x.shape[1], length - done)
-        start = np.ascontiguousarray(x[:, :count])
-        old = np.empty_like(start)
-        self._before.process(start, old)
-        weight = ((done + 1 + np.arange(count)) / (length + 1)).astype(self._before.real)
-        y[:, :count] = old + weight * (y[:, :count] - old)
-        self._fade = (done + count, length)
-        if done + count == length:
-            self._before = None
+        """Mix the present filter's output with those of the ones before, the oldest first."""
+        n, outputs = x.shape[1], []
+        for fade in self._fades:
+            outputs.append(np.empty_like(y))
+            fade.filter.process(x, outputs[-1])
+        mixed = outputs[0]
+        for fade, following in zip(self._fades, [*outputs[1:], y], strict=True):
+            weight = np.minimum((fade.done + 1 + np.arange(n)) / (fade.length + 1), 1).astype(fade.filter.real)
+            weight[max(0, fade.length - fade.done) :] = 1
+            mixed = mixed + weight * (following - mixed)
+        y[:] = mixed
+        self._fades = [fade._replace(done=fade.done + n) for fade in self._fades]
+        ended = max((i + 1 for i, fade in enumerate(self._fades) if fade.done >= fade.length), default=0)
+        self._fades = self._fades[ended:]
 
 
 def _checked_filters(h: Any) -> Array:
