@@ -95,7 +95,10 @@ def tiles_of(p: ConvProblem, op: Op, chosen: tuple[Cut, Cut, Cut]) -> Tiles:
 
 
 def best(p: ConvProblem, op: Op, width: int, seconds: Any) -> Tiles | None:
-    """Return the tiles for which ``seconds(elements, tiles)`` is least; a tile is a multiple of a square of vectors. None if all are too large."""
+    """Return the tiles for which ``seconds(elements, rows, tiles)`` is least, None if all are too large.
+
+    A tile is a multiple of a square of vectors.
+    """
     square = width * width
     thin = [p.input[a] == p.output[a] == p.filter[a] == 1 and p.low[a] == 0 for a in range(3)]
     found, least = None, math.inf
@@ -105,7 +108,7 @@ def best(p: ConvProblem, op: Op, width: int, seconds: Any) -> Tiles | None:
         for chosen in itertools.product(axes[0], axes[1], axes[2]):
             elements = math.prod(cut.length for cut in chosen)
             if elements % square == 0 and elements <= LARGEST:
-                estimate = seconds(elements, math.prod(cut.tiles for cut in chosen))
+                estimate = seconds(elements, chosen[0].length * chosen[1].length, math.prod(cut.tiles for cut in chosen))
                 if estimate < least:
                     found, least = chosen, estimate
         if found:

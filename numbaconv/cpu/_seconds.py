@@ -20,7 +20,7 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
             "pass": 5.6e-06, "row": 4.4e-11, "term": 1.1e-11, "sum": 2.3e-11, "move": 4.7e-11,
         },
         "fir": {"call": 5.2e-06, "row": 5e-08, "output": 4e-11, "fma": 3e-11},
-        "fft": {"call": 1.4e-05, "element": 2.8e-10, "stage": 7.8e-11, "filter": 1e-10, "multiply": 2.8e-10, "pair": 2.4e-07},
+        "fft": {"call": 1.4e-05, "element": 2.8e-10, "stage": 7.8e-11, "filter": 1e-10, "multiply": 2.8e-10, "pair": 2.4e-07, "line": 2.4e-08},
         "direct": {
             "call": 4.5e-06, "loop": 2e-08, "four": 1.6e-10, "one": 3.9e-11, "strided": 6.3e-10, "strided one": 4.9e-11,
             "store": 4.2e-10, "dots": 4.1e-08, "dot": 2.9e-08, "four dots": 1.4e-12, "strided dots": 1.9e-10,
@@ -43,7 +43,7 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
             "store": 4.7e-10, "dots": 5.7e-08, "dot": 3.8e-08, "four dots": 2.1e-12, "strided dots": 3.7e-10,
         },
         "fir": {"call": 1e-05, "row": 1e-07, "output": 4e-10, "fma": 5e-11},
-        "fft": {"call": 4e-05, "element": 2e-10, "stage": 1.6e-10, "filter": 6e-10, "multiply": 6e-10, "pair": 3e-07},
+        "fft": {"call": 4e-05, "element": 2e-10, "stage": 1.6e-10, "filter": 6e-10, "multiply": 6e-10, "pair": 3e-07, "line": 4e-08},
     },
 }  # fmt: skip
 

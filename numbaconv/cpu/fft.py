@@ -160,8 +160,8 @@ def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Layout:
         p = problem.transpose() if op == "dgrad" else problem
         real, complex_ = _real(dtype), dtype.kind == "c"
 
-        def seconds(elements: int, tiles: int) -> float:
-            return sum(SECONDS[name] * n for name, n in _work(p, op, elements, tiles, real.itemsize / 4, complex_).items())
+        def seconds(elements: int, rows: int, tiles: int) -> float:
+            return sum(SECONDS[name] * n for name, n in _work(p, op, elements, rows, tiles, real.itemsize / 4, complex_).items())
 
         tiles = _overlap.best(p, op, isa.width(real), seconds)
         if tiles is None:
@@ -194,12 +194,13 @@ def _layout_of(p: ConvProblem, op: Op, tiles: Tiles, real: np.dtype[Any], comple
     return Layout(
         tiles, real, plane, members, pairs, splits, filters,
         2 * plane * p.out_channels * channels, 2 * plane * tile,
-        _work(p, op, elements, math.prod(tiles.counts), real.itemsize / 4, complex_),
+        _work(p, op, elements, tiles.size[0] * tiles.size[1], math.prod(tiles.counts), real.itemsize / 4, complex_),
         np.array(geometry, np.int64), np.array([p.filter, p.dilation], np.int64), jobs,
     )  # fmt: skip
 
 
-def _work(p: ConvProblem, op: Op, elements: int, tiles: int, size: float, complex_: bool) -> dict[str, float]:
+def _work(p: ConvProblem, op: Op, elements: int, lines: int, tiles: int, size: float, complex_: bool) -> dict[str, float]:
+    """Count what takes time with tiles of so many elements in so many lines."""
     channels, rows = p.in_channels // p.groups, p.out_channels // p.groups
     pairs = p.batch * tiles if complex_ else -(-p.batch * tiles // 2)
     there, back, filters = channels * pairs, rows * pairs, rows * channels
@@ -214,6 +215,7 @@ def _work(p: ConvProblem, op: Op, elements: int, tiles: int, size: float, comple
         "filter": each * filters * slow,
         "multiply": each * channels * rows * pairs if channels * rows > 1 or op == "wgrad" else 0.0,
         "pair": float(p.groups * (there + back + filters)),
+        "line": float(p.groups * (there + back) * lines),
     }
 
 
