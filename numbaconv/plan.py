@@ -67,7 +67,8 @@ def plan(problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str = "auto
     if method == "auto":
         exact = precision == "highest"  # an algorithm that rounds more than the direct sum says EXACT = False
         able = [(c, n) for n, c in found if isinstance(c, float) and not (exact and not getattr(algorithms[n], "EXACT", True))]
-        _, name = min(able, key=lambda entry: entry[0])
+        # What an algorithm must save before its rounding is accepted, it says as WORTH.
+        _, name = min(able, key=lambda entry: entry[0] + getattr(algorithms[entry[1]], "WORTH", 0.0))
     elif method in algorithms:
         name, answer = method, dict(found)[method]
         if isinstance(answer, str):

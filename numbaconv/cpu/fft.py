@@ -27,6 +27,7 @@ from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 EXACT = False  # its errors are relative to the largest numbers of a tile
+WORTH = 5e-5  # seconds that it must save: sums of a few small integers stay exact
 LINES = 9  # cache lines between a tile's planes beyond what they hold: powers of two would share few sets of the cache
 MOST_SUMS = 1 << 22  # elements of wgrad's sums that a job keeps
 MOST_CHANNELS = 512
