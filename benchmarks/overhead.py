@@ -1,6 +1,6 @@
 """asv: what a call costs besides its arithmetic, on the smallest arrays. asv chooses the number of calls per measurement.
 
-``python -m benchmarks.overhead`` prints the same of ``signal.convolve`` beside NumPy and SciPy, which take turns.
+``python -m benchmarks.overhead`` prints the same of ``signal.convolve`` beside NumPy and SciPy, which take turns, and a block of a stream.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from benchmarks.networks import MIXED
 from benchmarks.signals import module
 
 SAMPLES, CALLS = (7, 100), 50
+CHANNELS, BLOCK, TAPS = (1, 8), 64, 4096
 
 
 class Overhead:
@@ -74,8 +75,8 @@ class SignalConvolve:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the median time of a call of each library's ``convolve``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description="the smallest signals, beside NumPy and SciPy")
+    """Print the median time of a call of each library's ``convolve``, and of a stream's."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description="the smallest signals, beside NumPy and SciPy, and a stream")
     parser.add_argument("--seconds", type=float, default=1.0, help="per case")
     seconds, lines = parser.parse_args(arguments).seconds, []
     functions = {"numbaconv": module("signal").convolve, "numpy": np.convolve, "scipy.signal": signal.convolve}
@@ -83,6 +84,11 @@ def main(arguments: list[str] | None = None) -> None:
         x, h = Signal((samples,), (3,)).operands("float64")
         times = medians({name: repeated(function, x, h) for name, function in functions.items()}, seconds)
         lines.append([f"{samples} samples, 3 taps", *(duration(time / CALLS) for time in times.values())])
+    for channels in CHANNELS:
+        stream = module("signal").StreamingConvolver(random((TAPS,)), block=BLOCK)
+        block, out = random((channels, BLOCK)), np.empty((channels, BLOCK), np.float32)
+        time = medians({"numbaconv": repeated(stream.process, block, out)}, seconds)["numbaconv"]
+        lines.append([f"StreamingConvolver, {BLOCK} samples of {channels} channel(s), {TAPS} taps", duration(time / CALLS), "", ""])
     print(markdown(["a call of", *functions], lines))
 
 

@@ -14,6 +14,10 @@ Array = np.ndarray[Any, Any]
 COMPUTE = {np.dtype(t): np.dtype(np.dtype(t).name) for t in "bhilqBHILQfdFD"} | {np.dtype("e"): np.dtype("f")}
 
 
+class NotOurs(Exception):  # noqa: N818 - an answer, not a failure
+    """A call that SciPy's own function is to answer: it refuses the arguments in its words, or knows dtypes that kernels do not."""
+
+
 def as_array(value: Any, name: str) -> Array:
     """Return ``value`` as an array of a supported dtype, or raise a TypeError that names the argument."""
     if type(value) is not np.ndarray:

@@ -283,7 +283,9 @@ def test_any_memory_layout_of_the_inputs(view, rng):
 
 def test_a_thousand_random_calls_of_all_functions(algorithm, rng):
     done = sum(check_call(random_case(rng), ("float32", "float32"), rng, as_is, algorithm) for _ in range(340))
-    assert done or algorithm == "fir"  # one axis, one channel in a group and no stride: test_fir has such calls
+    if algorithm == "fir" and not done:
+        pytest.skip("none has one axis, one channel in a group and no stride: test_fir has such calls")
+    assert done
 
 
 @pytest.mark.parametrize("dtype", (*COMPUTED, "float16"))

@@ -10,6 +10,7 @@ import pytest
 from cases import exact_sum, fill, operands, poisoned
 from tolerance import norms
 
+import numbaconv as nc
 from numbaconv import reference
 from numbaconv._jit import Kernel
 from numbaconv.cpu import _emit, _overlap, _transform, fft
@@ -161,6 +162,14 @@ def test_prepared_filters_give_the_same(rng):
     out = poisoned(problem.shape("y"), "float32")
     fft.run(problem, "fprop", x, np.full_like(w, np.nan), out, Options(packed=fft.prepare(problem, "fprop", w)))
     np.testing.assert_array_equal(out, compute(problem, "fprop", x, w))
+
+
+def test_filters_prepared_for_another_dilation_are_not_taken(rng):
+    x, w = fill((1, 1, 200), "float32", rng, "signed"), fill((1, 1, 9), "float32", rng, "signed")
+    prepared = nc.prepare(w, x.shape, method="fft")
+    for dilation in (1, 2, 3):
+        options = {"method": "fft", "dilation": dilation}
+        np.testing.assert_array_equal(nc.conv1d(x, prepared, **options), nc.conv1d(x, w, **options))
 
 
 def test_every_cut_of_an_axis_covers_it():

@@ -19,7 +19,7 @@ from tolerance import allowed, norms
 
 import numbaconv
 from numbaconv import signal
-from numbaconv.signal import _arrange, _calls, convolution
+from numbaconv.signal import _arrange, _calls, choice
 
 DTYPES = "?bhilqBHILQefdgFDG"
 ANY_RANK = ("convolve", "correlate")
@@ -334,7 +334,7 @@ def test_the_method_that_was_measured_is_used(nothing_measured, monkeypatch, rng
     asked = _calls.prepare("convolve", in1, in2, "full")
     assert asked is not None and asked.method == "auto"
     seconds = {"fft": 1.0, "direct": 2.0}
-    monkeypatch.setattr(convolution, "_seconds", lambda call, method: seconds[method])
+    monkeypatch.setattr(choice, "_seconds", lambda call, method: seconds[method])
     assert signal.choose_conv_method(in1, in2, measure=True) == ("fft", seconds)
     for name in ANY_RANK:
         call = _calls.prepare(name, in1, in2, "full")
@@ -348,7 +348,7 @@ def test_the_method_that_was_measured_is_used(nothing_measured, monkeypatch, rng
 
 
 def test_methods_are_measured(nothing_measured, monkeypatch):
-    monkeypatch.setattr(convolution, "MEASURED_SECONDS", 1e-3)
+    monkeypatch.setattr(choice, "MEASURED_SECONDS", 1e-3)
     for dtype in ("float64", "int64"):
         method, times = signal.choose_conv_method(np.ones((9, 9), dtype), np.ones((3, 3), dtype), "same", True)
         assert set(times) == {"direct", "fft"} and min(times.values()) > 0

@@ -13,7 +13,8 @@ from cases import fill
 from tolerance import allowed, norms, tolerance
 
 import numbaconv as nc
-from numbaconv.signal import filters, vjp
+from numbaconv import signal
+from numbaconv.signal import vjp
 
 UPFIRDN_MODES = ("constant", "symmetric", "reflect", "edge", "wrap", "smooth", "line", "antisymmetric", "antireflect")
 RATES = ((1, 1), (2, 1), (1, 3), (3, 2), (2, 3), (4, 2), (7, 5), (40, 37))
@@ -35,7 +36,7 @@ def same(name: str, *arguments: Any, slack: float = 1.0, **options: Any) -> Any:
     or of ``slack``, whichever is larger.
     """
     expected = outcome(getattr(scipy.signal, name), *arguments, **options)
-    found = outcome(getattr(filters, name), *arguments, **options)
+    found = outcome(getattr(signal, name), *arguments, **options)
     where = f"{name} {[getattr(a, 'shape', a) for a in arguments]} {options}"
     if isinstance(expected, Exception):
         assert type(found) is type(expected) and str(found) == str(expected), f"{where}: {found!r} for {expected!r}"
@@ -86,7 +87,7 @@ def test_upfirdn_of_an_empty_axis():
     for taps, (up, down), cval in itertools.product((1, 3, 9), ((1, 1), (2, 1), (5, 1), (5, 7)), (0, 3.0)):
         same("upfirdn", np.arange(1.0, taps + 1), np.ones((2, 0)), up, down, cval=cval)
     with pytest.raises(ValueError, match="an empty axis cannot be extended by"):
-        filters.upfirdn([1.0, 2.0], np.ones(0), mode="line")
+        signal.upfirdn([1.0, 2.0], np.ones(0), mode="line")
 
 
 def test_upfirdn_refuses_as_scipy():
@@ -122,7 +123,7 @@ def test_lfilter_in_blocks_is_lfilter_of_the_whole(rng):
     b, x = fill((11,), "float64", rng, "signed"), fill((2, 40), "float64", rng, "signed")
     state, blocks = np.zeros((2, 10)), []
     for block in np.split(x, [3, 4, 20, 31], axis=1):
-        y, state = filters.lfilter(b, 1, block, zi=state)
+        y, state = signal.lfilter(b, 1, block, zi=state)
         blocks.append(y)
     np.testing.assert_allclose(np.concatenate(blocks, 1), scipy.signal.lfilter(b, 1, x), rtol=0, atol=1e-14)
 
@@ -206,8 +207,8 @@ def test_sepfir2d_promotes_and_refuses_as_scipy(rng):
 
 def test_sepfir2d_mirrors_again_and_again():
     x = np.arange(3.0)[None]
-    assert filters.sepfir2d(x, np.eye(9)[0], [1.0]).tolist() == [[1.0, 0.0, 0.0]]  # 0 1 2 | 2 1 0 | 0 1 2, four to the right
-    assert filters.sepfir2d(np.ones((4, 0)), [1.0, 1.0, 1.0], [1.0]).shape == (4, 0)
+    assert signal.sepfir2d(x, np.eye(9)[0], [1.0]).tolist() == [[1.0, 0.0, 0.0]]  # 0 1 2 | 2 1 0 | 0 1 2, four to the right
+    assert signal.sepfir2d(np.ones((4, 0)), [1.0, 1.0, 1.0], [1.0]).shape == (4, 0)
 
 
 @pytest.mark.parametrize("mode", ["interp", "mirror", "constant", "nearest", "wrap"])
@@ -236,7 +237,7 @@ def test_savgol_filter_refuses_as_scipy():
 def test_savgol_filter_of_float32_is_as_exact_as_its_samples(mode):
     x = 1000 + np.linspace(0, 1, 500, dtype=np.float32)
     for deriv in (0, 1):
-        found = filters.savgol_filter(x, 11, 3, deriv, mode=mode)
+        found = signal.savgol_filter(x, 11, 3, deriv, mode=mode)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, scipy.signal.savgol_filter(x.astype(np.float64), 11, 3, deriv, mode=mode), rtol=1e-6, atol=1e-11)
 
@@ -244,12 +245,12 @@ def test_savgol_filter_of_float32_is_as_exact_as_its_samples(mode):
 def test_out(rng):
     h, x = fill((5,), "float64", rng, "signed"), fill((4, 30), "float64", rng, "signed")
     for call, shape in (
-        (lambda **o: filters.upfirdn(h, x, 3, 2, **o), (4, 46)),
-        (lambda **o: filters.upfirdn(h, x, 40, 37, axis=0, **o), (4, 30)),
-        (lambda **o: filters.upfirdn(h, x, mode="wrap", **o), (4, 34)),
-        (lambda **o: filters.lfilter(h, 2, x, **o), (4, 30)),
-        (lambda **o: filters.lfilter(h, [2, 1], x, **o), (4, 30)),
-        (lambda **o: filters.lfilter(h, 2, x, zi=np.ones((4, 4)), **o)[0], (4, 30)),
+        (lambda **o: signal.upfirdn(h, x, 3, 2, **o), (4, 46)),
+        (lambda **o: signal.upfirdn(h, x, 40, 37, axis=0, **o), (4, 30)),
+        (lambda **o: signal.upfirdn(h, x, mode="wrap", **o), (4, 34)),
+        (lambda **o: signal.lfilter(h, 2, x, **o), (4, 30)),
+        (lambda **o: signal.lfilter(h, [2, 1], x, **o), (4, 30)),
+        (lambda **o: signal.lfilter(h, 2, x, zi=np.ones((4, 4)), **o)[0], (4, 30)),
     ):
         expected = call()
         for order in "CF":
@@ -261,7 +262,7 @@ def test_out(rng):
         with pytest.raises(TypeError, match="out must have dtype float64"):
             call(out=np.empty(shape, np.float32))
     with pytest.raises(ValueError, match="shares memory with x"):
-        filters.lfilter(h, 1, x, out=x)
+        signal.lfilter(h, 1, x, out=x)
 
 
 def test_real_filters_of_long_complex_signals(rng):
@@ -277,7 +278,7 @@ def test_long_filters_at_a_rate_that_no_other_algorithm_takes(rng):
     for taps, (up, down) in itertools.product((20_001, 90_000), ((160, 147), (3, 1))):
         h = fill((taps,), "float32", rng, "signed")
         exact, bound = (scipy.signal.upfirdn(f(h).astype("d"), f(x).astype("d"), up, down) for f in (np.asarray, np.abs))
-        error = np.abs(filters.upfirdn(h, x, up, down) - exact)
+        error = np.abs(signal.upfirdn(h, x, up, down) - exact)
         assert np.all(error <= allowed(bound, "float32", -(-taps // up), "fft", norms=norms(x, h)))
 
 

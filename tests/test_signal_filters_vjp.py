@@ -11,7 +11,8 @@ import pytest
 from cases import fill
 from test_signal_filters import RATES, UPFIRDN_MODES
 
-from numbaconv.signal import filters, vjp
+from numbaconv import signal
+from numbaconv.signal import vjp
 
 KINDS = ("dd", "DD", "dD", "Dd")
 STEP = 1e-4
@@ -35,7 +36,7 @@ def check(name: str, call: Callable[..., tuple[Any, ...]], arguments: list[Any],
 
     ``call`` gives a function's positional arguments for those that have gradients.
     """
-    forward, backward = getattr(filters, name), getattr(vjp, name)
+    forward, backward = getattr(signal, name), getattr(vjp, name)
     y, pull = backward(*call(*arguments))
     expected = forward(*call(*arguments))
     for part, reference in zip(*((r if isinstance(r, tuple) else (r,)) for r in (y, expected)), strict=True):

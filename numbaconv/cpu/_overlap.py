@@ -194,10 +194,10 @@ def store(y, base, strides, data, at, plane, axes, places, size, bias, channel, 
     """Write the outputs of a tile that the stride picks; the tile is scratch afterwards."""
     H, W = size[1], size[2]
     s = axes[2, 3]
-    first, last = span(axes, 2, places[2])
+    first, last = span(axes[2], places[2])
     index = axes[2, 0] + first * s - places[2] * axes[2, 1]
-    d0, d1 = span(axes, 0, places[0])
-    h0, h1 = span(axes, 1, places[1])
+    d0, d1 = span(axes[0], places[0])
+    h0, h1 = span(axes[1], places[1])
     for d in range(d0, d1):
         slab = at + (axes[0, 0] + d * axes[0, 3] - places[0] * axes[0, 1]) * H * W
         for h in range(h0, h1):
@@ -219,9 +219,9 @@ def store(y, base, strides, data, at, plane, axes, places, size, bias, channel, 
 
 
 @inline
-def span(axes, axis, place):  # type: ignore[no-untyped-def]
-    """Return the first output of a tile on an axis and the one behind its last."""
-    step, outputs, s = axes[axis, 1], axes[axis, 2], axes[axis, 3]
+def span(row, place):  # type: ignore[no-untyped-def]
+    """Return the first output of a tile on an axis, of whose stores it is a row, and the one behind its last."""
+    step, outputs, s = row[1], row[2], row[3]
     if step == 0:
         return 0, outputs
     return -(-place * step // s), min(outputs, -(-(place + 1) * step // s))

@@ -24,13 +24,12 @@ from numbaconv.cpu._fft import STRANGE, kernels
 from numbaconv.cpu._overlap import Tiles
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES
-from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+from numbaconv.problem import ConvProblem, Op, Options, Triple, Unsupported
 
 EXACT = False  # its errors are relative to the largest numbers of a tile
 WORTH = 5e-5  # seconds that it must save: sums of a few small integers stay exact
-LINES = 9  # cache lines between a tile's planes beyond what they hold: powers of two would share few sets of the cache
 MOST_SUMS = 1 << 22  # elements of wgrad's sums that a job keeps
-MOST_CHANNELS = 512
+MOST_CHANNELS = 512  # their spectra are added one after the other: a million of positive numbers were 60 times beyond the bound
 SPLITS, MOST_TILES = 8, 64  # jobs that wgrad is cut into at the least, and pairs of tiles of one at the most
 IN_CACHE, BEYOND = 1 << 16, 0.4  # elements of a tile that a core's second-level cache holds, and how much slower each doubling is
 
@@ -72,9 +71,10 @@ class Layout(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """The spectra of filters, (filters, channels, planes), and the size of the tile that they are for."""
+    """The spectra of filters, (filters, channels, planes), and what they are for: the size of a tile and the dilation."""
 
-    size: tuple[int, int, int]
+    size: Triple
+    dilation: Triple
     spectra: Array
 
 
@@ -99,7 +99,7 @@ def prepare(problem: ConvProblem, op: Op, w: Array) -> Packed | None:
     """Transform weights; None for those that need the direct sum."""
     layout = _layout(problem, op, w.dtype)
     spectra, fine = _pack(layout, w)
-    return Packed(layout.tiles.size, spectra) if fine else None
+    return Packed(layout.tiles.size, problem.dilation, spectra) if fine else None
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
@@ -109,7 +109,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         if not _wgrad(problem, layout, a, b, out):
             direct.run(problem, op, a, b, out, options)
         return
-    if options.packed and options.packed.size == layout.tiles.size:
+    if options.packed and options.packed[:2] == (layout.tiles.size, problem.dilation):
         spectra, fine = options.packed.spectra, True
     else:
         spectra, fine = _pack(layout, b)
@@ -172,9 +172,8 @@ def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Layout:
 
 
 def _layout_of(p: ConvProblem, op: Op, tiles: Tiles, real: np.dtype[Any], complex_: bool) -> Layout:
-    isa, elements = _emit.host(), math.prod(tiles.size)
-    width = isa.width(real)
-    plane = -(-elements // width) * width + LINES * 64 // real.itemsize
+    elements = math.prod(tiles.size)
+    plane = _transform.plane(elements, real)
     members = p.batch * math.prod(tiles.counts)
     pairs = members if complex_ else -(-members // 2)
     channels, rows, taps = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.filter)
@@ -260,7 +259,8 @@ def _directly(p: ConvProblem, op: Op, layout: Layout, job: int, x: Array, w: Arr
     weights = np.ascontiguousarray(w[from_] if op == "dgrad" else w[to])
     for member in [pair] if y.dtype.kind == "c" else range(2 * pair, min(2 * pair + 2, layout.members)):
         n, tile = divmod(member, math.prod(layout.tiles.counts))
-        spans = [_span(layout.tiles.stores[a], int(place)) for a, place in enumerate(np.unravel_index(tile, layout.tiles.counts))]
+        places = np.unravel_index(tile, layout.tiles.counts)
+        spans = [tuple(map(int, _overlap.span.py_func(layout.tiles.stores[a], places[a]))) for a in range(3)]
         if any(first >= last for first, last in spans):
             continue
         d, h, width = (last - first for first, last in spans)
@@ -272,12 +272,6 @@ def _directly(p: ConvProblem, op: Op, layout: Layout, job: int, x: Array, w: Arr
         direct.run(problem, kind, image, weights, result, Options(bias, options.activation))
         box: Any = tuple(slice(first, last) for first, last in spans)
         y[(n, *box, to) if p.channels_last else (n, to, *box)] = result[0]
-
-
-def _span(row: Array, place: int) -> tuple[int, int]:
-    """Return the outputs of a tile on an axis, as `_overlap.span`."""
-    _, step, outputs, s = (int(value) for value in row)
-    return (0, outputs) if step == 0 else (-(-place * step // s), min(outputs, -(-(place + 1) * step // s)))
 
 
 def _wgrad(p: ConvProblem, layout: Layout, dy: Array, x: Array, dw: Array) -> bool:

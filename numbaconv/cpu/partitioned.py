@@ -19,12 +19,10 @@ from numbaconv.cpu import _emit, _parallel, _transform
 from numbaconv.cpu._overlap import clear
 from numbaconv.cpu._simd_fft import products
 
-LINES = 9  # cache lines between the planes of a tile beyond what they hold, as in `fft`
 RATIO = 8  # between the partitions of neighbouring levels
 LARGEST = 1 << 15  # taps of a partition
 SHORTEST = 32  # the same, at the least
-SECONDS = 1e-8  # for a sample of a channel, and
-SECONDS_PER_TAP = 5e-11  # for each of the taps that are summed directly
+SECONDS, SECONDS_PER_TAP = 1e-8, 5e-11  # for a sample of a channel, and for each tap summed directly: by eye, 2026-11; it decides threads alone
 Array = np.ndarray[Any, Any]
 
 
@@ -116,7 +114,7 @@ def _levels(taps: int, first: int, real: np.dtype[Any]) -> list[Level]:
         following = size * RATIO
         last = taps <= 2 * following or following > LARGEST
         stop = taps if last else following
-        levels.append(Level(size, -(-(stop - size) // size), 2 * size + LINES * 64 // real.itemsize))
+        levels.append(Level(size, -(-(stop - size) // size), _transform.plane(2 * size, real)))
         if last:
             break
         size = following
@@ -145,7 +143,7 @@ def _transformer(isa: _emit.Isa, real: np.dtype[Any]) -> Kernel:
         # THE ALGORITHM: the spectrum of each tile. THE SCHEDULE: in place, one after the other.
         for worker in prange(workers):
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                forward(tiles, tile * 2 * plane, plane, sizes, stages, factors, tiles, 0)
+                forward(tiles, tile * 2 * plane, plane, sizes, stages, factors, tiles, tile)
 
     return Kernel(transform, f"-{isa.name}-{real.name}")
 
@@ -173,20 +171,20 @@ def _kernel(isa: _emit.Isa, real: np.dtype[Any]) -> Kernel:
     set_products, add_products, width = products(isa, real), products(isa, real, False, True), isa.width(real)
 
     @inline
-    def update(data, filters, offset, work, capacity, end, level, n, sizes, stages, factors):  # type: ignore[no-untyped-def]
+    def update(data, filters, work, capacity, end, level, n, sizes, stages, factors):  # type: ignore[no-untyped-def]
         # Transform the newest window, and compute the level's part of the next outputs.
-        size, count, plane, ring, ahead, spectra = level[0], level[1], level[2], level[3], level[4], offset + level[5]
+        size, count, plane, ring, ahead, spectra = level[0], level[1], level[2], level[3], level[4], level[5]
         newest, step, vectors = n // size % count, 2 * plane, 2 * size // width
         slot = ring + newest * step
         for part in range(2):
             for j in range(2 * size):
                 data[unsigned(slot + part * plane + j)] = data[unsigned(part * capacity + end - 2 * size + j)]
-        forward(data, slot, plane, sizes, stages, factors, data, 0)
+        forward(data, slot, plane, sizes, stages, factors, data, slot)
         set_products(data, work, data, slot, filters, spectra, plane, vectors, newest + 1, -step, step)
         if count > newest + 1:
             last = ring + (count - 1) * step
             add_products(data, work, data, last, filters, spectra + (newest + 1) * step, plane, vectors, count - newest - 1, -step, step)
-        inverse(data, work, plane, sizes, stages, factors, data, 0)
+        inverse(data, work, plane, sizes, stages, factors, data, work)
         for part in range(2):
             for j in range(size):
                 data[unsigned(ahead + part * size + j)] = data[unsigned(work + part * plane + size + j)]
@@ -233,6 +231,6 @@ def _kernel(isa: _emit.Isa, real: np.dtype[Any]) -> Kernel:
                     done, end, n = done + some, end + some, n + some
                     for level in range(len(levels)):
                         if n % levels[level, 0] == 0:
-                            update(data, taps_of, 0, work, capacity, end, levels[level], n, levels[level, 7:12], stages[level], factors)
+                            update(data, taps_of, work, capacity, end, levels[level], n, levels[level, 7:12], stages[level], factors)
 
     return Kernel(take, f"-{isa.name}-{real.name}")

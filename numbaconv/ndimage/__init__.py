@@ -20,9 +20,9 @@ from typing import Any
 
 from scipy import ndimage as _scipy
 
-from numbaconv.arrays import Array
+from numbaconv.arrays import Array, NotOurs
 from numbaconv.ndimage import _calls, vjp
-from numbaconv.ndimage._calls import Call, Foreign
+from numbaconv.ndimage._calls import Call
 from numbaconv.ndimage._passes import carry_out, warn_of_promotion
 
 _OPTIONS = """output : ndarray or dtype, optional
@@ -58,7 +58,7 @@ def _filtered(check: Callable[..., Call], *args: Any, **kwargs: Any) -> Array:
     """Carry a call out, or leave it to SciPy's function of the same name."""
     try:
         call = check(*args, **kwargs)
-    except Foreign:
+    except NotOurs:
         result: Array = getattr(_scipy, check.__name__)(*args, **kwargs)
         return result
     warn_of_promotion(call, level=4)

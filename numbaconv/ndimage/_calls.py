@@ -1,6 +1,6 @@
 """What a call of `scipy.ndimage`'s linear filters asks for: its arguments checked, as passes over an image.
 
-Nothing is computed here. A call that SciPy refuses, or whose dtypes are not ours, is `Foreign`: SciPy then says, or does, what is right.
+Nothing is computed here. A call that SciPy refuses, or whose dtypes are not ours, is `NotOurs`: SciPy then says, or does, what is right.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.arrays import Array
+from numbaconv.arrays import Array, NotOurs
 
 REAL = {np.dtype(t) for t in "?bhilqBHILQfd"}
 COMPLEX = {np.dtype(t) for t in "FD"}
@@ -23,10 +23,6 @@ BOUNDARIES = {
     "wrap": "wrap", "grid-wrap": "wrap", "constant": "constant", "grid-constant": "constant",
 }  # fmt: skip
 NEGLIGIBLE = float(np.finfo(np.float64).eps)  # SciPy leaves out smaller weights, and takes weights that differ by less for equal
-
-
-class Foreign(Exception):  # noqa: N818 - an answer, not a failure
-    """Raised for a call that is SciPy's own business."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def gaussian_filter(
     if not steps:
         return _copy(output, x, is_complex=False)
     if x.dtype.kind == "c" and isinstance(output, (type, np.dtype)) and np.dtype(output).kind != "c":
-        raise Foreign  # here alone SciPy does not promote it
+        raise NotOurs  # here alone SciPy does not promote it
     passes = []
     for place, s, o, m, r in steps:
         w = _gaussian(s, o, truncate, r)
@@ -139,7 +135,7 @@ def _over_axes(input: Any, weights: Any, output: Any, mode: Any, cval: Any, orig
     places = _axes(axes, x.ndim)
     origins = [_integer(o, no_bool=True) for o in _one_each(origin, len(places))]
     if w.ndim != len(places) or 0 in w.shape:
-        raise Foreign
+        raise NotOurs
     if len(places) < x.ndim:  # SciPy takes the axes of the weights in the order of those of the image, origins in that of ``axes``
         w = np.expand_dims(w, tuple(axis for axis in range(x.ndim) if axis not in places))
         given = dict(zip(places, origins, strict=True))
@@ -151,14 +147,14 @@ def _over_axes(input: Any, weights: Any, output: Any, mode: Any, cval: Any, orig
 def _along_axis(input: Any, weights: Any, axis: Any, output: Any, mode: Any, cval: Any, origin: Any, flipped: bool) -> Call:
     x, w = np.asarray(input), np.asarray(weights)
     if w.ndim != 1 or not w.size:
-        raise Foreign
+        raise NotOurs
     w, low = _oriented(w, [_integer(origin)], flipped)
     return _call(x, output, Pass(w, _axis(axis, x.ndim), low, _boundary(mode), _constant(cval, x, w)))
 
 
 def _mean(size: int, axis: int, origin: int, mode: Any, cval: Any, x: Array) -> Pass:
     if size < 1 or not 0 <= size // 2 + origin < size:
-        raise Foreign
+        raise NotOurs
     weights = np.full(size, 1 / size)
     return Pass(weights, axis, (size // 2 + origin,), _boundary(mode), _constant(cval, x, weights), mean=True)
 
@@ -169,13 +165,13 @@ def _oriented(w: Array, origins: list[int], flipped: bool) -> tuple[Array, tuple
         kind = np.complex128 if w.dtype.kind == "c" else np.float64
         w = w.conj().astype(kind) if w.dtype.kind == "c" and not flipped else w.astype(kind)
     except (TypeError, ValueError):
-        raise Foreign from None
+        raise NotOurs from None
     if flipped:
         backwards: Any = (*[slice(None, None, -1)] * w.ndim, ...)
         w = w[backwards].copy()
         origins = [-o - (not size & 1) for o, size in zip(origins, w.shape, strict=True)]
     if any(o < -(size // 2) or o > (size - 1) // 2 for o, size in zip(origins, w.shape, strict=True)):
-        raise Foreign
+        raise NotOurs
     return w, tuple(size // 2 + o for o, size in zip(origins, w.shape, strict=True))
 
 
@@ -183,17 +179,17 @@ def _call(x: Array, output: Any, *passes: Pass) -> Call:
     """Return a call of passes over arrays of our dtypes."""
     is_complex = x.dtype.kind == "c" or passes[0].weights.dtype.kind == "c"
     if x.dtype.newbyteorder("=") not in REAL | COMPLEX:
-        raise Foreign
+        raise NotOurs
     y, promoted = _output(output, x, is_complex)
     if y.dtype.newbyteorder("=") not in (COMPLEX if is_complex else REAL):
-        raise Foreign
+        raise NotOurs
     return Call(x, y, passes, promoted)
 
 
 def _copy(output: Any, x: Array, is_complex: bool) -> Call:
     """Return the call of a filter that changes nothing, which SciPy grants to numbers of any dtype."""
     if x.dtype.kind not in "biufc":
-        raise Foreign
+        raise NotOurs
     y, promoted = _output(output, x, is_complex)
     return Call(x, y, (), promoted)
 
@@ -208,7 +204,7 @@ def _output(output: Any, x: Array, is_complex: bool) -> tuple[Array, bool]:
         return np.empty(x.shape, dtype), promoted
     y = np.asarray(output)
     if y.shape != x.shape or (is_complex and y.dtype.kind != "c") or not y.flags.writeable:
-        raise Foreign
+        raise NotOurs
     return y, False
 
 
@@ -217,16 +213,16 @@ def _output_dtype(output: Any, is_complex: bool) -> tuple[np.dtype[Any], bool]:
     try:
         dtype = np.dtype(output)
     except TypeError:
-        raise Foreign from None
+        raise NotOurs from None
     promote = is_complex and dtype.kind != "c"
     if dtype.kind not in "biufc" or (isinstance(output, str) and (promote or dtype.kind == "b")):
-        raise Foreign
+        raise NotOurs
     return (np.promote_types(dtype, np.complex64) if promote else dtype), promote
 
 
 def _boundary(mode: Any) -> str:
     if not isinstance(mode, str) or mode not in BOUNDARIES:
-        raise Foreign
+        raise NotOurs
     return BOUNDARIES[mode]
 
 
@@ -236,33 +232,33 @@ def _constant(cval: Any, x: Array, w: Array) -> complex:
         if x.dtype.kind == "c":
             return complex(math.ldexp(np.real(cval), 0), math.ldexp(np.imag(cval), 0))
         if w.dtype.kind == "c" and np.iscomplexobj(cval):
-            raise Foreign
+            raise NotOurs
         return math.ldexp(cval, 0)  # takes what SciPy takes for a float: no strings, no complex numbers
     except (TypeError, ValueError):
-        raise Foreign from None
+        raise NotOurs from None
 
 
 def _integer(value: Any, no_bool: bool = False) -> int:
     if no_bool and isinstance(value, bool):
-        raise Foreign
+        raise NotOurs
     try:
         return operator.index(value)
     except TypeError:
-        raise Foreign from None
+        raise NotOurs from None
 
 
 def _truncated(value: Any) -> int:
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):
-        raise Foreign from None
+        raise NotOurs from None
 
 
 def _exceeds(value: Any, limit: float) -> bool:
     try:
         return bool(value > limit)
     except (TypeError, ValueError):
-        raise Foreign from None
+        raise NotOurs from None
 
 
 def _one_each(value: Any, count: int) -> list[Any]:
@@ -271,14 +267,14 @@ def _one_each(value: Any, count: int) -> list[Any]:
         return [value] * count
     values = list(value)
     if len(values) != count:
-        raise Foreign
+        raise NotOurs
     return values
 
 
 def _axis(axis: Any, ndim: int) -> int:
     axis = _integer(axis)
     if not -ndim <= axis < ndim:
-        raise Foreign
+        raise NotOurs
     return axis % ndim
 
 
@@ -288,10 +284,10 @@ def _axes(axes: Any, ndim: int) -> tuple[int, ...]:
     if np.isscalar(axes):
         axes = (axes,)
     if not np.iterable(axes):
-        raise Foreign
+        raise NotOurs
     places = tuple(_axis(axis, ndim) for axis in axes)
     if len(set(places)) != len(places):
-        raise Foreign
+        raise NotOurs
     return places
 
 
@@ -302,10 +298,10 @@ def _gaussian(sigma: Any, order: Any, truncate: Any, radius: Any) -> Array:
         reach = int(truncate * float(sigma) + 0.5)
         reach = reach if radius is None else radius
         if not isinstance(reach, numbers.Integral) or reach < 0 or order < 0 or not sigma * sigma:
-            raise Foreign
+            raise NotOurs
         return _gaussian_weights(sigma, order, int(reach))
     except (TypeError, ValueError, OverflowError):
-        raise Foreign from None
+        raise NotOurs from None
 
 
 @lru_cache(maxsize=256, typed=True)

@@ -24,9 +24,9 @@ import numpy as np
 from scipy import ndimage as scipy_ndimage
 
 from numbaconv import boundary
-from numbaconv.arrays import Array
+from numbaconv.arrays import Array, NotOurs
 from numbaconv.ndimage import _calls
-from numbaconv.ndimage._calls import Call, Foreign, Pass
+from numbaconv.ndimage._calls import Call, Pass
 from numbaconv.ndimage._passes import METHOD, carry_out, compute_dtype, layout, warn_of_promotion
 
 Pull = Callable[[Any], Any]
@@ -36,7 +36,7 @@ def _checked(check: Callable[..., Call], *args: Any, **kwargs: Any) -> Call:
     """Return the call, or raise what SciPy raises."""
     try:
         call = check(*args, **kwargs)
-    except Foreign:
+    except NotOurs:
         getattr(scipy_ndimage, check.__name__)(*args, **kwargs)
         raise TypeError(f"gradients of {check.__name__} are for arrays of integers, float32/64 and complex64/128") from None
     if call.output.dtype.kind not in "fc":

@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import scipy.signal
 
-from numbaconv import boundary
 from numbaconv.arrays import Array, check_shape, contiguous
 from numbaconv.signal import _lines, filters
 from numbaconv.signal._lines import Rate, lines_of, ours, real_of
-from numbaconv.signal.filters import BACKGROUNDS, Problem, Resampling, Smoothing, centred
+from numbaconv.signal.filters import BACKGROUNDS, Problem, Resampling
 
 Pull = Callable[..., Any]
 
 
-def _checked(check: Callable[..., Any], function: Callable[..., Any], *arguments: Any) -> Any:
+def checked_call(check: Callable[..., Any], function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a check returns; what it refuses SciPy refuses in its words, or it has a dtype without gradients."""
     found = ours(check, *arguments)
     if found is None:
@@ -32,14 +31,14 @@ def _checked(check: Callable[..., Any], function: Callable[..., Any], *arguments
     return found
 
 
-def _gradient(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def gradient(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return the gradient of a result, checked, in the dtype of the computation."""
-    (grad,) = _checked(_lines.numeric, np.asarray, value)
+    (grad,) = checked_call(_lines.numeric, np.asarray, value)
     check_shape(grad, shape, name, "that of the result")
     return contiguous(grad if dtype.kind == "c" else grad.real, dtype)
 
 
-def _like(grad: Array, argument: Any) -> Array:
+def like(grad: Array, argument: Any) -> Array:
     """Return the gradient of an argument as the module says."""
     kind = np.asarray(argument).dtype
     if kind.kind == "c":
@@ -86,11 +85,11 @@ def upfirdn(
     >>> pull(np.ones_like(y))
     (array([6., 6.]), array([2., 2., 2.]))
     """
-    problem = _checked(filters.upfirdn_problem, scipy.signal.upfirdn, h, x, up, down, axis, mode, cval)
+    problem = checked_call(filters.upfirdn_problem, scipy.signal.upfirdn, h, x, up, down, axis, mode, cval)
 
     def pull(grad_y: Any) -> tuple[Array, Array]:
-        grad_h, grad_x = _pull(problem, _gradient(grad_y, "grad_y", problem.shape, problem.dtype))
-        return _like(grad_h, h), _like(grad_x, x)
+        grad_h, grad_x = _pull(problem, gradient(grad_y, "grad_y", problem.shape, problem.dtype))
+        return like(grad_h, h), like(grad_x, x)
 
     return problem.run(), pull
 
@@ -127,25 +126,25 @@ def lfilter(b: Any, a: Any, x: Any, axis: int = -1, zi: Any = None) -> tuple[Any
     """
     if np.size(a) > 1:
         raise NotImplementedError(f"a must have one coefficient: recursive filters have no gradients here, got {np.size(a)}")
-    found = _checked(filters.fir_problem, scipy.signal.lfilter, b, a, x, axis, zi)
+    found = checked_call(filters.fir_problem, scipy.signal.lfilter, b, a, x, axis, zi)
     problem, (scale,) = found.filter, np.ravel(a)
 
     def pulled(dy: Array) -> tuple[Array, Array]:
         """Gradients for a gradient of the convolution up to its end, or beyond it."""
         size = dy.shape[problem.axis]
         grad_h, grad_x = _pull(problem._replace(rate=Rate(1, 1, 0, size)), dy)
-        return _like(grad_h / np.conj(scale), b).reshape(np.shape(b)), _like(grad_x, x)
+        return like(grad_h / np.conj(scale), b).reshape(np.shape(b)), like(grad_x, x)
 
     def pull(grad_y: Any) -> tuple[Array, Array]:
-        return pulled(_gradient(grad_y, "grad_y", problem.shape, problem.dtype))
+        return pulled(gradient(grad_y, "grad_y", problem.shape, problem.dtype))
 
     def pull_with_state(grad_y: Any, grad_zf: Any) -> tuple[Array, Array, Array]:
-        dy = _gradient(grad_y, "grad_y", problem.shape, problem.dtype)
-        dzf = _gradient(grad_zf, "grad_zf", found.state_shape, problem.dtype)
+        dy = gradient(grad_y, "grad_y", problem.shape, problem.dtype)
+        dzf = gradient(grad_zf, "grad_zf", found.state_shape, problem.dtype)
         whole = np.concatenate((dy, dzf), problem.axis)
         grad_zi = np.moveaxis(np.moveaxis(whole, problem.axis, 0)[: len(problem.h) - 1], 0, problem.axis)
         repeated = tuple(k for k, n in enumerate(np.shape(zi)) if n != grad_zi.shape[k])
-        return (*pulled(whole), _like(grad_zi.sum(repeated, keepdims=True), zi))
+        return (*pulled(whole), like(grad_zi.sum(repeated, keepdims=True), zi))
 
     result = filters.lfilter(b, a, x, axis, zi)
     return result, pull if zi is None else pull_with_state
@@ -181,21 +180,21 @@ def resample_poly(
     >>> pull(np.ones_like(y))
     (array([3., 4., 4.]), array([10., 12., 12.]))
     """
-    found = _checked(filters.resampling, scipy.signal.resample_poly, x, up, down, axis, window, padtype, cval)
+    found = checked_call(filters.resampling, scipy.signal.resample_poly, x, up, down, axis, window, padtype, cval)
     is_filter = isinstance(window, (list, np.ndarray))
     y = filters.resample_poly(x, up, down, axis, window, padtype, cval)
     real = np.result_type(y.dtype, np.float32)
 
     def pull(grad_y: Any) -> Any:
         if not isinstance(found, Resampling):
-            grad_x = _like(_gradient(grad_y, "grad_y", y.shape, real), x)
+            grad_x = like(gradient(grad_y, "grad_y", y.shape, real), x)
             return (grad_x, np.zeros_like(np.asarray(window, np.result_type(window, np.float32)))) if is_filter else grad_x
-        dy = _gradient(grad_y, "grad_y", y.shape, found.problem.dtype)
+        dy = gradient(grad_y, "grad_y", y.shape, found.problem.dtype)
         grad_h, grad_x = _pull(found.problem, dy)
         if found.background is not None:
             of_background = dy.sum(found.problem.axis, keepdims=True) - grad_x.sum(found.problem.axis, keepdims=True)
             grad_x = grad_x + of_background * _shares(np.asarray(x), found.background, found.problem.axis, padtype)
-        return (_like(grad_x, x), _like(grad_h * found.factor, window)) if is_filter else _like(grad_x, x)
+        return (like(grad_x, x), like(grad_h * found.factor, window)) if is_filter else like(grad_x, x)
 
     return y, pull
 
@@ -239,123 +238,23 @@ def deconvolve(signal: Any, divisor: Any) -> tuple[tuple[Any, Array], Callable[[
     >>> pull([1.0, 1.0], [0.0, 0.0])
     (array([0.5, 0.5]), array([-1.5]))
     """
-    _, h = _checked(filters.division, scipy.signal.deconvolve, signal, divisor)
+    _, h = checked_call(filters.division, scipy.signal.deconvolve, signal, divisor)
     quotient, remainder = filters.deconvolve(signal, divisor)
     dtype = np.result_type(np.asarray(quotient).dtype, remainder.dtype, np.float64)
 
     def pull(grad_quotient: Any, grad_remainder: Any) -> tuple[Array, Array]:
         # signal = divisor * quotient + remainder, where the quotient alone makes the remainder's first elements 0.
         size = len(quotient)
-        dq = _gradient(grad_quotient, "grad_quotient", (size,), dtype)
-        dr = _gradient(grad_remainder, "grad_remainder", remainder.shape, dtype)
+        dq = gradient(grad_quotient, "grad_quotient", (size,), dtype)
+        dr = gradient(grad_remainder, "grad_remainder", remainder.shape, dtype)
         if size == 0:
-            return _like(dr, signal).reshape(np.shape(signal)), _like(np.zeros(h.shape, dtype), divisor).reshape(np.shape(divisor))
+            return like(dr, signal).reshape(np.shape(signal)), like(np.zeros(h.shape, dtype), divisor).reshape(np.shape(divisor))
         taps, q = h.astype(dtype).conj(), np.asarray(quotient, dtype).conj()
         rate = Rate(1, 1, 0, len(dr))
         dq = dq - _lines.grad_x(dr[None, :, None], taps, size, rate, _lines.Outside())[0, :, 0]
         inner = np.zeros_like(dr)  # the gradient of the first elements of the signal, through the quotient
         inner[:size] = filters.lfilter([1.0], taps, dq[::-1])[::-1]
         grad_h = _lines.grad_h((inner + dr)[None, :, None], q[None, :, None], len(h), rate, _lines.Outside())
-        return _like(inner + dr, signal).reshape(np.shape(signal)), _like(-grad_h, divisor).reshape(np.shape(divisor))
+        return like(inner + dr, signal).reshape(np.shape(signal)), like(-grad_h, divisor).reshape(np.shape(divisor))
 
     return (quotient, remainder), pull
-
-
-def _along_pull(x: Array, h: Array, axis: int, mode: str, dy: Array) -> tuple[Array, Array]:
-    """Return the gradients of x and h for `filters.along`; that of h for a boundary without a constant."""
-    if x.size == 0:
-        return x.copy(), np.zeros_like(h)
-    rows, shape, axes = centred(x, len(h), axis)
-    taps, dy = contiguous(h[::-1].conj(), h.dtype).reshape(shape), dy.reshape(rows.shape)
-    grad_x = boundary.grad_x(dy, taps, rows.shape, axes, mode).reshape(x.shape)
-    return grad_x, boundary.grad_h(dy, rows.conj(), shape, axes, mode).reshape(-1)[::-1]
-
-
-def sepfir2d(input: Any, hrow: Any, hcol: Any) -> tuple[Array, Callable[[Any], tuple[Array, Array, Array]]]:
-    """Return `sepfir2d` and its pull: grad_y -> (grad_input, grad_hrow, grad_hcol).
-
-    Parameters
-    ----------
-    input, hrow, hcol
-        As for `numbaconv.signal.sepfir2d`.
-
-    Returns
-    -------
-    y : ndarray
-        The result.
-    pull : callable
-        ``pull(grad_y)`` returns (grad_input, grad_hrow, grad_hcol).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `sepfir2d` does; pull raises ValueError for a gradient of another shape.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from numbaconv.signal import vjp
-    >>> y, pull = vjp.sepfir2d(np.eye(2), [1.0], [1.0])
-    >>> pull(np.ones_like(y))[1:]
-    (array([2.]), array([2.]))
-    """
-    image, row, column = _checked(filters.separable, scipy.signal.sepfir2d, input, hrow, hcol)
-    between = filters.along(image, row, 1, "reflect")
-
-    def pull(grad_y: Any) -> tuple[Array, Array, Array]:
-        dy = _gradient(grad_y, "grad_y", image.shape, image.dtype)
-        grad_between, grad_column = _along_pull(between, column, 0, "reflect", dy)
-        grad_image, grad_row = _along_pull(image, row, 1, "reflect", grad_between)
-        return _like(grad_image, input), _like(grad_row, hrow), _like(grad_column, hcol)
-
-    return filters.along(between, column, 0, "reflect"), pull
-
-
-def savgol_filter(
-    x: Any, window_length: int, polyorder: int, deriv: int = 0, delta: float = 1.0, axis: int = -1, mode: str = "interp", cval: float = 0.0
-) -> tuple[Array, Callable[[Any], Array]]:
-    """Return `savgol_filter` and its pull: grad_y -> grad_x.
-
-    Parameters
-    ----------
-    x, window_length, polyorder, deriv, delta, axis, mode, cval
-        As for `numbaconv.signal.savgol_filter`.
-
-    Returns
-    -------
-    y : ndarray
-        The result.
-    pull : callable
-        ``pull(grad_y)`` returns grad_x.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `savgol_filter` does; pull raises ValueError for a gradient of another shape.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from numbaconv.signal import vjp
-    >>> y, pull = vjp.savgol_filter(np.arange(5.0), 3, 1, mode="wrap")
-    >>> pull(np.ones_like(y)).round(6)
-    array([1., 1., 1., 1., 1.])
-    """
-    found: Smoothing = _checked(filters.smoothing, scipy.signal.savgol_filter, x, window_length, polyorder, deriv, delta, axis, mode, cval)
-
-    def pull(grad_y: Any) -> Array:
-        dy = _gradient(grad_y, "grad_y", found.x.shape, found.x.dtype)
-        if found.ends is None:
-            return _like(_along_pull(found.x, found.h, found.axis, found.boundary, dy)[0], x)
-        first, last = found.ends
-        rows, size, taps = lines_of(dy, found.axis), dy.shape[found.axis], len(found.h)
-        middle = rows.copy()
-        middle[:, : len(first)] = 0
-        middle[:, size - len(last) :] = 0
-        grad_x, _ = _along_pull(found.x, found.h, found.axis, found.boundary, middle.reshape(dy.shape))
-        target = lines_of(grad_x, found.axis)
-        target[:, :taps] += first.T @ rows[:, : len(first)]
-        target[:, size - taps :] += last.T @ rows[:, size - len(last) :]
-        return _like(grad_x, x)
-
-    return filters.savgol_filter(x, window_length, polyorder, deriv, delta, axis, mode, cval), pull

@@ -17,16 +17,12 @@ import numpy as np
 
 from numbaconv import correlation
 from numbaconv import plan as planning
-from numbaconv.arrays import COMPUTE, Array, contiguous
+from numbaconv.arrays import COMPUTE, Array, NotOurs, contiguous
 from numbaconv.correlation import Axes
 from numbaconv.cpu import polyphase
 from numbaconv.signal import _extension
 
 NARROW = 8  # elements behind the axis: fewer are put before it, so that vectors are filled by its own neighbours
-
-
-class NotOurs(Exception):  # noqa: N818 - an answer, not a failure
-    """Raised for what SciPy refuses, in its own words, or computes: invalid arguments and dtypes that kernels have no arithmetic for."""
 
 
 def ours(check: Callable[..., Any], *arguments: Any) -> Any:

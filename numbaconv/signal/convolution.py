@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from numbaconv import correlation, tuning
-from numbaconv import plan as planning
-from numbaconv.arrays import COMPUTE, Array, check_out
-from numbaconv.correlation import Ints
+from numbaconv.arrays import Array, check_out
 from numbaconv.cpu import fir
-from numbaconv.signal._arrange import Arrangement, arrange
-from numbaconv.signal._calls import Call, available, compute, compute_known, known, prepare, prepare_2d, prepare_fft, remember_fastest
+from numbaconv.signal._calls import compute, compute_known, known, prepare, prepare_2d, prepare_fft
 
 SHORT = "fdFDilqhb"  # dtypes of short vectors that are convolved without further ado, and
 FEW_PRODUCTS, MOST_PRODUCTS, MOST_TAPS = 1 << 13, 1 << 19, 128  # up to how many products; the second is for float32 and float64
-MEASURED_SECONDS, MEASURED_CALLS = 0.1, 50  # `choose_conv_method` measures each method for so long, or so often
 
 
-def _by_scipy(name: str, out: Any, in1: Any, in2: Any, *options: Any) -> Any:
+def by_scipy(name: str, out: Any, in1: Any, in2: Any, *options: Any) -> Any:
     """Return what SciPy's function answers, or let it raise."""
     result = getattr(importlib.import_module("scipy.signal"), name)(in1, in2, *options)
     if out is None:
@@ -66,7 +60,7 @@ def _sum_of_products(name: str, in1: Any, in2: Any, mode: Any, method: Any, out:
             return compute_known(seen, in1, in2)
     call = prepare(name, in1, in2, mode, method)
     if call is None:
-        return _by_scipy(name, out, in1, in2, mode, method)
+        return by_scipy(name, out, in1, in2, mode, method)
     result = compute(call, out)
     if method == "fft" and call.method == "fft" and not np.isfinite(result).all():
         warnings.warn(
@@ -201,7 +195,7 @@ def fftconvolve(in1: Any, in2: Any, mode: Any = "full", axes: Any = None, *, out
     (4, 108)
     """
     call = prepare_fft(in1, in2, mode, axes)
-    return _by_scipy("fftconvolve", out, in1, in2, mode, axes) if call is None else compute(call, out)
+    return by_scipy("fftconvolve", out, in1, in2, mode, axes) if call is None else compute(call, out)
 
 
 def oaconvolve(in1: Any, in2: Any, mode: Any = "full", axes: Any = None, *, out: Array | None = None) -> Any:
@@ -234,7 +228,7 @@ def oaconvolve(in1: Any, in2: Any, mode: Any = "full", axes: Any = None, *, out:
     (992,)
     """
     call = prepare_fft(in1, in2, mode, axes)
-    return _by_scipy("oaconvolve", out, in1, in2, mode, axes) if call is None else compute(call, out)
+    return by_scipy("oaconvolve", out, in1, in2, mode, axes) if call is None else compute(call, out)
 
 
 def convolve2d(in1: Any, in2: Any, mode: Any = "full", boundary: Any = "fill", fillvalue: Any = 0) -> Any:
@@ -274,7 +268,7 @@ def convolve2d(in1: Any, in2: Any, mode: Any = "full", boundary: Any = "fill", f
            [8, 7, 9]])
     """
     call = prepare_2d("convolve2d", in1, in2, mode, boundary, fillvalue)
-    return _by_scipy("convolve2d", None, in1, in2, mode, boundary, fillvalue) if call is None else compute(call)
+    return by_scipy("convolve2d", None, in1, in2, mode, boundary, fillvalue) if call is None else compute(call)
 
 
 def correlate2d(in1: Any, in2: Any, mode: Any = "full", boundary: Any = "fill", fillvalue: Any = 0) -> Any:
@@ -309,144 +303,4 @@ def correlate2d(in1: Any, in2: Any, mode: Any = "full", boundary: Any = "fill", 
            [ 7,  9, 10]])
     """
     call = prepare_2d("correlate2d", in1, in2, mode, boundary, fillvalue)
-    return _by_scipy("correlate2d", None, in1, in2, mode, boundary, fillvalue) if call is None else compute(call)
-
-
-def choose_conv_method(in1: Any, in2: Any, mode: Any = "full", measure: Any = False) -> Any:
-    """Say which method is faster for `convolve` and `correlate`.
-
-    Parameters
-    ----------
-    in1, in2, mode
-        As for `convolve`.
-    measure : bool
-        Whether to time both, instead of estimating. What was found is kept, in this process, for method "auto" with the same shapes,
-        dtype and mode.
-
-    Returns
-    -------
-    method : {"direct", "fft"}
-        Always "direct" for integers, which are never transformed.
-    times : dict of float
-        With ``measure``: the seconds of a call by each method, the median of at least 3 and at most 50, for about 0.1 s.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        As scipy.signal.choose_conv_method does.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from numbaconv import signal
-    >>> signal.choose_conv_method(np.ones(1000, int), np.ones(500, int))
-    'direct'
-    """
-    call = prepare("convolve", in1, in2, mode)
-    if call is None:
-        return _by_scipy("choose_conv_method", None, in1, in2, mode, measure)
-    exact = call.dtype.kind in "iu"
-    if not measure:
-        return "fft" if not exact and _planned(call) == "fft" else "direct"
-    times = {method: _seconds(call, method) for method in ("fft", "direct")}
-    chosen = "fft" if not exact and times["fft"] < times["direct"] else "direct"
-    remember_fastest(call, mode, chosen)
-    return chosen, times
-
-
-def _planned(call: Call) -> str:
-    """Return the algorithm of a call; of more than three axes the last three are one problem."""
-    x, h, axes = _last_three(call.arranged)
-    return correlation.plan("fprop", x, h, axes, COMPUTE[call.dtype], call.method).name
-
-
-def _last_three(arranged: Arrangement) -> tuple[Ints, Ints, correlation.Axes]:
-    x, h, axes = arranged.x.shape, arranged.h.shape, arranged.axes
-    while len(x) > 4:
-        x, h, axes = (x[0], *x[2:]), (h[0], *h[2:]), axes.behind_first()
-    return x, h, axes
-
-
-def _seconds(call: Call, method: str) -> float:
-    timed = call._replace(method=available(method, call.dtype))
-    return tuning.measured(lambda: compute(timed), MEASURED_SECONDS, MEASURED_CALLS)
-
-
-def correlation_lags(in1_len: int, in2_len: int, mode: str = "full") -> Array:
-    """Return the lag of each element of a `correlate` of one axis.
-
-    Parameters
-    ----------
-    in1_len, in2_len : int
-        Sizes of the inputs.
-    mode : {"full", "valid", "same"}
-        As for `correlate`.
-
-    Returns
-    -------
-    ndarray of int
-        As long as the correlation.
-
-    Raises
-    ------
-    ValueError
-        If mode is none of the three.
-
-    Examples
-    --------
-    >>> from numbaconv import signal
-    >>> signal.correlation_lags(4, 3)
-    array([-2, -1,  0,  1,  2,  3])
-    """
-    lags: Array = _by_scipy("correlation_lags", None, in1_len, in2_len, mode)
-    return lags
-
-
-def explain(
-    in1_shape: Sequence[int],
-    in2_shape: Sequence[int],
-    mode: str = "full",
-    *,
-    dtype: Any = "float32",
-    method: str = "auto",
-    measure: bool = False,
-) -> planning.Explanation:
-    """Say which algorithm would compute a `convolve` and why: every algorithm's estimated cost, or why it cannot.
-
-    Parameters
-    ----------
-    in1_shape, in2_shape : sequence of int
-        Shapes of the inputs, of at least one axis; of more than three axes the last three are one of many problems.
-    mode, method
-        As for `convolve`.
-    dtype : dtype
-        Of the result: integers, float16/32/64 or complex64/128.
-    measure : bool
-        Whether to run every algorithm too, on random numbers, and say how long a call takes in the median.
-
-    Returns
-    -------
-    str
-        A table; it prints as such at the prompt.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is none of these, or the shapes do not go together.
-
-    Examples
-    --------
-    >>> from numbaconv import signal
-    >>> print(signal.explain((100_000,), (31,)).splitlines()[0])
-    convolve (100000,) with (31,), full, float32 on cpu
-    """
-    shape1, shape2 = tuple(map(int, in1_shape)), tuple(map(int, in2_shape))
-    kept = np.dtype(dtype)
-    if kept not in COMPUTE:
-        raise TypeError(f"dtype must be an integer, float16/32/64 or complex64/128, got {kept}")
-    arranged = arrange("convolve", shape1, shape2, mode) if shape1 else None
-    if arranged is None:
-        raise ValueError(f"shapes must have as many axes, none empty, and suit the mode 'full', 'valid' or 'same', got {shape1}, {shape2}, {mode!r}")
-    x, h, axes = _last_three(arranged)
-    title = f"convolve {shape1} with {shape2}, {mode}"
-    return correlation.explain(x, h, axes, COMPUTE[kept], title, available(method, kept), measure)
+    return by_scipy("correlate2d", None, in1, in2, mode, boundary, fillvalue) if call is None else compute(call)

@@ -20,7 +20,8 @@ from numbaconv.arrays import Array, as_array, check_shape
 from numbaconv.correlation import Ints
 from numbaconv.signal import convolution
 from numbaconv.signal._calls import Call, compute, prepare, prepare_2d, prepare_fft
-from numbaconv.signal._filters_vjp import deconvolve, lfilter, resample_poly, savgol_filter, sepfir2d, upfirdn
+from numbaconv.signal._filters_vjp import deconvolve, lfilter, resample_poly, upfirdn
+from numbaconv.signal._smoothing_vjp import savgol_filter, sepfir2d
 
 __all__ = [
     "convolve", "convolve2d", "correlate", "correlate2d", "deconvolve", "fftconvolve", "lfilter", "oaconvolve", "resample_poly", "savgol_filter",
