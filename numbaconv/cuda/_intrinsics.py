@@ -1,0 +1,129 @@
+"""The primitives of kernels as LLVM code for GPUs; `_twins` says the same in Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+
+I32 = ir.IntType(32)
+int32 = types.int32
+SLAB = 8
+
+
+def _address(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
+    """Return the address of an element of a pointer argument or a shared array."""
+    base = memory if isinstance(kind, types.CPointer) else context.make_array(kind)(context, builder, memory).data
+    element = context.get_data_type(kind.dtype)
+    return builder.gep(builder.bitcast(base, element.as_pointer(base.type.addrspace)), [builder.zext(index, ir.IntType(64))])
+
+
+def _load(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> list[Any]:
+    """Load four neighbours, as vectors of 16 bytes."""
+    element = context.get_data_type(kind.dtype)
+    width = 16 // context.get_abi_sizeof(element)
+    values = []
+    for first in range(0, 4, width):
+        vector = ir.VectorType(element, width)
+        at = _address(context, builder, kind, memory, builder.add(index, I32(first)))
+        loaded = builder.load(builder.bitcast(at, vector.as_pointer(at.type.addrspace)))
+        loaded.align = 16
+        values += [builder.extract_element(loaded, I32(i)) for i in range(width)]
+    return values
+
+
+@intrinsic
+def load4(typingctx, memory, index):  # type: ignore[no-untyped-def]
+    """Return memory[index : index + 4]; the address is a multiple of 16 bytes."""
+    result = types.UniTuple(memory.dtype, 4)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return context.make_tuple(builder, result, _load(context, builder, memory, *args))
+
+    return result(memory, types.int32), codegen
+
+
+@intrinsic
+def store4(typingctx, memory, index, values):  # type: ignore[no-untyped-def]
+    """Set memory[index : index + 4] = values; the address is a multiple of 16 bytes."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        target, index, given = args
+        element = context.get_data_type(memory.dtype)
+        width = 16 // context.get_abi_sizeof(element)
+        for first in range(0, 4, width):
+            vector = ir.Constant(ir.VectorType(element, width), ir.Undefined)
+            for i in range(width):
+                vector = builder.insert_element(vector, builder.extract_value(given, first + i), I32(i))
+            at = _address(context, builder, memory, target, builder.add(index, I32(first)))
+            builder.store(vector, builder.bitcast(at, vector.type.as_pointer(at.type.addrspace))).align = 16
+        return context.get_dummy_value()
+
+    return types.void(memory, types.int32, values), codegen
+
+
+@intrinsic
+def tile(typingctx, zero):  # type: ignore[no-untyped-def]
+    """Return a register tile of zeros."""
+    result = types.UniTuple(zero, 64)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return context.make_tuple(builder, result, [args[0]] * 64)
+
+    return result(zero), codegen
+
+
+@intrinsic
+def multiply_slab(typingctx, acc, a, a_at, a_row, b, b_at, b_row):  # type: ignore[no-untyped-def]
+    """Return acc + Σ_k outer(a_k, b_k) over the 8 rows of a slab; of a row a_k takes 4 elements at a_at and 4 half a row further on."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        acc_value, a_memory, a_index, a_width, b_memory, b_index, b_width = args
+        element = context.get_value_type(acc.dtype)
+        fma = builder.module.declare_intrinsic("llvm.fma", [element], ir.FunctionType(element, [element] * 3))
+        sums = [builder.extract_value(acc_value, i) for i in range(64)]
+        halves = [builder.lshr(a_width, I32(1)), builder.lshr(b_width, I32(1))]
+        for k in range(SLAB):
+            rows = []
+            for kind, memory, index, width, half in ((a, a_memory, a_index, a_width, halves[0]), (b, b_memory, b_index, b_width, halves[1])):
+                at = builder.add(index, builder.mul(width, I32(k)))
+                rows.append(_load(context, builder, kind, memory, at) + _load(context, builder, kind, memory, builder.add(at, half)))
+            for i in range(8):
+                for j in range(8):
+                    sums[i * 8 + j] = builder.call(fma, [rows[0][i], rows[1][j], sums[i * 8 + j]])
+        return context.make_tuple(builder, acc, sums)
+
+    return acc(acc, a, types.int32, types.int32, b, types.int32, types.int32), codegen
+
+
+@intrinsic
+def within(typingctx, index, size):  # type: ignore[no-untyped-def]
+    """Return 0 <= index < size, as one comparison."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.icmp_unsigned("<", *args)
+
+    return types.boolean(types.int32, types.int32), codegen
+
+
+@intrinsic
+def divide(typingctx, number, by):  # type: ignore[no-untyped-def]
+    """Return the quotient and the rest of two numbers that are not negative."""
+    result = types.UniTuple(types.int32, 2)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return context.make_tuple(builder, result, [builder.udiv(*args), builder.urem(*args)])
+
+    return result(types.int32, types.int32), codegen
+
+
+@intrinsic
+def forgotten(typingctx, value):  # type: ignore[no-untyped-def]
+    """Return the value; what was computed from it before is computed anew rather than kept in registers."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.asm(ir.FunctionType(I32, [I32]), "mov.u32 $0, $1;", "=r,r", [args[0]], side_effect=True)
+
+    return types.int32(types.int32), codegen

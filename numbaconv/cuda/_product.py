@@ -1,0 +1,262 @@
+"""The kernel of fprop and dgrad: products of register tiles, the input gathered by a table of taps. One source for every variant."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from numbaconv.cuda._backend import Kernel, cuda, device
+from numbaconv.cuda._geometry import (
+    FIRST_ENTRY,
+    NOWHERE,
+    PHASE_SIZE,
+    ROWS,
+    SIZE_D,
+    SIZE_H,
+    SIZE_W,
+    SLAB,
+    SLABS,
+    W_FIRST,
+    Y_FIRST,
+    Geometry,
+)  # fmt: skip
+from numbaconv.cuda._prims import divide, forgotten, int32, load4, multiply_slab, store4, tile, within
+from numbaconv.cuda._store import put4
+
+RESIDENT_THREADS = {256: 512, 128: 512, 64: 384}  # of a multiprocessor, by those of a block: 128 registers each, 168 for the smallest
+
+
+@device
+def position(table, phase, row):  # type: ignore[no-untyped-def]
+    """Return (image, z, p, q) of an output pixel within its phase."""
+    rest, q = divide(row, table[int32(phase + SIZE_W)])
+    rest, p = divide(rest, table[int32(phase + SIZE_H)])
+    n, z = divide(rest, table[int32(phase + SIZE_D)])
+    return n, z, p, q
+
+
+@device
+def address(table, geo, phase, row):  # type: ignore[no-untyped-def]
+    """Return where an output pixel's first channel is, or −1 beyond the last pixel."""
+    if row >= table[int32(phase + ROWS)]:
+        return int32(-1)
+    n, z, p, q = position(table, phase, row)
+    first = int32(table[int32(phase + Y_FIRST)] + n * geo.y_n + z * geo.out_d * geo.y_d)
+    return int32(first + p * geo.out_h * geo.y_h + q * geo.out_w * geo.y_w)
+
+
+@device
+def moved(at, by, inside):  # type: ignore[no-untyped-def]
+    """Return an address further on, if it is one and inside holds; else −1."""
+    return int32(at + by) if at >= int32(0) and inside else int32(-1)
+
+
+@functools.cache
+def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool, aligned: bool, depth: bool, activation: str | None) -> Kernel:
+    """Return the kernel for tiles of ``pixels`` × ``columns``.
+
+    Frozen are the layout, whether the channels of a group fill slabs (``aligned``), whether there is a third axis (``depth``) and the
+    activation; sizes, strides, dilations, padding, filters and groups are read from the table.
+    """
+    threads = pixels * columns // 64
+    tall = SLAB * pixels // threads == 8  # a thread gathers 8 rows of its pixel, not 4
+    rows_each = 8 if tall else 4
+    two = SLAB * columns // threads == 8  # and loads two vectors of weights
+    vectors = columns // 4
+    further = threads // vectors  # rows of weights between a thread's two vectors
+    w_half = SLAB * pixels  # where the weights begin in a buffer
+    one_buffer = SLAB * (pixels + columns)
+    both_buffers = 2 * one_buffer
+    across = (columns if channels_last else pixels) // 8  # threads along the tile's side whose outputs are neighbours in memory
+    a_gap, b_gap = (pixels // 2, columns // 2) if channels_last else (columns // 2, pixels // 2)
+    zero = dtype.type(0)
+    put = put4(activation, dtype)
+
+    def one(x, table, geo, entry, base, d0, h0, w0):  # type: ignore[no-untyped-def]
+        """Return one row of the contraction for one pixel, by a tap of its own."""
+        tap = load4(table, entry)
+        inside = within(int32(h0 + tap[2]), geo.in_h) and within(int32(w0 + tap[3]), geo.in_w)
+        if depth:
+            inside = inside and within(int32(d0 + tap[1]), geo.in_d)
+        return x[int32(base + tap[0])] if inside else zero
+
+    def each_by_itself(x, table, geo, entry, base, d0, h0, w0, step):  # type: ignore[no-untyped-def]
+        e1, e2, e3 = int32(entry + 4), int32(entry + 8), int32(entry + 12)
+        x0, x1 = one(x, table, geo, entry, base, d0, h0, w0), one(x, table, geo, e1, base, d0, h0, w0)
+        return x0, x1, one(x, table, geo, e2, base, d0, h0, w0), one(x, table, geo, e3, base, d0, h0, w0)
+
+    def of_one_tap(x, table, geo, entry, base, d0, h0, w0, step):  # type: ignore[no-untyped-def]
+        tap = load4(table, entry)
+        at, c = int32(base + tap[0] + step), geo.x_c
+        inside = within(int32(h0 + tap[2]), geo.in_h) and within(int32(w0 + tap[3]), geo.in_w)
+        if depth:
+            inside = inside and within(int32(d0 + tap[1]), geo.in_d)
+        if inside:
+            if channels_last:
+                return load4(x, at)
+            return x[at], x[int32(at + c)], x[int32(at + 2 * c)], x[int32(at + 3 * c)]
+        return zero, zero, zero, zero
+
+    one = device(one)
+    rows4 = device(of_one_tap if aligned else each_by_itself)  # 4 rows of the contraction for one pixel
+
+    def load(x, w, table, geo, entry, base, d0, h0, w0, w_at):  # type: ignore[no-untyped-def]
+        """Return a thread's part of a slab: 4 or 8 rows of its pixel, 4 columns of 1 or 2 rows of the weights."""
+        x0 = x1 = rows4(x, table, geo, entry, base, d0, h0, w0, int32(0))
+        if tall:
+            x1 = rows4(x, table, geo, int32(entry + (0 if aligned else 16)), base, d0, h0, w0, int32(4 * geo.x_c))
+        v0 = v1 = load4(w, w_at)
+        if two:
+            v1 = load4(w, int32(w_at + further * geo.w_row))
+        return x0, x1, v0, v1
+
+    def keep(shared, x_put, w_put, loaded):  # type: ignore[no-untyped-def]
+        """Write it where the block can read it."""
+        x0, x1, v0, v1 = loaded
+        shared[x_put], shared[int32(x_put + pixels)] = x0[0], x0[1]
+        shared[int32(x_put + 2 * pixels)], shared[int32(x_put + 3 * pixels)] = x0[2], x0[3]
+        store4(shared, w_put, v0)
+        if tall:
+            shared[int32(x_put + 4 * pixels)], shared[int32(x_put + 5 * pixels)] = x1[0], x1[1]
+            shared[int32(x_put + 6 * pixels)], shared[int32(x_put + 7 * pixels)] = x1[2], x1[3]
+        if two:
+            store4(shared, int32(w_put + further * columns), v1)
+
+    load, keep = device(load), device(keep)
+
+    def implicit_product(x, w, y, bias, table, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[pixel, k] = Σ_tap Σ_c x[pixel's input + tap, c] · w[tap, c, k] for one phase and group.
+        # THE SCHEDULE: a block owns pixels × columns outputs, a thread 8 × 8 of them in registers, as 2 × 2 quads half a tile apart.
+        # Slabs of 8 rows of the contraction pass through shared memory, the next one loaded while this one is multiplied. A launch
+        # owns a part of the contraction, or each of its pieces does: what other parts have added to y is added AGAIN, or y has a
+        # place for each piece.
+        shared = cuda.shared.array(both_buffers, dtype, alignment=16)
+        t = int32(cuda.threadIdx.x)
+        rest, group = divide(int32(cuda.blockIdx.z), geo.groups)
+        piece, phase = divide(rest, geo.phases)
+        phase = int32(phase * PHASE_SIZE)
+        first_row, first_column = int32(int32(cuda.blockIdx.x) * pixels), int32(int32(cuda.blockIdx.y) * columns)
+        rows, slabs, part = table[int32(phase + ROWS)], table[int32(phase + SLABS)], int32(geo.part + piece)
+        if first_row >= rows:
+            return
+        slab = divide(int32(slabs * part), geo.parts)[0]
+        left = int32(divide(int32(slabs * int32(part + 1)), geo.parts)[0] - slab)
+        # What a thread loads: rows_each rows of one pixel, 4 columns of one or two rows of the weights.
+        pixel, x_row = int32(t % pixels), int32(t // pixels * rows_each)
+        n, z, p, q = position(table, phase, int32(first_row + pixel))
+        d0, h0, w0 = int32(z * geo.step_d), int32(p * geo.step_h), int32(q * geo.step_w)
+        base = int32(n * geo.x_n + group * geo.x_group + d0 * geo.x_d + h0 * geo.x_h + w0 * geo.x_w)
+        if int32(first_row + pixel) >= rows:
+            w0 = int32(NOWHERE)
+        entry, channel = divide(slab, geo.per_entry)
+        if aligned:
+            entry, channel = int32(table[int32(phase + FIRST_ENTRY)] + entry * 4), int32(channel * geo.x_slab)
+            base = int32(base + channel + x_row * geo.x_c)
+        else:
+            entry = int32(table[int32(phase + FIRST_ENTRY)] + (slab * SLAB + x_row) * 4)
+        w_row, w_column = int32(t // vectors), int32(t % vectors * 4)
+        w_at = int32(table[int32(phase + W_FIRST)] + (slab * SLAB + w_row) * geo.w_row + group * geo.padded_columns + first_column + w_column)
+        # Where it keeps that, and what it computes: 2 quads on the side of a, 2 on the side of b, whose outputs are neighbours in memory.
+        x_put, w_put = int32(x_row * pixels + pixel), int32(w_half + w_row * columns + w_column)
+        x_get, w_get = (int32(t // across * 4), int32(t % across * 4)) if channels_last else (int32(t % across * 4), int32(t // across * 4))
+        acc, buffer = tile(zero), int32(0)
+        if left > int32(0):
+            loaded = load(x, w, table, geo, entry, base, d0, h0, w0, w_at)
+            while True:
+                keep(shared, int32(buffer + x_put), int32(buffer + w_put), loaded)
+                cuda.syncthreads()
+                left = int32(left - 1)
+                if left > int32(0):
+                    w_at = int32(w_at + SLAB * geo.w_row)
+                    if aligned:
+                        channel, base = int32(channel + geo.x_slab), int32(base + geo.x_slab)
+                        if channel == geo.x_group:
+                            channel, base, entry = int32(0), int32(base - geo.x_group), int32(entry + 4)
+                    else:
+                        entry = int32(entry + 4 * SLAB)
+                    loaded = load(x, w, table, geo, entry, base, d0, h0, w0, w_at)
+                xa, wa = int32(buffer + x_get), int32(buffer + w_half + w_get)
+                if channels_last:
+                    acc = multiply_slab(acc, shared, xa, pixels, shared, wa, columns)
+                else:
+                    acc = multiply_slab(acc, shared, wa, columns, shared, xa, pixels)
+                if left <= int32(0):
+                    break
+                buffer = int32(one_buffer - buffer)
+        y_base = int32(piece * geo.out_size + group * geo.y_group)
+        m, k = int32(first_row + x_get), int32(first_column + w_get)
+        write(y, bias, table, geo, forgotten(phase), group, y_base, m, k, acc, geo.again != 0, geo.last != 0)
+
+    def write_pixels(y, bias, geo, y_base, pixels8, column, values, b_first, again, last):  # type: ignore[no-untyped-def]
+        """Store 8 pixels of one channel."""
+        inside, vector = column < geo.columns, geo.vector != 0
+        by, shift = int32(y_base + column * geo.y_k), zero
+        if geo.has_bias and inside:
+            shift = bias[int32(b_first + column)]
+        b4 = (shift, shift, shift, shift)
+        p0, p1, p2, p3, q0, q1, q2, q3 = pixels8
+        put(y, moved(p0, by, inside), moved(p1, by, inside), moved(p2, by, inside), moved(p3, by, inside), values[0:4], b4, again, last, vector)
+        put(y, moved(q0, by, inside), moved(q1, by, inside), moved(q2, by, inside), moved(q3, by, inside), values[4:8], b4, again, last, vector)
+
+    def write_channels(y, bias, geo, y_base, pixel, column, values, b_first, again, last):  # type: ignore[no-untyped-def]
+        """Store 8 channels of one pixel."""
+        four(y, bias, geo, y_base, pixel, column, values[0:4], b_first, again, last)
+        four(y, bias, geo, y_base, pixel, int32(column + b_gap), values[4:8], b_first, again, last)
+
+    def write_four(y, bias, geo, y_base, pixel, column, values, b_first, again, last):  # type: ignore[no-untyped-def]
+        size, vector = geo.columns, geo.vector != 0
+        i0, i1, i2, i3 = column < size, int32(column + 1) < size, int32(column + 2) < size, int32(column + 3) < size
+        b0 = b1 = b2 = b3 = zero
+        if geo.has_bias:
+            at = int32(b_first + column)
+            if i0:
+                b0 = bias[at]
+            if i1:
+                b1 = bias[int32(at + 1)]
+            if i2:
+                b2 = bias[int32(at + 2)]
+            if i3:
+                b3 = bias[int32(at + 3)]
+        by = int32(y_base + column)
+        put(y, moved(pixel, by, i0), moved(pixel, int32(by + 1), i1), moved(pixel, int32(by + 2), i2), moved(pixel, int32(by + 3), i3),
+            values, (b0, b1, b2, b3), again, last, vector)  # fmt: skip
+
+    four = device(write_four)
+    row = device(write_channels if channels_last else write_pixels)
+
+    def write_tile_pixels(y, bias, table, geo, phase, group, y_base, m, k, acc, again, last):  # type: ignore[no-untyped-def]
+        """Store a thread's 8 channels × 8 pixels."""
+        p0, p1 = address(table, geo, phase, m), address(table, geo, phase, int32(m + 1))
+        p2, p3 = address(table, geo, phase, int32(m + 2)), address(table, geo, phase, int32(m + 3))
+        m = int32(m + b_gap)
+        q0, q1 = address(table, geo, phase, m), address(table, geo, phase, int32(m + 1))
+        q2, q3 = address(table, geo, phase, int32(m + 2)), address(table, geo, phase, int32(m + 3))
+        pixels8 = (p0, p1, p2, p3, q0, q1, q2, q3)
+        b_at = int32(group * geo.columns)
+        row(y, bias, geo, y_base, pixels8, k, acc[0:8], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + 1), acc[8:16], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + 2), acc[16:24], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + 3), acc[24:32], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + a_gap), acc[32:40], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + a_gap + 1), acc[40:48], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + a_gap + 2), acc[48:56], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + a_gap + 3), acc[56:64], b_at, again, last)
+
+    def write_tile_channels(y, bias, table, geo, phase, group, y_base, m, k, acc, again, last):  # type: ignore[no-untyped-def]
+        """Store a thread's 8 pixels × 8 channels."""
+        b_at = int32(group * geo.columns)
+        row(y, bias, geo, y_base, address(table, geo, phase, m), k, acc[0:8], b_at, again, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 1)), k, acc[8:16], b_at, again, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 2)), k, acc[16:24], b_at, again, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 3)), k, acc[24:32], b_at, again, last)
+        m = int32(m + a_gap)
+        row(y, bias, geo, y_base, address(table, geo, phase, m), k, acc[32:40], b_at, again, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 1)), k, acc[40:48], b_at, again, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 2)), k, acc[48:56], b_at, again, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 3)), k, acc[56:64], b_at, again, last)
+
+    write = device(write_tile_channels if channels_last else write_tile_pixels)
+    resident = RESIDENT_THREADS[threads] * 4 // dtype.itemsize // threads
+    return Kernel(implicit_product, (dtype, dtype, dtype, dtype, np.int32), Geometry, threads, resident)
