@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from numbaconv import tuning
-from numbaconv.plan import room
+# Before Numba is imported: CUDA kernels run in the simulator, unless somebody who has a GPU says otherwise (NUMBA_ENABLE_CUDASIM=0).
+os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+
+from numbaconv import tuning  # noqa: E402
+from numbaconv.plan import room  # noqa: E402
 
 
 def pytest_configure() -> None:

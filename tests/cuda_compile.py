@@ -13,25 +13,17 @@ import types
 from pathlib import Path
 from typing import Any
 
-capability = int(sys.argv[1])
-
-import numba.cuda.dispatcher  # noqa: E402
-import nvidia  # noqa: E402
-from numba import cuda  # noqa: E402
-
-# Functions that kernels call are compiled for the current device, which there is none of.
-device = types.SimpleNamespace(compute_capability=divmod(capability, 10))
-numba.cuda.dispatcher.get_current_device = lambda: device
-
-TOOLS = Path(next(iter(nvidia.__path__)))
-
 
 def tool(name: str) -> str:
-    return str(next(TOOLS.rglob(f"bin/{name}")))
+    import nvidia
+
+    return str(next(Path(next(iter(nvidia.__path__))).rglob(f"bin/{name}")))
 
 
-def look_at(kernel: Any, folder: Path) -> dict[str, Any]:
+def look_at(kernel: Any, capability: int, folder: Path) -> dict[str, Any]:
     """Compile one kernel; return its registers, its stack and how often each instruction stands in it."""
+    from numba import cuda
+
     options = {"device": False, "abi": "numba", "cc": divmod(capability, 10), "output": "ptx", "launch_bounds": kernel.bounds}
     ptx, _ = cuda.compile(kernel.function, kernel.signature(), **options)
     source, binary = folder / "kernel.ptx", folder / "kernel.cubin"
@@ -48,14 +40,20 @@ def look_at(kernel: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(capability: int) -> None:
     """Go through the room's table."""
+    import numba.cuda.dispatcher
+
+    # Functions that kernels call are compiled for the current device, which there is none of.
+    device = types.SimpleNamespace(compute_capability=divmod(capability, 10))
+    numba.cuda.dispatcher.get_current_device = lambda: device
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for algorithm in importlib.import_module("numbaconv.cuda").ALGORITHMS.values():
             for name, kernel in algorithm.kernels():
-                found[name] = look_at(kernel, Path(folder))
+                found[name] = look_at(kernel, capability, Path(folder))
     print(json.dumps(found))
 
 
-main()
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

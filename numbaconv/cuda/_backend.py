@@ -67,6 +67,11 @@ def on_device(array: Any) -> Any:
     return array if SIMULATED else arrays().asarray(array)
 
 
+def current_device() -> int:
+    """Return the number of the current device."""
+    return 0 if SIMULATED else int(arrays().cuda.runtime.getDevice())
+
+
 class Kernel:
     """A CUDA kernel, compiled for a device at its first launch there.
 
@@ -97,8 +102,7 @@ class Kernel:
         if SIMULATED:
             _simulator.launch(self.function, grid, self.threads, arrays_, integers)
             return
-        xp = arrays()
-        device = xp.cuda.runtime.getDevice()
+        device = current_device()
         compiled = self._compiled.get(device) or self._compile(device)
         compiled.launch([*(array.data.ptr for array in arrays_), integers], grid, (self.threads, 1, 1), stream_for(stream))
 
@@ -147,4 +151,4 @@ def multiprocessors() -> int:
     return int(arrays().cuda.Device().attributes["MultiProcessorCount"])
 
 
-__all__ = ["SIMULATED", "CudaError", "Kernel", "arrays", "cuda", "device", "multiprocessors", "on_device", "stream_pointer"]
+__all__ = ["SIMULATED", "CudaError", "Kernel", "arrays", "cuda", "current_device", "device", "multiprocessors", "on_device", "stream_pointer"]

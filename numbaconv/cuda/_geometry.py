@@ -55,7 +55,8 @@ class Geometry(NamedTuple):
     x_slab: int  # elements of x from one slab of a tap to the next
     w_row: int
     has_bias: int = 0
-    part: int = 0  # this launch computes parts part, part + 1, …, one each piece
+    part: int = 0  # of the contraction: what this launch computes in the first piece, and how much further on it is in the next one
+    part_step: int = 1
     parts: int = 1
     again: int = 0  # whether y holds the sum of earlier parts
     last: int = 1  # whether nothing will be added
@@ -149,11 +150,12 @@ def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int) ->
         weight_rows += sources
     steps = [s // math.gcd(s, u) for s, u in zip(p.stride, p.input_dilation, strict=True)]
     out_steps = [u // math.gcd(s, u) for s, u in zip(p.stride, p.input_dilation, strict=True)]
-    geo = Geometry(
+    values: list[int] = [
         len(rows), groups, columns, padded, int(_vectors(p, columns, out_steps)), math.prod(p.shape("y")), *p.input, *steps,
         xn, xc, xd, xh, xw, channels * xc, yn, yk, yd, yh, yw, columns * yk, *out_steps,
         channels // SLAB if aligned else 1, SLAB * xc, groups * padded,
-    )  # fmt: skip
+    ]  # fmt: skip
+    geo = Geometry(*values)
     for row in rows:
         row[FIRST_ENTRY] = PHASE_SIZE * len(rows) + 4 * row[FIRST_ENTRY]
         row[W_FIRST] *= groups * padded

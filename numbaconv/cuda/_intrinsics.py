@@ -76,18 +76,18 @@ def tile(typingctx, zero):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def multiply_slab(typingctx, acc, a, a_at, a_row, b, b_at, b_row):  # type: ignore[no-untyped-def]
-    """Return acc + Σ_k outer(a_k, b_k) over the 8 rows of a slab; of a row a_k takes 4 elements at a_at and 4 half a row further on."""
+def multiply_slab(typingctx, acc, a, a_at, a_row, a_half, b, b_at, b_row, b_half):  # type: ignore[no-untyped-def]
+    """Return acc + Σ_k outer(a_k, b_k) over the 8 rows of a slab; of a row a_k takes 4 elements at a_at and 4 a_half further on."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        acc_value, a_memory, a_index, a_width, b_memory, b_index, b_width = args
+        acc_value, a_memory, a_index, a_width, a_step, b_memory, b_index, b_width, b_step = args
         element = context.get_value_type(acc.dtype)
         fma = builder.module.declare_intrinsic("llvm.fma", [element], ir.FunctionType(element, [element] * 3))
         sums = [builder.extract_value(acc_value, i) for i in range(64)]
-        halves = [builder.lshr(a_width, I32(1)), builder.lshr(b_width, I32(1))]
+        sides = ((a, a_memory, a_index, a_width, a_step), (b, b_memory, b_index, b_width, b_step))
         for k in range(SLAB):
             rows = []
-            for kind, memory, index, width, half in ((a, a_memory, a_index, a_width, halves[0]), (b, b_memory, b_index, b_width, halves[1])):
+            for kind, memory, index, width, half in sides:
                 at = builder.add(index, builder.mul(width, I32(k)))
                 rows.append(_load(context, builder, kind, memory, at) + _load(context, builder, kind, memory, builder.add(at, half)))
             for i in range(8):
@@ -95,7 +95,7 @@ def multiply_slab(typingctx, acc, a, a_at, a_row, b, b_at, b_row):  # type: igno
                     sums[i * 8 + j] = builder.call(fma, [rows[0][i], rows[1][j], sums[i * 8 + j]])
         return context.make_tuple(builder, acc, sums)
 
-    return acc(acc, a, types.int32, types.int32, b, types.int32, types.int32), codegen
+    return acc(acc, a, types.int32, types.int32, types.int32, b, types.int32, types.int32, types.int32), codegen
 
 
 @intrinsic

@@ -70,7 +70,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
     one_buffer = SLAB * (pixels + columns)
     both_buffers = 2 * one_buffer
     across = (columns if channels_last else pixels) // 8  # threads along the tile's side whose outputs are neighbours in memory
-    a_gap, b_gap = (pixels // 2, columns // 2) if channels_last else (columns // 2, pixels // 2)
+    x_gap, w_gap = pixels // 2, columns // 2  # between the two quads of a thread
     zero = dtype.type(0)
     put = put4(activation, dtype)
 
@@ -138,7 +138,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
         piece, phase = divide(rest, geo.phases)
         phase = int32(phase * PHASE_SIZE)
         first_row, first_column = int32(int32(cuda.blockIdx.x) * pixels), int32(int32(cuda.blockIdx.y) * columns)
-        rows, slabs, part = table[int32(phase + ROWS)], table[int32(phase + SLABS)], int32(geo.part + piece)
+        rows, slabs, part = table[int32(phase + ROWS)], table[int32(phase + SLABS)], int32(geo.part + piece * geo.part_step)
         if first_row >= rows:
             return
         slab = divide(int32(slabs * part), geo.parts)[0]
@@ -179,9 +179,9 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
                     loaded = load(x, w, table, geo, entry, base, d0, h0, w0, w_at)
                 xa, wa = int32(buffer + x_get), int32(buffer + w_half + w_get)
                 if channels_last:
-                    acc = multiply_slab(acc, shared, xa, pixels, shared, wa, columns)
+                    acc = multiply_slab(acc, shared, xa, pixels, x_gap, shared, wa, columns, w_gap)
                 else:
-                    acc = multiply_slab(acc, shared, wa, columns, shared, xa, pixels)
+                    acc = multiply_slab(acc, shared, wa, columns, w_gap, shared, xa, pixels, x_gap)
                 if left <= int32(0):
                     break
                 buffer = int32(one_buffer - buffer)
@@ -203,7 +203,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
     def write_channels(y, bias, geo, y_base, pixel, column, values, b_first, again, last):  # type: ignore[no-untyped-def]
         """Store 8 channels of one pixel."""
         four(y, bias, geo, y_base, pixel, column, values[0:4], b_first, again, last)
-        four(y, bias, geo, y_base, pixel, int32(column + b_gap), values[4:8], b_first, again, last)
+        four(y, bias, geo, y_base, pixel, int32(column + w_gap), values[4:8], b_first, again, last)
 
     def write_four(y, bias, geo, y_base, pixel, column, values, b_first, again, last):  # type: ignore[no-untyped-def]
         size, vector = geo.columns, geo.vector != 0
@@ -230,7 +230,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
         """Store a thread's 8 channels × 8 pixels."""
         p0, p1 = address(table, geo, phase, m), address(table, geo, phase, int32(m + 1))
         p2, p3 = address(table, geo, phase, int32(m + 2)), address(table, geo, phase, int32(m + 3))
-        m = int32(m + b_gap)
+        m = int32(m + x_gap)
         q0, q1 = address(table, geo, phase, m), address(table, geo, phase, int32(m + 1))
         q2, q3 = address(table, geo, phase, int32(m + 2)), address(table, geo, phase, int32(m + 3))
         pixels8 = (p0, p1, p2, p3, q0, q1, q2, q3)
@@ -239,10 +239,10 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
         row(y, bias, geo, y_base, pixels8, int32(k + 1), acc[8:16], b_at, again, last)
         row(y, bias, geo, y_base, pixels8, int32(k + 2), acc[16:24], b_at, again, last)
         row(y, bias, geo, y_base, pixels8, int32(k + 3), acc[24:32], b_at, again, last)
-        row(y, bias, geo, y_base, pixels8, int32(k + a_gap), acc[32:40], b_at, again, last)
-        row(y, bias, geo, y_base, pixels8, int32(k + a_gap + 1), acc[40:48], b_at, again, last)
-        row(y, bias, geo, y_base, pixels8, int32(k + a_gap + 2), acc[48:56], b_at, again, last)
-        row(y, bias, geo, y_base, pixels8, int32(k + a_gap + 3), acc[56:64], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + w_gap), acc[32:40], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + w_gap + 1), acc[40:48], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + w_gap + 2), acc[48:56], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + w_gap + 3), acc[56:64], b_at, again, last)
 
     def write_tile_channels(y, bias, table, geo, phase, group, y_base, m, k, acc, again, last):  # type: ignore[no-untyped-def]
         """Store a thread's 8 pixels × 8 channels."""
@@ -251,7 +251,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
         row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 1)), k, acc[8:16], b_at, again, last)
         row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 2)), k, acc[16:24], b_at, again, last)
         row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 3)), k, acc[24:32], b_at, again, last)
-        m = int32(m + a_gap)
+        m = int32(m + x_gap)
         row(y, bias, geo, y_base, address(table, geo, phase, m), k, acc[32:40], b_at, again, last)
         row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 1)), k, acc[40:48], b_at, again, last)
         row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 2)), k, acc[48:56], b_at, again, last)

@@ -85,20 +85,20 @@ def put4(name: str | None, dtype: np.dtype[Any]) -> Any:
 @functools.cache
 def finish(name: str | None, dtype: np.dtype[Any]) -> Kernel:
     """Return the kernel that adds the pieces of a sum, then bias and activation."""
-    activate, zero = activation(name, dtype), dtype.type(0)
+    activate, zero, narrow, wide = activation(name, dtype), dtype.type(0), dtype.type, np.float64
 
     def finish_pieces(parts, bias, y, sizes):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: y[i] = activation(Σ_p parts[p, i] + bias[channel of i]), the pieces in their order.
+        # THE ALGORITHM: y[i] = activation(Σ_p parts[p, i] + bias[channel of i]), the pieces in their order and in float64.
         # THE SCHEDULE: a thread owns four outputs, a block's width apart.
         size, pieces, channels, inner, has_bias = sizes
         at = int32(int32(cuda.blockIdx.x) * PER_BLOCK + int32(cuda.threadIdx.x))
         for _ in range(4):
             if at < size:
-                total = parts[at]
-                for piece in range(int32(1), pieces):
-                    total = total + parts[int32(at + piece * size)]
+                total = wide(parts[at])
+                for piece in range(1, pieces):
+                    total = total + wide(parts[int32(at + piece * size)])
                 shift = bias[int32(at // inner % channels)] if has_bias else zero
-                y[at] = activate(total + shift)
+                y[at] = activate(narrow(total + shift))
             at = int32(at + THREADS)
 
     return Kernel(finish_pieces, (dtype,) * 3, 5, THREADS)

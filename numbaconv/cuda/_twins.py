@@ -34,10 +34,11 @@ def tile(zero: Any) -> Any:
     return np.full(64, zero)
 
 
-def multiply_slab(acc: Any, a: Any, a_at: int, a_row: int, b: Any, b_at: int, b_row: int) -> Any:
-    """Return acc + Σ_k outer(a_k, b_k) over the 8 rows of a slab; of a row a_k takes 4 elements at a_at and 4 half a row further on."""
-    assert a_at % 4 == b_at % 4 == a_row % 8 == b_row % 8 == 0, "a quad is not aligned"
-    a_rows, b_rows = (m[at + row * _ROWS + row // 2 * _HALVES + _FOUR] for m, at, row in ((a, a_at, a_row), (b, b_at, b_row)))
+def multiply_slab(acc: Any, a: Any, a_at: int, a_row: int, a_half: int, b: Any, b_at: int, b_row: int, b_half: int) -> Any:
+    """Return acc + Σ_k outer(a_k, b_k) over the 8 rows of a slab; of a row a_k takes 4 elements at a_at and 4 a_half further on."""
+    assert a_at % 4 == b_at % 4 == a_row % 4 == b_row % 4 == a_half % 4 == b_half % 4 == 0, "a quad is not aligned"
+    sides = ((a, a_at, a_row, a_half), (b, b_at, b_row, b_half))
+    a_rows, b_rows = (memory[at + row * _ROWS + half * _HALVES + _FOUR] for memory, at, row, half in sides)
     return acc + (a_rows.T @ b_rows).reshape(-1)
 
 

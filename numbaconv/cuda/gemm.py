@@ -1,6 +1,7 @@
-"""Implicit GEMM: fprop and dgrad as products of register tiles, of float32 or float64, in either layout, for any geometry.
+"""Implicit GEMM: all three operations as products of register tiles, of float32 or float64, in either layout, for any geometry.
 
 The weights are packed first, tap by tap and channel by channel, so that a block reads them in rows; the input is gathered where it lies.
+wgrad reads dy and x where they lie; its sum over the pixels is cut into pieces that depend on the problem alone and are added in order.
 """
 
 from __future__ import annotations
@@ -9,21 +10,22 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cuda import _geometry, _product
-from numbaconv.cuda._backend import Kernel, arrays, cuda, on_device
+from numbaconv.cuda import _geometry, _product, _wgrad
+from numbaconv.cuda._backend import Kernel, arrays, cuda, current_device, on_device
 from numbaconv.cuda._geometry import SLAB, Product
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
-from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
 
 TILES = ((128, 128), (128, 64), (64, 64))  # pixels × columns; a thread owns 8 × 8
 CHUNK = 64  # slabs of one accumulator: 512 terms keep all-positive sums within 8 eps
 BLOCKS = 264  # that fill a large GPU: two for each of 132 multiprocessors. A constant, so that results don't depend on the GPU
-MOST_PIECES = 64  # of a sum whose outputs are too few blocks
+PIECES_BYTES = 64 << 20  # of a sum's pieces, as float32
+MOST_WEIGHTS = 1 << 22
 LEAST_SLABS = 16  # of a piece
 GRID_LIMIT = 65535  # of a grid's second and third axis
 PEAK = {4: 50e12, 8: 25e12}  # operations a second, by the size of an element
@@ -31,69 +33,82 @@ BANDWIDTH = 3e12  # bytes a second
 LAUNCH = 5e-6  # seconds
 
 
-def _tile(problem: ConvProblem, op: Op) -> tuple[tuple[int, int], int]:
-    """Return the tile that takes the fewest waves of blocks, by their size, and the number of those blocks."""
-    rows, columns, _ = problem.gemm_shape(op)
+class Cut(NamedTuple):
+    """How an operation is shared out: its tile, the blocks of outputs, and into how many pieces and parts of these the sums are cut."""
+
+    tile: tuple[int, int]
+    blocks: int
+    pieces: int  # side by side, where there are too few outputs to occupy the GPU
+    parts: int  # one after the other, where a sum is too long for one accumulator
+
+
+def _cut(problem: ConvProblem, op: Op) -> Cut:
+    """Take the tile that needs the fewest waves of blocks, by their size."""
+    key = ("cuda gemm cut", op)
+    if key in problem.derived:
+        return problem.derived[key]
+    rows, columns, terms = problem.gemm_shape(op)
+    if op == "wgrad":
+        rows, columns = columns, rows  # below, columns are the operand whose filters are side by side
     phases = max(1, math.prod(_phases(problem, op)))
     best: tuple[float, tuple[int, int], int] | None = None
     for tile, overhead in zip(TILES, (1.0, 1.05, 1.15), strict=True):
-        blocks = -(-max(1, rows // phases) // tile[0]) * -(-columns // tile[1]) * phases * problem.groups
+        sides = (columns, rows) if op == "wgrad" else (rows // phases, columns)
+        blocks = -(-max(1, sides[0]) // tile[0]) * -(-max(1, sides[1]) // tile[1]) * phases * problem.groups
         resident = 2 * 128 * 128 // (tile[0] * tile[1])
         waves = -(-blocks // (BLOCKS // 2 * resident))
         taken = waves * resident * tile[0] * tile[1] * overhead
         if best is None or taken < best[0]:
             best = taken, tile, blocks
     assert best is not None
-    return best[1], best[2]
+    slabs = -(-terms // phases // SLAB)
+    room = PIECES_BYTES // (4 * max(1, math.prod(problem.shape(TENSORS[op][2]))))
+    pieces = max(1, min(BLOCKS // best[2], slabs // LEAST_SLABS, room))
+    problem.derived[key] = Cut(best[1], best[2], pieces, max(1, -(-slabs // pieces // CHUNK)))
+    return problem.derived[key]
 
 
 def _phases(problem: ConvProblem, op: Op) -> list[int]:
+    if op == "wgrad":
+        return [1]
     p = problem.transpose() if op == "dgrad" else problem
     steps = (u // math.gcd(u, s) for u, s in zip(p.input_dilation, p.stride, strict=True))
     return [min(step, out) for step, out in zip(steps, p.output, strict=True)]
 
 
-def _pieces(problem: ConvProblem, op: Op) -> int:
-    """Return into how many pieces sums are cut because there are too few outputs to occupy the GPU."""
-    _, blocks = _tile(problem, op)
-    slabs = -(-problem.gemm_shape(op)[2] // SLAB // max(1, math.prod(_phases(problem, op))))
-    return max(1, min(BLOCKS // max(1, blocks), slabs // LEAST_SLABS, MOST_PIECES))
-
-
-def _check(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> None:
-    if op == "wgrad":
-        raise Unsupported("needs fprop or dgrad")
+def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
+    """Estimate the seconds on a large GPU, or say why it can't be done."""
     if dtype not in (np.float32, np.float64):
         raise Unsupported(f"needs float32 or float64, got {dtype}")
-    tile, _ = _tile(problem, op)
+    cut, (rows, columns, terms) = _cut(problem, op), problem.gemm_shape(op)
     phases = math.prod(_phases(problem, op))
-    if problem.groups * phases * MOST_PIECES > GRID_LIMIT or -(-problem.gemm_shape(op)[1] // tile[1]) > GRID_LIMIT:
+    if problem.groups * phases * cut.pieces > GRID_LIMIT or -(-(rows if op == "wgrad" else columns) // cut.tile[1]) > GRID_LIMIT:
         raise Unsupported("needs fewer groups, strides and filters: a launch has no room for so many blocks")
-
-
-def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
-    """Estimate the seconds on a large GPU."""
-    _check(problem, op, dtype)
-    p = _tables(problem, op)  # raises for arrays that int32 cannot index
-    tile, blocks = _tile(problem, op)
-    share = min(1.0, blocks * _pieces(problem, op) / BLOCKS)
-    padded = max(blocks, 1) * tile[0] * tile[1] * p.slabs * SLAB
+    if columns * terms > MOST_WEIGHTS and op != "wgrad":
+        raise Unsupported(f"needs at most {MOST_WEIGHTS} weights in a group")
+    _tables(problem, op)  # raises for arrays that int32 cannot index
+    share = min(1.0, cut.blocks * cut.pieces / BLOCKS)
+    padded = cut.blocks * cut.tile[0] * cut.tile[1] * -(-terms // phases // SLAB) * SLAB if phases else 0
     seconds = 2 * padded / PEAK[dtype.itemsize] / max(share, 1e-3)
     traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * dtype.itemsize
-    return float(max(seconds, traffic / BANDWIDTH) + 2 * LAUNCH)
+    return float(max(seconds, traffic / BANDWIDTH) + (1 + cut.parts + (cut.pieces > 1)) * LAUNCH)
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the packed weights, and the pieces of sums."""
-    product, pieces = _tables(problem, op), _pieces(problem, op)
-    out = math.prod(problem.shape("y" if op == "fprop" else "x"))
-    return (_packed_size(product, problem.groups) + (out * pieces if pieces > 1 else 0)) * dtype.itemsize
+    pieces, out = _cut(problem, op).pieces, math.prod(problem.shape(TENSORS[op][2]))
+    packed = 0 if op == "wgrad" else _packed_size(_tables(problem, op), problem.groups)
+    return (packed + (out * pieces if pieces > 1 else 0)) * dtype.itemsize
 
 
-def _tables(problem: ConvProblem, op: Op) -> Product:
+def _tables(problem: ConvProblem, op: Op) -> Any:
     key = ("cuda gemm", op)
     if key not in problem.derived:
-        problem.derived[key] = _geometry.product(problem, op, _tile(problem, op)[0], _pieces(problem, op))
+        cut = _cut(problem, op)
+        if op == "wgrad":
+            problem.derived[key] = _wgrad.tables(problem, cut.pieces)
+        else:
+            problem.derived[key] = _geometry.product(problem, op, cut.tile, cut.pieces)
     return problem.derived[key]
 
 
@@ -101,18 +116,12 @@ def _packed_size(product: Product, groups: int) -> int:
     return max(1, product.weight_rows.size * groups * product.padded_columns)
 
 
-def _on_device(problem: ConvProblem, op: Op) -> tuple[Any, Any]:
-    """Return the table and the rows of the weights where kernels read them, kept per problem and device."""
-    key = ("cuda gemm", op, _device())
+def _on_device(problem: ConvProblem, op: Op, name: str) -> Any:
+    """Return a table where kernels read it, kept per problem and device."""
+    key = ("cuda gemm", op, name, current_device())
     if key not in problem.derived:
-        product = _tables(problem, op)
-        problem.derived[key] = on_device(product.table), on_device(product.weight_rows)
+        problem.derived[key] = on_device(getattr(_tables(problem, op), name))
     return problem.derived[key]
-
-
-def _device() -> int:
-    xp = arrays()
-    return 0 if xp is np else int(xp.cuda.runtime.getDevice())
 
 
 @functools.cache
@@ -142,30 +151,38 @@ def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
     size = product.weight_rows.size * problem.groups * product.padded_columns
     packed = arrays().empty(_packed_size(product, problem.groups), w.dtype)
     sizes = (size, problem.groups, product.columns, product.padded_columns, *product.weight_strides)
-    _pack_kernel(w.dtype).launch((-(-size // PER_BLOCK), 1, 1), stream, (w, _on_device(problem, op)[1], packed), sizes)
+    pointers = (w, _on_device(problem, op, "weight_rows"), packed)
+    _pack_kernel(w.dtype).launch((-(-size // PER_BLOCK), 1, 1), stream, pointers, sizes)
     return packed
 
 
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``."""
-    product, tile, pieces, stream = _tables(problem, op), _tile(problem, op)[0], _pieces(problem, op), options.stream
-    packed = prepare(problem, op, b, stream) if options.packed is None else options.packed
-    table, _ = _on_device(problem, op)
+    cut, tables, stream = _cut(problem, op), _tables(problem, op), options.stream
     p = problem.transpose() if op == "dgrad" else problem
-    grid = (-(-product.most_rows // tile[0]), product.padded_columns // tile[1], product.phases * p.groups * pieces)
-    target = arrays().empty((pieces, out.size), out.dtype) if pieces > 1 else out
+    target = arrays().empty((cut.pieces, out.size), out.dtype) if cut.pieces > 1 else out
     bias = target if options.bias is None else options.bias
-    depth = p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
-    # Pieces work side by side; chunks, of a sum that would be too long for one accumulator, one after the other.
-    parts = pieces if pieces > 1 else max(1, -(-product.slabs // CHUNK))
-    kernel = _product.kernel(out.dtype, *tile, p.channels_last, product.aligned, depth, options.activation if pieces == 1 else None)
-    for part in range(1 if pieces > 1 else parts):
-        changes = {"has_bias": int(options.bias is not None), "part": part, "parts": parts, "again": int(part > 0)}
-        geo = product.geo._replace(**changes, last=int(pieces == 1 and part == parts - 1))
-        kernel.launch(grid, stream, (a, packed, target, bias, table), geo)
-    if pieces > 1:
+    has_bias = int(options.bias is not None)
+    if op == "wgrad":
+        one_tap = tables.geo.channels > 0 and tables.geo.channels % cut.tile[1] == 0
+        kernel = _wgrad.kernel(out.dtype, *cut.tile, p.channels_last, one_tap)
+        grid = (-(-tables.geo.rows // cut.tile[0]), -(-tables.geo.columns // cut.tile[1]), p.groups * cut.pieces)
+        pointers: tuple[Any, ...] = (a, b, target, _on_device(problem, op, "table"))
+    else:
+        depth = p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
+        activation = options.activation if cut.pieces == 1 else None
+        kernel = _product.kernel(out.dtype, *cut.tile, p.channels_last, tables.aligned, depth, activation)
+        packed = prepare(problem, op, b, stream) if options.packed is None else options.packed
+        grid = (-(-tables.most_rows // cut.tile[0]), tables.padded_columns // cut.tile[1], tables.phases * p.groups * cut.pieces)
+        pointers = (a, packed, target, bias, _on_device(problem, op, "table"))
+    for part in range(cut.parts):
+        geo = tables.geo._replace(part=part, part_step=cut.parts, parts=cut.parts * cut.pieces, again=int(part > 0))
+        if op != "wgrad":
+            geo = geo._replace(has_bias=has_bias, last=int(cut.pieces == 1 and part == cut.parts - 1))
+        kernel.launch(grid, stream, pointers, geo)
+    if cut.pieces > 1:
         inner = 1 if p.channels_last else math.prod(p.output)
-        sizes = (out.size, pieces, p.out_channels, inner, int(options.bias is not None))
+        sizes = (out.size, cut.pieces, max(1, p.out_channels), max(1, inner), has_bias)
         finish(options.activation, out.dtype).launch((-(-out.size // PER_BLOCK), 1, 1), stream, (target, bias, out), sizes)
 
 
@@ -174,6 +191,9 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
     for (pixels, columns), last, aligned in itertools.product(TILES, (False, True), (False, True)):
         name = f"gemm {pixels}×{columns} {'NHWC' if last else 'NCHW'} {'aligned' if aligned else 'any channels'}"
         yield name, _product.kernel(np.dtype(np.float32), pixels, columns, last, aligned, False, "relu")
+    for (rows, columns), last, one_tap in itertools.product(TILES, (False, True), (False, True)):
+        name = f"gemm wgrad {rows}×{columns} {'NHWC' if last else 'NCHW'} {'one tap' if one_tap else 'any channels'}"
+        yield name, _wgrad.kernel(np.dtype(np.float32), rows, columns, last, one_tap)
     yield "gemm float64", _product.kernel(np.dtype(np.float64), 64, 64, False, True, True, None)
     yield "pack", _pack_kernel(np.dtype(np.float32))
     for activation in (None, "relu", "leaky_relu", "silu", "gelu", "tanh", "sigmoid"):
