@@ -1,4 +1,7 @@
-"""What users hand in, as kernels need it: NumPy arrays, contiguous, aligned, native, of one dtype. Checks come before any work."""
+"""What users hand in, as kernels need it: NumPy arrays, contiguous, aligned, native, of one dtype. Checks come before any work.
+
+Arrays on a GPU become CuPy's, in which `numbaconv.cuda` computes.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ Array = np.ndarray[Any, Any]
 # long and long long, it is the one that NumPy gives by default.
 COMPUTE = {np.dtype(t): np.dtype(np.dtype(t).name) for t in "bhilqBHILQfdFD"} | {np.dtype("e"): np.dtype("f")}
 
+CUDA_OF_DLPACK = (2, 13)  # the device types of memory that a GPU's kernels can read
+
 
 class NotOurs(Exception):  # noqa: N818 - an answer, not a failure
     """A call that SciPy's own function is to answer: it refuses the arguments in its words, or knows dtypes that kernels do not."""
@@ -23,16 +28,50 @@ def as_array(value: Any, name: str) -> Array:
     if type(value) is not np.ndarray:
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name} must not be a masked array: fill it first, {name}.filled(0)")
-        if hasattr(value, "__cuda_array_interface__"):
-            raise NotImplementedError(f"{name} is on a GPU; this version computes on the CPU alone: pass NumPy arrays")
+        if _is_on_gpu(value):
+            return _checked(_as_cupy(value, name), name)
         try:
             value = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{name} must be an array or nested sequences of equal lengths, got {type(value).__name__}: {error}") from error
+    return _checked(value, name)
+
+
+def _checked(value: Any, name: str) -> Any:
     dtype = value.dtype
     if dtype not in COMPUTE and dtype.newbyteorder("=") not in COMPUTE and dtype != np.bool_:
         raise TypeError(f"{name} must hold integers, float16/32/64 or complex64/128, got dtype {value.dtype}")
     return value
+
+
+def _is_on_gpu(value: Any) -> bool:
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in CUDA_OF_DLPACK
+
+
+def _as_cupy(value: Any, name: str) -> Any:
+    """Return a GPU array as CuPy's, without a copy."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise NotImplementedError(f"{name} is on a GPU, for which CuPy is needed ({error}): pip install 'numbaconv[cuda13]'") from error
+    if isinstance(value, cupy.ndarray):
+        return value
+    return cupy.asarray(value) if hasattr(value, "__cuda_array_interface__") else cupy.from_dlpack(value)
+
+
+def device_of(device: Any, arrays: dict[str, Any]) -> str:
+    """Return where a call is computed, "cpu" or "cuda": where its arrays are, or where ``device`` says that NumPy arrays shall be."""
+    names = [name for name, array in arrays.items() if array is not None and type(array) is not np.ndarray]
+    if names:
+        here = [name for name, array in arrays.items() if type(array) is np.ndarray]
+        if here:
+            raise TypeError(f"all arrays must be in one place: {' and '.join(names)} is on a GPU, {' and '.join(here)} is not")
+        if device not in (None, "cuda"):
+            raise ValueError(f"device must be None or 'cuda' for arrays on a GPU, got {device!r}")
+        return "cuda"
+    return "cpu" if device is None else device
 
 
 def result_type(*arrays: Array) -> np.dtype[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from numbaconv import plan as planning
 from numbaconv._docs import document
-from numbaconv.arrays import COMPUTE, Array, as_array, check_shape, contiguous, result_type
+from numbaconv.arrays import COMPUTE, Array, as_array, check_shape, contiguous, device_of, result_type
 from numbaconv.problem import LAYOUTS, axis_values, is_channels_last
 from numbaconv.recipe import OPERATIONS, Kind, carry_out, problem_for, recipe_for, shape_of
 from numbaconv.reference import ACTIVATIONS
@@ -40,7 +40,7 @@ class PreparedWeights:
 
 
 def _packing(chosen: planning.Plan) -> tuple[Any, ...]:
-    return chosen.name, chosen.op, chosen.dtype, chosen.problem.groups, chosen.problem.shape("w")
+    return chosen.device, chosen.name, chosen.op, chosen.dtype, chosen.problem.groups, chosen.problem.shape("w")
 
 
 def _forward(
@@ -56,11 +56,13 @@ def _forward(
         dtype = result_type(x, w, bias)
     if activation is not None:
         _check_activation(activation, dtype)
+    stream = how.pop("stream")
+    how["device"] = device_of(how["device"], {"x": x, "w": w, "bias": bias})
     recipe = recipe_for(transposed, "forward", rank, x.shape, w.shape, dtype, geometry, how)
     if bias is not None:
         check_shape(bias, (recipe.channels,), "bias", "one value per output channel")
     packed = prepared.packed_for(recipe.plan) if prepared else None
-    return carry_out(recipe, {"x": x, "w": w}, bias, activation, out, packed)
+    return carry_out(recipe, {"x": x, "w": w}, bias, activation, out, stream, packed)
 
 
 def _check_activation(activation: Any, dtype: np.dtype[Any]) -> None:
@@ -79,6 +81,8 @@ def _gradient(
     name = "w" if kind == "grad_input" else "x"
     other = as_array(other, name)
     dtype = result_type(grad_out, other)
+    stream = how.pop("stream")
+    how["device"] = device_of(how["device"], {"grad_out": grad_out, name: other})
     if kind == "grad_input":
         recipe = recipe_for(transposed, kind, rank, shape_of(shape, "input_shape"), other.shape, dtype, geometry, how)
     else:
@@ -87,7 +91,7 @@ def _gradient(
     assert recipe.grad_shape is not None
     check_shape(grad_out, recipe.grad_shape, "grad_out", "that of the output")
     inputs = {name: other, "grad_out": grad_out} if transposed and kind == "grad_weight" else {"grad_out": grad_out, name: other}
-    return carry_out(recipe, inputs, None, None, out, conjugate=name)
+    return carry_out(recipe, inputs, None, None, out, stream, conjugate=name)
 
 
 def _full_kernel_shape(transposed: bool, rank: int, shape: tuple[int, ...], x: Array, grad_out: Array, geometry: dict[str, Any]) -> tuple[int, ...]:
@@ -121,9 +125,7 @@ def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
         return {**fixed, "output_padding": output_padding} if transposed else fixed
 
     def how_of(method: Any, precision: Any, device: Any, stream: Any = None) -> dict[str, Any]:
-        if stream is not None:
-            raise ValueError(f"stream must be None on the CPU, got {stream!r}")
-        return {"method": method, "precision": precision, "device": device}
+        return {"method": method, "precision": precision, "device": device, "stream": stream}
 
     def conv(x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, layout=default,  # type: ignore[no-untyped-def]  # fmt: skip
              method="auto", precision="default", out=None, device=None, stream=None):  # fmt: skip
@@ -158,6 +160,7 @@ def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
         if foreign := {"out", "activation", "bias"} & set(options):
             raise TypeError(f"{foreign.pop()} is not an option of backward: it returns three arrays, of the convolution itself")
         geometry, how = _split_options(rank, transposed, {**options, "layout": layout})
+        how["device"] = device_of(how["device"], {"grad_out": as_array(grad_out, "grad_out")})
         try:
             need_x, need_w, need_b = needs
         except (TypeError, ValueError):
@@ -222,11 +225,23 @@ def prepare(w: Any, x_shape: Sequence[int], *, transposed: bool = False, dtype: 
     rank = w.ndim - 2
     result = result_type(w) if dtype is None else result_type(w, as_array(np.empty(0, dtype), "dtype"))
     geometry, how = _split_options(rank, transposed, options)
+    how["device"] = device_of(how["device"], {"w": w})
     chosen = recipe_for(transposed, "forward", rank, shape_of(x_shape, "x_shape"), w.shape, result, geometry, how).plan
-    pack = getattr(chosen.algorithm, "prepare", None)
-    packed = pack(chosen.problem, chosen.op, contiguous(w, chosen.dtype).reshape(chosen.problem.shape("w"))) if pack else None
-    w.setflags(write=False)
+    packed = None
+    if pack := getattr(chosen.algorithm, "prepare", None):
+        packed = pack(chosen.problem, chosen.op, _readable(w, chosen).reshape(chosen.problem.shape("w")))
+    if isinstance(w, np.ndarray):
+        w.setflags(write=False)
     return PreparedWeights(w, packed, _packing(chosen))
+
+
+def _readable(array: Array, chosen: planning.Plan) -> Array:
+    """Return an array as the algorithm of a plan reads it."""
+    if chosen.device == "cpu":
+        return contiguous(array, chosen.dtype)
+    from numbaconv.cuda import calls
+
+    return calls.ready(array, chosen.dtype)
 
 
 def explain(

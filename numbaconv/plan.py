@@ -13,7 +13,8 @@ import numpy as np
 
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
 
-DEVICES = {"cpu": "numbaconv.cpu"}
+DEVICES = {"cpu": "numbaconv.cpu", "cuda": "numbaconv.cuda"}
+MACHINES = {"cpu": "one core", "cuda": "an H200"}  # whose time an estimate is
 PRECISIONS = ("default", "highest")
 MEASURED_SECONDS, MEASURED_CALLS = 0.3, 50  # `explain` measures an algorithm for so long, or so often, and at least 3 times
 UNCHECKED_BYTES = 64 << 20  # smaller requests are made without asking the system first
@@ -29,6 +30,7 @@ class Plan:
     name: str
     algorithm: ModuleType
     workspace: int
+    device: str = "cpu"
 
 
 def room(device: str) -> dict[str, ModuleType]:
@@ -42,8 +44,12 @@ def room(device: str) -> dict[str, ModuleType]:
 def _tuned_room(device: str) -> dict[str, ModuleType]:
     from numbaconv import tuning
 
-    algorithms: dict[str, ModuleType] = importlib.import_module(DEVICES[device]).ALGORITHMS
-    tuning.apply(algorithms)
+    module = importlib.import_module(DEVICES[device])
+    algorithms: dict[str, ModuleType] = module.ALGORITHMS
+    if device == "cpu":
+        tuning.apply(algorithms)
+    else:
+        module.check()
     return algorithms
 
 
@@ -75,7 +81,7 @@ def plan(problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str = "auto
             raise NotImplementedError(f"method={method!r} cannot do this problem: it {answer}")
     else:
         raise ValueError(f"method must be 'auto' or one of {tuple(algorithms)}, got {method!r}")
-    return Plan(problem, op, dtype, name, algorithms[name], algorithms[name].workspace(problem, op, dtype))
+    return Plan(problem, op, dtype, name, algorithms[name], algorithms[name].workspace(problem, op, dtype), device)
 
 
 def require_memory(size: int, purpose: str) -> None:
@@ -146,12 +152,13 @@ def explain_problem(
             lines.append(f"{mark} {name:<10} cannot: it {answer}")
         else:
             memory = algorithms[name].workspace(problem, op, dtype)
-            taken = f" {_measured(problem, op, dtype, algorithms[name], answer, memory)}," if measure else ""
-            lines.append(f"{mark} {name:<10} {answer * 1e3:9.3f} ms on one core (estimated),{taken} {memory / 2**20:.1f} MiB of workspace")
+            taken = f" {_measured(problem, op, dtype, algorithms[name], answer, memory, device)}," if measure else ""
+            estimate = f"{answer * 1e3:9.3f} ms on {MACHINES[device]} (estimated)"
+            lines.append(f"{mark} {name:<10} {estimate},{taken} {memory / 2**20:.1f} MiB of workspace")
     return Explanation("\n".join(lines))
 
 
-def _measured(problem: ConvProblem, op: Op, dtype: np.dtype[Any], algorithm: ModuleType, estimate: float, workspace: int) -> str:
+def _measured(problem: ConvProblem, op: Op, dtype: np.dtype[Any], algorithm: ModuleType, estimate: float, workspace: int, device: str) -> str:
     """Run an algorithm a few times on random numbers, and say how long a call took in the median."""
     from numbaconv import tuning
 
@@ -160,5 +167,12 @@ def _measured(problem: ConvProblem, op: Op, dtype: np.dtype[Any], algorithm: Mod
     size = sum(int(np.prod(problem.shape(t), dtype=object)) for t in TENSORS[op]) * max(dtype.itemsize, 8)  # random numbers are float64 first
     require_memory(size * 2 + workspace, "measuring")
     a, b, out = tuning.operands(problem, op, dtype)
-    taken = tuning.measured(lambda: algorithm.run(problem, op, a, b, out, Options()), MEASURED_SECONDS, MEASURED_CALLS)
+    if device == "cpu":
+        taken = tuning.measured(lambda: algorithm.run(problem, op, a, b, out, Options()), MEASURED_SECONDS, MEASURED_CALLS)
+    else:
+        from numbaconv.cuda import calls
+
+        arrays = [calls.ready(array, dtype) for array in (a, b, out)]
+        call = lambda: calls.synchronized(lambda: algorithm.run(problem, op, *arrays, Options()))  # noqa: E731
+        taken = tuning.measured(call, MEASURED_SECONDS, MEASURED_CALLS)
     return f"{taken * 1e3:9.3f} ms (measured)"

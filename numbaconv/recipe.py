@@ -129,7 +129,14 @@ def shape_of(value: Any, name: str) -> tuple[int, ...]:
 
 
 def carry_out(
-    recipe: Recipe, inputs: dict[str, Array], bias: Array | None, activation: str | None, out: Array | None, packed: Any = None, conjugate: str = ""
+    recipe: Recipe,
+    inputs: dict[str, Array],
+    bias: Array | None,
+    activation: str | None,
+    out: Array | None,
+    stream: Any = None,
+    packed: Any = None,
+    conjugate: str = "",
 ) -> Array:
     """Check ``out`` and the memory, then compute; nothing is written before everything was checked.
 
@@ -137,6 +144,10 @@ def carry_out(
     conjugated if it is complex.
     """
     chosen, dtype = recipe.plan, recipe.plan.dtype
+    if chosen.device != "cpu":
+        return _carry_out_on_gpu(recipe, inputs, bias, activation, out, stream, packed, conjugate)
+    if stream is not None:
+        raise ValueError(f"stream must be None on the CPU, got {stream!r}")
     if out is not None:
         check_out(out, recipe.out_shape, recipe.dtype, inputs if bias is None else {**inputs, "bias": bias})
     a, b = inputs.values()
@@ -158,3 +169,11 @@ def carry_out(
         return result.astype(recipe.dtype)  # type: ignore[union-attr]
     out[...] = result
     return out
+
+
+def _carry_out_on_gpu(recipe: Recipe, inputs: dict[str, Any], bias: Any, activation: Any, out: Any, stream: Any, packed: Any, conjugate: str) -> Array:
+    from numbaconv.cuda import calls
+
+    if recipe.bytes > planning.UNCHECKED_BYTES:
+        calls.require_memory(recipe.bytes, f"an output of shape {recipe.out_shape} with the workspace of {recipe.plan.name!r}")
+    return calls.carry_out(recipe, inputs, bias, activation, out, packed, conjugate, stream)

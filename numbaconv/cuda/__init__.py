@@ -4,5 +4,11 @@ Besides the functions of every algorithm, a module lists one of each of its ``ke
 """
 
 from numbaconv.cuda import gemm
+from numbaconv.cuda._backend import arrays
 
 ALGORITHMS = {"gemm": gemm}
+
+
+def check() -> None:
+    """Raise unless there is a GPU, with its driver and the packages that it takes, or the simulator."""
+    arrays()

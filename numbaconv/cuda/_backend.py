@@ -32,6 +32,8 @@ try:
     from numba import cuda
 except ImportError as error:  # numba without a CUDA target, or numba-cuda without its bindings
     raise CudaError(f"device='cuda' needs numba-cuda, which cannot be imported ({error}): {INSTALL}") from error
+if not SIMULATED and getattr(cuda, "implementation", "") != "NVIDIA":  # the CUDA target within Numba, which is no longer maintained
+    raise CudaError(f"device='cuda' needs numba-cuda, which is not installed: {INSTALL}")
 
 if SIMULATED:
     from numbaconv.cuda import _simulator
@@ -47,8 +49,6 @@ def arrays() -> Any:
     """Return the module whose arrays kernels take: CuPy, or NumPy under the simulator."""
     if SIMULATED:
         return np
-    if not hasattr(cuda, "implementation"):
-        raise CudaError(f"device='cuda' needs numba-cuda; the CUDA target within Numba is no longer maintained: {INSTALL}")
     try:
         import cupy
     except ImportError as error:

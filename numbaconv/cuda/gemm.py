@@ -56,7 +56,7 @@ def _cut(problem: ConvProblem, op: Op) -> Cut:
         sides = (columns, rows) if op == "wgrad" else (rows // phases, columns)
         blocks = -(-max(1, sides[0]) // tile[0]) * -(-max(1, sides[1]) // tile[1]) * phases * problem.groups
         resident = 2 * 128 * 128 // (tile[0] * tile[1])
-        waves = -(-blocks // (BLOCKS // 2 * resident))
+        waves = -(-blocks // max(1, BLOCKS // 2 * resident))
         taken = waves * resident * tile[0] * tile[1] * overhead
         if best is None or taken < best[0]:
             best = taken, tile, blocks

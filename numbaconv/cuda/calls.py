@@ -1,0 +1,84 @@
+"""From a user's arrays to kernels and back: copies to the GPU where they were asked for, streams, and the checks of ``out``."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+
+from numbaconv.arrays import Array, check_out, contiguous
+from numbaconv.cuda._backend import SIMULATED, arrays, on_device, stream_pointer
+from numbaconv.problem import Options
+
+
+def require_memory(size: int, purpose: str) -> None:
+    """Raise MemoryError if ``size`` bytes cannot be had on the current device."""
+    if SIMULATED:
+        return
+    xp = arrays()
+    free = xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes()
+    if size > free:
+        raise MemoryError(f"{purpose} needs {size / 2**30:.1f} GiB on the GPU, but {free / 2**30:.1f} GiB are available")
+
+
+def on_stream(stream: Any) -> Any:
+    """Return a context in which CuPy and our kernels use a stream: CuPy's current one for None."""
+    if SIMULATED or stream is None:
+        return contextlib.nullcontext()
+    return arrays().cuda.ExternalStream(stream_pointer(stream))
+
+
+def ready(array: Any, dtype: np.dtype[Any]) -> Any:
+    """Return an array of ``dtype`` that kernels can read: on the device, contiguous, in native order."""
+    if isinstance(array, np.ndarray):
+        return on_device(contiguous(array, dtype))
+    return arrays().ascontiguousarray(array, dtype)
+
+
+def check_result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: dict[str, Any]) -> None:
+    """Raise unless ``out`` can take the result: an array like the inputs, of this shape and dtype, that overlaps none of them."""
+    if all(isinstance(array, np.ndarray) for array in inputs.values()):
+        check_out(out, shape, dtype, inputs)
+        return
+    if not isinstance(out, arrays().ndarray):
+        raise TypeError(f"out must be a CuPy array, as the inputs are on a GPU, got {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"out must have shape {shape}, got {out.shape}")
+    if out.dtype != dtype:
+        raise TypeError(f"out must have dtype {dtype}, got {out.dtype}")
+    for name, array in inputs.items():
+        if arrays().may_share_memory(out, array):
+            raise ValueError(f"out must not overlap an input: it may share memory with {name}")
+
+
+def carry_out(recipe: Any, inputs: dict[str, Any], bias: Any, activation: str | None, out: Any, packed: Any, conjugate: str, stream: Any) -> Array:
+    """Compute what `recipe.carry_out` computes, on the current GPU: NumPy arrays give NumPy arrays, CuPy's give CuPy's."""
+    chosen, dtype, xp = recipe.plan, recipe.plan.dtype, arrays()
+    if out is not None:
+        check_result(out, recipe.out_shape, recipe.dtype, inputs if bias is None else {**inputs, "bias": bias})
+    host = not SIMULATED and all(isinstance(array, np.ndarray) for array in inputs.values())
+    with on_stream(stream):
+        operands = {name: ready(array, dtype) for name, array in inputs.items()}
+        if conjugate and dtype.kind == "c":
+            operands[conjugate] = xp.conj(operands[conjugate])
+        a, b = (array.reshape(shape) for array, shape in zip(operands.values(), (recipe.a_shape, recipe.b_shape), strict=True))
+        direct = out is not None and not host and out.dtype == dtype and out.flags.c_contiguous
+        result = out if direct else xp.empty(recipe.out_shape, dtype)
+        options = Options(None if bias is None else ready(bias, dtype), activation, packed)
+        chosen.algorithm.run(chosen.problem, chosen.op, a, b, result.reshape(recipe.full_out_shape), options)
+        if host:
+            result = xp.asnumpy(result)
+        if direct:
+            return result
+        if out is None:
+            return result.astype(recipe.dtype, copy=False)
+        out[...] = result
+        return out
+
+
+def synchronized(call: Any) -> None:
+    """Call, and wait until the GPU has done it: for timing."""
+    call()
+    if not SIMULATED:
+        arrays().cuda.get_current_stream().synchronize()
