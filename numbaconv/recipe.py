@@ -171,7 +171,7 @@ def carry_out(
     return out
 
 
-def _carry_out_on_gpu(recipe: Recipe, inputs: dict[str, Any], bias: Any, activation: Any, out: Any, stream: Any, packed: Any, conjugate: str) -> Array:
+def _carry_out_on_gpu(recipe: Recipe, inputs: Any, bias: Any, activation: Any, out: Any, stream: Any, packed: Any, conjugate: str) -> Array:
     from numbaconv.cuda import calls
 
     if recipe.bytes > planning.UNCHECKED_BYTES:

@@ -1,0 +1,265 @@
+"""Everything that a machine with an NVIDIA GPU can say of numbaconv.cuda: ``python benchmarks/gpu_check.py``.
+
+First the tests of the GPU room run on the device. Then layers are timed beside PyTorch (cuDNN, its autotuning on) in float32, TF32 and
+bfloat16, both memory formats, forward and both gradients; and signals beside CuPy. Contenders take turns on fresh random operands, times are
+medians between CUDA events, results must agree. One table is printed, and one JSON file written to benchmarks/results/ with the GPU's name and
+the date. Ratios are a peer's time over numbaconv's: above 1, numbaconv is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+import numbaconv as nc  # noqa: E402
+from benchmarks.alternate import duration, geometric_mean, markdown  # noqa: E402
+from benchmarks.cases import OPS, Layer, layer, random  # noqa: E402
+from benchmarks.networks import LAYERS  # noqa: E402
+
+# What the bars are about: large dense layers, depthwise, FIR and images, long filters.
+LAYERS_OF_THE_BARS = {name: replace(layer(name), x_shape=(batch, *layer(name).x_shape[1:])) for batch, names in {
+    32: ("64→64 3×3 @56", "128→128 3×3 @28", "256→256 3×3 @14", "512→512 3×3 @7", "256→64 1×1 @56", "64→256 1×1 @56", "3→64 7×7 s2 @224",
+         "128→128 3×3 g32 @56", "96→96 3×3 g96 @112", "144→144 3×3 s2 g144 @56", "96→96 7×7 g96 @56", "128→64 up 2×2 s2 @28"),
+    8: ("64→64 3×3 @224", "64→128 2 d64 @16000", "512→512 3 s2 p0 @3199", "1→1 31 @1000000", "1→1 5×5 @1024", "1→1 31×31 @1024",
+        "256→256 3×3×3 @4×14×14"),
+}.items() for name in names}  # fmt: skip
+AGREEMENT = {"float32": 1e-5, "tf32": 3e-3, "bfloat16": 2e-2}  # of ‖found − expected‖ / ‖expected‖, in float32 arithmetic
+WARMUPS, LEAST_SECONDS, MOST_CALLS = 3, 0.05, 200
+
+
+class Clock:
+    """Times one call between CUDA events; under the simulator, by the host's clock, so that the script itself can be tested."""
+
+    def __init__(self) -> None:
+        from numbaconv.cuda._backend import SIMULATED, arrays
+
+        self.simulated, self.xp = SIMULATED, arrays()
+
+    def seconds(self, call: Callable[[], Any]) -> float:
+        """Return the seconds of one call."""
+        if self.simulated:
+            start = time.perf_counter()
+            call()
+            return time.perf_counter() - start
+        start, stop = self.xp.cuda.Event(), self.xp.cuda.Event()
+        start.record()
+        call()
+        stop.record()
+        stop.synchronize()
+        return float(self.xp.cuda.get_elapsed_time(start, stop)) / 1e3
+
+    def medians(self, calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
+        """Call in turn and return the median seconds of each."""
+        for _ in range(1 if self.simulated else WARMUPS):
+            first = {name: self.seconds(call) for name, call in calls.items()}
+        rounds = 1 if self.simulated else int(min(MOST_CALLS, max(10, LEAST_SECONDS / max(first.values()))))
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(rounds):
+            for name, call in calls.items():
+                times[name].append(self.seconds(call))
+        return {name: statistics.median(values) for name, values in times.items()}
+
+
+def torch_calls(case: Layer, op: str, a: Any, b: Any, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield PyTorch's calls of an operation, in both memory formats; operands are converted beforehand."""
+    try:
+        import torch
+    except ImportError:
+        return
+    if not torch.cuda.is_available():
+        return
+    torch.backends.cudnn.benchmark = True
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    rest = (*(case.axes(n, d) for n, d in (("stride", 1), ("padding", 0), ("dilation", 1))), case.transposed, (0,) * case.rank, case.groups)
+    formats = {"NCHW": torch.contiguous_format} | ({"NHWC": (torch.channels_last, torch.channels_last_3d)[case.rank - 2]} if case.rank > 1 else {})
+    for name, order in formats.items():
+        first, second = (torch.as_tensor(t, device="cuda").to(dtype).contiguous(memory_format=order) for t in (a, b))
+        like = torch.empty(case.x_shape if op == "grad_input" else case.w_shape, dtype=dtype, device="cuda").contiguous(memory_format=order)
+
+        def call(first: Any = first, second: Any = second, like: Any = like) -> Any:
+            torch.backends.cudnn.allow_tf32 = precision == "tf32"
+            with torch.inference_mode():
+                if op == "forward":
+                    return torch.convolution(first, second, None, *rest)
+                if op == "grad_input":
+                    return torch.ops.aten.convolution_backward(first, like, second, None, *rest, (True, False, False))[0]
+                return torch.ops.aten.convolution_backward(second, first, like, None, *rest, (False, True, False))[1]
+
+        yield f"torch {name}", call
+
+
+def our_calls(case: Layer, op: str, a: Any, b: Any, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield numbaconv's calls, in both layouts; a precision that it hasn't for this operation yields none."""
+    how: dict[str, Any] = {"device": "cuda"} | ({"precision": "tf32"} if precision == "tf32" else {})
+    if precision == "bfloat16":
+        return
+    yield "numbaconv NCHW", lambda: case.call(op, a, b, **how)
+    if case.rank == 2:
+        swap = {"forward": (True, False), "grad_input": (True, False), "grad_weight": (True, True)}[op]
+        first, second = (np_or_cp(t).ascontiguousarray(np_or_cp(t).moveaxis(t, 1, -1)) if s else t for t, s in zip((a, b), swap, strict=True))
+        last = Layer((case.x_shape[0], *case.x_shape[2:], case.x_shape[1]), case.w_shape, case.options, case.transposed)
+        yield "numbaconv NHWC", lambda: last.call(op, first, second, layout="NHWC", **how)
+
+
+def np_or_cp(array: Any) -> Any:
+    """Return the module that an array comes from."""
+    if isinstance(array, np.ndarray):
+        return np
+    import cupy
+
+    return cupy
+
+
+def measure(name: str, case: Layer, op: str, precision: str, clock: Clock) -> dict[str, Any] | None:
+    """Time one case; None where numbaconv cannot compute it in that precision."""
+    a, b = (clock.xp.asarray(t) for t in case.operands(op))
+    calls: dict[str, Callable[[], Any]] = {}
+    try:
+        for label, call in our_calls(case, op, a, b, precision):
+            call()
+            calls[label] = call
+    except (NotImplementedError, ValueError) as reason:
+        return {"case": name, "op": op, "precision": precision, "refused": str(reason)}
+    if not calls:
+        return None
+    expected = calls["numbaconv NCHW"]()
+    calls |= dict(torch_calls(case, op, a, b, precision))
+    wrong = [label for label, call in calls.items() if not agrees(call(), expected, op, label, precision)]
+    seconds = clock.medians(calls)
+    return {"case": name, "op": op, "precision": precision, "batch": case.x_shape[0], "seconds": seconds, "wrong": wrong,
+            "flops": 2 * case.macs, "bytes": case.elements * 4, "method": case.plan(op, device="cuda").name}  # fmt: skip
+
+
+def agrees(found: Any, expected: Any, op: str, label: str, precision: str) -> bool:
+    """Return whether a result is the expected one within the precision."""
+    xp = np_or_cp(expected)
+    found = xp.asarray(found.float() if hasattr(found, "float") else found)
+    if "numbaconv NHWC" in label and op != "grad_weight":
+        found = xp.moveaxis(found, -1, 1)
+    scale = float(xp.linalg.norm(expected.ravel())) or 1.0
+    return float(xp.linalg.norm((found - expected).ravel())) / scale <= 2 * AGREEMENT[precision]
+
+
+def measure_signal(samples: int, taps: int, clock: Clock) -> dict[str, Any]:
+    """Time a 1-D convolution beside CuPy's functions."""
+    x, h = clock.xp.asarray(random((samples,))), clock.xp.asarray(random((taps,)))
+    flipped = h[::-1].reshape(1, 1, -1)
+    calls: dict[str, Callable[[], Any]] = {"numbaconv": lambda: nc.conv1d(x.reshape(1, 1, -1), flipped, padding="same", device="cuda")}
+    if not clock.simulated:
+        from cupyx.scipy import signal
+
+        for function in (signal.convolve, signal.fftconvolve, signal.oaconvolve):
+            calls[f"cupyx {function.__name__}"] = partial(function, x, h, "same")
+    return {"case": f"{samples} samples, {taps} taps", "op": "signal", "precision": "float32", "seconds": clock.medians(calls), "wrong": [],
+            "flops": 2 * samples * taps, "bytes": 8 * samples, "method": ""}  # fmt: skip
+
+
+def overhead(clock: Clock) -> float:
+    """Return the seconds that a call of the smallest layer takes on the host."""
+    x, w = (clock.xp.asarray(random(shape)) for shape in ((1, 8, 8, 8), (8, 8, 3, 3)))
+    calls = 1 if clock.simulated else 1000
+    for count in (min(calls, 20), calls):
+        start = time.perf_counter()
+        for _ in range(count):
+            nc.conv2d(x, w, device="cuda")
+        taken = (time.perf_counter() - start) / count
+    return taken
+
+
+def run_tests(folder: Path) -> dict[str, Any]:
+    """Run the tests of the GPU room on the device; return their counts and what failed."""
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, sorted(folder.glob("test_cuda*.py")))]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    lines = done.stdout.splitlines()
+    return {"summary": lines[-1] if lines else done.stderr[-500:], "failed": [line for line in lines if line.startswith(("FAILED", "ERROR"))]}
+
+
+def line(row: dict[str, Any]) -> list[str]:
+    """Format a row of the table."""
+    head = [row["case"], row["op"], row["precision"]]
+    if "refused" in row:
+        return [*head, "", "", "", "", row["refused"]]
+    ours, peers = split(row["seconds"])
+    best = f"{min(peers.values()) / ours:.2f}" if peers else ""
+    rest = [f"{row['flops'] / ours / 1e12:.1f}", f"{row['bytes'] / ours / 1e12:.2f}", best]
+    return [*head, duration(ours), *rest, " ".join([row["method"], *(f"WRONG: {name}" for name in row["wrong"])])]
+
+
+def split(seconds: dict[str, float]) -> tuple[float, dict[str, float]]:
+    """Return numbaconv's best time, and the peers'."""
+    ours = min(value for name, value in seconds.items() if name.startswith("numbaconv"))
+    return ours, {name: value for name, value in seconds.items() if not name.startswith("numbaconv")}
+
+
+def describe(clock: Clock) -> dict[str, Any]:
+    """Return what was measured on, with which versions."""
+    import numba
+
+    found = {"python": sys.version.split()[0], "numba": numba.__version__, "numpy": np.__version__, "numbaconv": nc.__version__}
+    if clock.simulated:
+        return {"device": "simulator", **found}
+    import numba_cuda
+
+    properties = clock.xp.cuda.runtime.getDeviceProperties(clock.xp.cuda.runtime.getDevice())
+    return {"device": properties["name"].decode(), "cupy": clock.xp.__version__, "numba-cuda": numba_cuda.__version__, **found}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the tests, measure, print the table and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", nargs="*", default=["bars"], choices=["bars", *LAYERS], help="of layers; bars: those that the bars are about")
+    parser.add_argument("--batch", type=int, default=32, help="of the suites of networks")
+    parser.add_argument("--ops", nargs="*", default=list(OPS), choices=OPS)
+    parser.add_argument("--precision", nargs="*", default=["float32", "tf32"], choices=list(AGREEMENT))
+    parser.add_argument("--match", default="", help="only cases whose name contains this")
+    parser.add_argument("--no-tests", action="store_true")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the JSON file")
+    settings = parser.parse_args(arguments)
+    clock = Clock()
+    about = describe(clock)
+    tests = {} if settings.no_tests else run_tests(ROOT / "tests")
+    print(*(f"{key} {value}" for key, value in about.items()), sep=", ")
+    print(tests.get("summary", "tests not run"), *tests.get("failed", ()), sep="\n")
+    suites = {"bars": LAYERS_OF_THE_BARS, **{n: {k: v.batched(settings.batch) for k, v in cases.items()} for n, cases in LAYERS.items()}}
+    rows = [
+        row
+        for suite in settings.suite for name, case in suites[suite].items() if settings.match in name
+        for op in settings.ops for precision in settings.precision
+        if (row := measure(name, case, op, precision, clock))
+    ]  # fmt: skip
+    sizes = ((2000, 31),) if clock.simulated else ((10**6, 31), (10**7, 127), (10**7, 1023), (10**6, 8191))
+    rows += [measure_signal(n, r, clock) for n, r in sizes if not settings.match]
+    print(markdown(["case", "operation", "precision", "time", "Tflop/s", "TB/s", "best peer", "method"], map(line, rows)))
+    for op in (*settings.ops, "signal"):
+        pairs = [split(row["seconds"]) for row in rows if row["op"] == op and "seconds" in row]
+        print(f"{op}: geometric mean {geometric_mean(min(peers.values()) / ours for ours, peers in pairs if peers):.2f} of {len(pairs)} cases")
+    took = overhead(clock)
+    print(f"a call of the smallest layer takes {took * 1e6:.1f} µs on the host")
+    settings.results.mkdir(parents=True, exist_ok=True)
+    date = datetime.date.today().isoformat()
+    file = settings.results / f"{re.sub('[^a-z0-9]+', '-', about['device'].lower())}-{date}.json"
+    file.write_text(json.dumps({"about": about, "date": date, "tests": tests, "overhead": took, "rows": rows}, indent=1, ensure_ascii=False))
+    print(f"written to {file}")
+    return 1 if tests.get("failed") or any(row.get("wrong") for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
