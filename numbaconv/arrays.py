@@ -5,6 +5,7 @@ Arrays on a GPU become CuPy's, in which `numbaconv.cuda` computes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,8 +29,8 @@ def as_array(value: Any, name: str) -> Array:
     if type(value) is not np.ndarray:
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name} must not be a masked array: fill it first, {name}.filled(0)")
-        if _is_on_gpu(value):
-            return _checked(_as_cupy(value, name), name)
+        if is_on_gpu(value):
+            return _checked(as_cupy(value, name), name)
         try:
             value = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -44,13 +45,16 @@ def _checked(value: Any, name: str) -> Any:
     return value
 
 
-def _is_on_gpu(value: Any) -> bool:
+def is_on_gpu(value: Any) -> bool:
+    """Return whether a value is an array in the memory of a GPU."""
+    if type(value) is np.ndarray:
+        return False
     if hasattr(value, "__cuda_array_interface__"):
         return True
     return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in CUDA_OF_DLPACK
 
 
-def _as_cupy(value: Any, name: str) -> Any:
+def as_cupy(value: Any, name: str) -> Any:
     """Return a GPU array as CuPy's, without a copy."""
     try:
         import cupy
@@ -59,6 +63,18 @@ def _as_cupy(value: Any, name: str) -> Any:
     if isinstance(value, cupy.ndarray):
         return value
     return cupy.asarray(value) if hasattr(value, "__cuda_array_interface__") else cupy.from_dlpack(value)
+
+
+def namespace(array: Any) -> Any:
+    """Return the module whose functions take such an array: NumPy or CuPy."""
+    return np if type(array) is np.ndarray else sys.modules[type(array).__module__.partition(".")[0]]
+
+
+def as_numbers(*values: Any) -> list[Any]:
+    """Return values as arrays of whatever dtype, all of them NumPy's or all CuPy's."""
+    arrays = [as_cupy(value, f"argument {n}") if is_on_gpu(value) else np.asarray(value) for n, value in enumerate(values, 1)]
+    device_of(None, {f"argument {n}": array for n, array in enumerate(arrays, 1)})
+    return arrays
 
 
 def device_of(device: Any, arrays: dict[str, Any]) -> str:
@@ -86,6 +102,8 @@ def result_type(*arrays: Array) -> np.dtype[Any]:
 
 def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     """Return ``array`` as a C-contiguous, aligned, writable array of ``dtype``; kernels do not write to it, so no copy for that."""
+    if type(array) is not np.ndarray:
+        return namespace(array).ascontiguousarray(array, dtype)
     if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
         array = array.astype(dtype, order="C", subok=False)
     if not array.flags.writeable:
@@ -95,6 +113,8 @@ def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
 
 def copied_bytes(array: Array, dtype: np.dtype[Any]) -> int:
     """Return how many bytes `contiguous` will allocate."""
+    if type(array) is not np.ndarray:
+        return 0  # on a GPU, whose memory is another matter
     flags = array.flags
     return 0 if array.dtype == dtype and flags.c_contiguous and flags.aligned else array.size * dtype.itemsize
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv import correlation
-from numbaconv.arrays import Array
+from numbaconv.arrays import Array, namespace
 from numbaconv.correlation import Axes, Ints
 
 BOUNDARIES = ("zeros", "constant", "reflect", "mirror", "nearest", "wrap")
@@ -51,16 +51,16 @@ def extend(x: Array, axis: int, before: int, after: int, boundary: str, value: c
     if before == after == 0:
         return x
     source, first, last, start = _copied(x.shape[axis], before, after, boundary)
-    constant = boundary in ("zeros", "constant")
+    xp, constant = namespace(x), boundary in ("zeros", "constant")
     if not constant and x.size < SMALL:
-        return np.take(x, source, axis)
+        return xp.take(x, xp.asarray(source), axis)
     shape = list(x.shape)
     shape[axis] = len(source)
-    wide = np.empty(shape, x.dtype)
+    wide = xp.empty(shape, x.dtype)
     others: Any = (slice(None),) * axis
     wide[(*others, slice(first, last))] = x[(*others, slice(start, start + last - first))]
     for part in (slice(0, first), slice(last, len(source))):
-        wide[(*others, part)] = (value if boundary == "constant" else 0) if constant else x[(*others, source[part])]
+        wide[(*others, part)] = (value if boundary == "constant" else 0) if constant else x[(*others, xp.asarray(source[part]))]
     return wide
 
 
@@ -71,12 +71,13 @@ def fold(wide: Array, axis: int, before: int, after: int, size: int, boundary: s
     source, first, last, start = _copied(size, before, after, boundary)
     shape = list(wide.shape)
     shape[axis] = size
-    x = np.zeros(shape, wide.dtype)
-    to, from_ = np.moveaxis(x, axis, 0), np.moveaxis(wide, axis, 0)
+    xp = namespace(wide)
+    x = xp.zeros(shape, wide.dtype)
+    to, from_ = xp.moveaxis(x, axis, 0), xp.moveaxis(wide, axis, 0)
     to[start : start + last - first] = from_[first:last]
     for part in (slice(0, first), slice(last, len(source))):
         kept = source[part] >= 0
-        np.add.at(to, source[part][kept], from_[part][kept])
+        xp.add.at(to, xp.asarray(source[part][kept]), from_[part][xp.asarray(kept)])
     return x
 
 
@@ -139,9 +140,10 @@ def _strip(
     start, stop = first * stride - low, (last - 1) * stride - low + h.shape[axis]
     size, (before, after) = x.shape[axis], reach[axis - 1]
     source = sources(size, max(before, 0), max(after, 0), boundary)[start + max(before, 0) : stop + max(before, 0)]
-    x = np.take(x, source, axis)
+    xp = namespace(x)
+    x = xp.take(x, xp.asarray(source), axis)
     if boundary == "constant":
-        x[(slice(None),) * axis + (source < 0,)] = value
+        x[(slice(None),) * axis + (xp.asarray(source < 0),)] = value
     for other, (more, further) in enumerate(reach, 1):
         if other != axis:
             x = extend(x, other, more, further, boundary, value)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv import plan as planning
-from numbaconv.arrays import COMPUTE, Array, contiguous, copied_bytes
+from numbaconv.arrays import COMPUTE, Array, contiguous, copied_bytes, namespace
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options
 
 METHODS = ("auto", "direct", "fft")
@@ -70,7 +70,7 @@ def explain(
 
 
 def plan(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, dtype: np.dtype[Any], method: str = "auto") -> planning.Plan:
-    """Return how a problem of one to three axes is computed; worked out once."""
+    """Return how a problem of one to three axes is computed on the CPU; worked out once."""
     return ready(op, x_shape, h_shape, axes, dtype, method).plan
 
 
@@ -84,9 +84,9 @@ class Ready(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def ready(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, dtype: np.dtype[Any], method: str) -> Ready:
+def ready(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, dtype: np.dtype[Any], method: str, device: str = "cpu") -> Ready:
     """Decide how a problem of one to three axes is computed; worked out once."""
-    chosen = planning.plan(_problem(x_shape, h_shape, axes), op, dtype, *_asked(method))
+    chosen = planning.plan(_problem(x_shape, h_shape, axes), op, dtype, *_asked(method), device)
     shape = _result_shape(op, x_shape, h_shape, axes)
     a, b, out = (chosen.problem.shape(name) for name in TENSORS[op])
     return Ready(chosen, shape, (a, b, out), chosen.workspace + math.prod(shape) * dtype.itemsize)
@@ -122,18 +122,19 @@ def _problem(x_shape: Ints, h_shape: Ints, axes: Axes) -> ConvProblem:
 def _run(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, method: str, a: Array, b: Array, out: Array | None = None) -> Array:
     if len(x_shape) > 4:
         return _more_axes(op, x_shape, h_shape, axes, method, a, b, out)
-    given, dtype = a.dtype, COMPUTE[a.dtype]
+    given, dtype, xp = a.dtype, COMPUTE[a.dtype], namespace(a)
     if not (a.size and b.size and math.prod(axes.size)):
-        empty = np.zeros(_result_shape(op, x_shape, h_shape, axes), a.dtype) if out is None else out
+        empty = xp.zeros(_result_shape(op, x_shape, h_shape, axes), a.dtype) if out is None else out
         empty[...] = 0
         return empty
-    found = ready(op, x_shape, h_shape, axes, dtype, method)
+    on_gpu = xp is not np
+    found = ready(op, x_shape, h_shape, axes, dtype, method, "cuda" if on_gpu else "cpu")
     chosen, (a_full, b_full, full) = found.plan, found.full
     needed = found.size + copied_bytes(a, dtype) + copied_bytes(b, dtype)
     if needed > planning.UNCHECKED_BYTES:
-        planning.require_memory(needed, f"an output of shape {found.shape} with the workspace of {chosen.name!r}")
-    direct = out is not None and out.dtype == dtype and out.flags.carray
-    result: Array = out if direct else np.empty(found.shape, dtype)  # type: ignore[assignment]
+        _require_memory(on_gpu)(needed, f"an output of shape {found.shape} with the workspace of {chosen.name!r}")
+    direct = out is not None and out.dtype == dtype and out.flags.c_contiguous and (on_gpu or out.flags.carray)
+    result: Array = out if direct else xp.empty(found.shape, dtype)  # type: ignore[assignment]
     a, b = contiguous(a, dtype).reshape(a_full), contiguous(b, dtype).reshape(b_full)
     chosen.algorithm.run(chosen.problem, op, a, b, result.reshape(full), PLAIN)
     if direct:
@@ -144,9 +145,17 @@ def _run(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, method: str, a: Array
     return out
 
 
+def _require_memory(on_gpu: bool) -> Any:
+    if not on_gpu:
+        return planning.require_memory
+    from numbaconv.cuda import calls
+
+    return calls.require_memory
+
+
 def _more_axes(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, method: str, a: Array, b: Array, out: Array | None) -> Array:
     """Add up what each triple of positions on the first axis gives, computed over the others."""
-    result = np.zeros(_result_shape(op, x_shape, h_shape, axes), a.dtype)
+    result = namespace(a).zeros(_result_shape(op, x_shape, h_shape, axes), a.dtype)
     rest = axes.behind_first()
     for o in range(axes.size[0]):
         for r in range(h_shape[1]):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.arrays import Array, check_out, contiguous
+from numbaconv.arrays import Array, check_out, contiguous, namespace
 from numbaconv.cuda._backend import SIMULATED, arrays, on_device, stream_pointer
 from numbaconv.problem import Options
 
@@ -31,33 +31,34 @@ def on_stream(stream: Any) -> Any:
 
 def ready(array: Any, dtype: np.dtype[Any]) -> Any:
     """Return an array of ``dtype`` that kernels can read: on the device, contiguous, in native order."""
-    if isinstance(array, np.ndarray):
-        return on_device(contiguous(array, dtype))
-    return arrays().ascontiguousarray(array, dtype)
+    array = contiguous(array, dtype)
+    return on_device(array) if type(array) is np.ndarray else array
 
 
 def check_result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: dict[str, Any]) -> None:
     """Raise unless ``out`` can take the result: an array like the inputs, of this shape and dtype, that overlaps none of them."""
-    if all(isinstance(array, np.ndarray) for array in inputs.values()):
+    if all(type(array) is np.ndarray for array in inputs.values()):
         check_out(out, shape, dtype, inputs)
         return
-    if not isinstance(out, arrays().ndarray):
+    xp = namespace(next(iter(inputs.values())))
+    if not isinstance(out, xp.ndarray):
         raise TypeError(f"out must be a CuPy array, as the inputs are on a GPU, got {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"out must have shape {shape}, got {out.shape}")
     if out.dtype != dtype:
         raise TypeError(f"out must have dtype {dtype}, got {out.dtype}")
     for name, array in inputs.items():
-        if arrays().may_share_memory(out, array):
+        if xp.may_share_memory(out, array):
             raise ValueError(f"out must not overlap an input: it may share memory with {name}")
 
 
 def carry_out(recipe: Any, inputs: dict[str, Any], bias: Any, activation: str | None, out: Any, packed: Any, conjugate: str, stream: Any) -> Array:
     """Compute what `recipe.carry_out` computes, on the current GPU: NumPy arrays give NumPy arrays, CuPy's give CuPy's."""
-    chosen, dtype, xp = recipe.plan, recipe.plan.dtype, arrays()
+    chosen, dtype, given = recipe.plan, recipe.plan.dtype, namespace(next(iter(inputs.values())))
     if out is not None:
         check_result(out, recipe.out_shape, recipe.dtype, inputs if bias is None else {**inputs, "bias": bias})
-    host = not SIMULATED and all(isinstance(array, np.ndarray) for array in inputs.values())
+    host = given is np and not SIMULATED
+    xp = arrays() if given is np else given
     with on_stream(stream):
         operands = {name: ready(array, dtype) for name, array in inputs.items()}
         if conjugate and dtype.kind == "c":

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from numbaconv.arrays import Array
+from numbaconv.arrays import Array, namespace
 from numbaconv.correlation import Axes, Ints
 
 MODES = ("full", "same", "valid")
@@ -42,13 +42,13 @@ class Operand(NamedTuple):
         if order is None:
             return array
         array = array.transpose(order)
-        return np.broadcast_to(array, self.batch + array.shape[len(self.batch) :]).reshape(self.shape)
+        return namespace(array).broadcast_to(array, self.batch + array.shape[len(self.batch) :]).reshape(self.shape)
 
     def leave(self, grad: Array, order: Ints | None, shape: Ints) -> Array:
         """Return the gradient of the argument, of a shape, for that of x or h: the adjoint of `enter`."""
         if self.conjugate:
             grad = grad.conj()
-        result = np.zeros(shape, grad.dtype)
+        result = namespace(grad).zeros(shape, grad.dtype)
         place = result[self.view]
         if order is not None:
             target = place.transpose(order)
@@ -86,7 +86,7 @@ class Arrangement(NamedTuple):
         if self.order is None:
             return y.reshape(self.shape)
         moved = y.reshape([self.shape[axis] for axis in self.order])
-        return np.ascontiguousarray(moved.transpose(np.argsort(self.order))).reshape(self.shape)
+        return namespace(y).ascontiguousarray(moved.transpose([int(axis) for axis in np.argsort(self.order)])).reshape(self.shape)
 
     def grad_result(self, grad: Array) -> Array:
         """Return a gradient of the caller's result as one of the correlation."""

@@ -14,7 +14,7 @@ import numpy as np
 from numbaconv import boundary as extended
 from numbaconv import correlation
 from numbaconv import plan as planning
-from numbaconv.arrays import COMPUTE, Array, check_out, contiguous
+from numbaconv.arrays import COMPUTE, Array, as_numbers, check_out, contiguous
 from numbaconv.correlation import METHODS, Ints
 from numbaconv.signal._arrange import Arrangement, Kind, arrange
 
@@ -40,7 +40,7 @@ class Call(NamedTuple):
 def prepare(name: str, in1: Any, in2: Any, mode: Any, method: Any = "auto") -> Call | None:
     """Prepare `convolve` or `correlate`; None means that SciPy must answer, as in the two functions below."""
     if type(in1) is not np.ndarray or type(in2) is not np.ndarray:
-        in1, in2 = np.asarray(in1), np.asarray(in2)
+        in1, in2 = as_numbers(in1, in2)
     dtype = _promoted(in1.dtype, in2.dtype)
     if dtype is None or not isinstance(mode, str) or method not in METHODS:
         return None
@@ -54,7 +54,7 @@ def prepare(name: str, in1: Any, in2: Any, mode: Any, method: Any = "auto") -> C
 
 def prepare_fft(in1: Any, in2: Any, mode: Any, axes: Any) -> Call | None:
     """Prepare `fftconvolve` or `oaconvolve`: they broadcast, and integers become floats."""
-    in1, in2 = np.asarray(in1), np.asarray(in2)
+    in1, in2 = as_numbers(in1, in2)
     axes = _axes(axes, in1.ndim)
     if axes is None or not isinstance(mode, str):
         return None
@@ -68,7 +68,7 @@ def prepare_fft(in1: Any, in2: Any, mode: Any, axes: Any) -> Call | None:
 
 def prepare_2d(name: str, in1: Any, in2: Any, mode: Any, boundary: Any, fillvalue: Any) -> Call | None:
     """Prepare `convolve2d` or `correlate2d`."""
-    in1, in2 = np.asarray(in1), np.asarray(in2)
+    in1, in2 = as_numbers(in1, in2)
     dtype = _promoted(in1.dtype, in2.dtype)
     if in1.ndim != 2 or dtype is None or not isinstance(mode, str) or not isinstance(boundary, str) or boundary not in BOUNDARIES:
         return None
@@ -146,7 +146,7 @@ def compute(call: Call, out: Array | None = None) -> Any:
     """Return the result, which is a scalar for two scalars; ``out``, if given, is checked, filled and returned."""
     arranged = call.arranged
     if out is not None:
-        check_out(out, arranged.shape, call.dtype, {"in1": call.in1, "in2": call.in2})
+        check_result(out, arranged.shape, call.dtype, {"in1": call.in1, "in2": call.in2})
     place = out[None] if out is not None and arranged.order is None else None
     if arranged.multiplies:
         y = arranged.product(call.in1, call.in2, call.dtype)
@@ -158,6 +158,16 @@ def compute(call: Call, out: Array | None = None) -> Any:
     if place is None:
         out[...] = y
     return out
+
+
+def check_result(out: Any, shape: Ints, dtype: np.dtype[Any], inputs: dict[str, Array]) -> None:
+    """Raise unless ``out`` can take a result: where the inputs are, of this shape and dtype, overlapping none of them."""
+    if all(type(array) is np.ndarray for array in inputs.values()):
+        check_out(out, shape, dtype, inputs)
+    else:
+        from numbaconv.cuda import calls
+
+        calls.check_result(out, shape, dtype, inputs)
 
 
 def _promoted(first: np.dtype[Any], second: np.dtype[Any]) -> np.dtype[Any] | None:

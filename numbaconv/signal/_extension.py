@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbaconv import boundary
-from numbaconv.arrays import Array
+from numbaconv.arrays import Array, namespace
 
 BOUNDARIES = {"constant": "constant", "symmetric": "reflect", "reflect": "mirror", "edge": "nearest", "wrap": "wrap"}
 SLOPES = ("antisymmetric", "antireflect", "smooth", "line")
@@ -68,12 +68,12 @@ def extend(x: Array, before: int, after: int, mode: str, value: complex) -> Arra
         return boundary.extend(x, 1, before, after, BOUNDARIES[mode], value)
     rows, size, inner = x.shape
     place = _reached(size, before, after)
-    sums = _sums(place, size, mode)
+    xp, sums = namespace(x), _sums(place, size, mode)
     real = x.real.dtype
-    outside = x[:, sums.sample] * sums.sign.astype(real)[:, None]
+    outside = x[:, xp.asarray(sums.sample)] * xp.asarray(sums.sign.astype(real))[:, None]
     for weight, plus, minus in sums.differences:
-        outside += weight.astype(real)[:, None] * (x[:, plus] - x[:, minus])
-    return np.concatenate((outside[:, :before], x, outside[:, before:]), 1)
+        outside += xp.asarray(weight.astype(real))[:, None] * (x[:, xp.asarray(plus)] - x[:, xp.asarray(minus)])
+    return xp.concatenate((outside[:, :before], x, outside[:, before:]), 1)
 
 
 def fold(wide: Array, before: int, after: int, mode: str) -> Array:
@@ -82,13 +82,13 @@ def fold(wide: Array, before: int, after: int, mode: str) -> Array:
     if mode in BOUNDARIES:
         return boundary.fold(wide, 1, before, after, size, BOUNDARIES[mode])
     place = _reached(size, before, after)
-    sums = _sums(place, size, mode)
+    xp, sums = namespace(wide), _sums(place, size, mode)
     real = wide.real.dtype
     x = wide[:, before : before + size].swapaxes(0, 1).copy()
-    outside = wide[:, place + before].swapaxes(0, 1)
-    np.add.at(x, sums.sample, outside * sums.sign.astype(real)[:, None, None])
+    outside = wide[:, xp.asarray(place + before)].swapaxes(0, 1)
+    xp.add.at(x, xp.asarray(sums.sample), outside * xp.asarray(sums.sign.astype(real))[:, None, None])
     for weight, plus, minus in sums.differences:
-        weighted = outside * weight.astype(real)[:, None, None]
-        np.add.at(x, plus, weighted)
-        np.subtract.at(x, minus, weighted)
-    return np.ascontiguousarray(x.swapaxes(0, 1))
+        weighted = outside * xp.asarray(weight.astype(real))[:, None, None]
+        xp.add.at(x, xp.asarray(plus), weighted)
+        xp.add.at(x, xp.asarray(minus), -weighted)
+    return xp.ascontiguousarray(x.swapaxes(0, 1))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import scipy.signal
 
-from numbaconv.arrays import Array, check_shape, contiguous
+from numbaconv.arrays import Array, as_numbers, check_shape, contiguous
 from numbaconv.signal import _lines, filters
 from numbaconv.signal._lines import Rate, lines_of, ours, real_of
 from numbaconv.signal.filters import BACKGROUNDS, Problem, Resampling
@@ -33,14 +33,14 @@ def checked_call(check: Callable[..., Any], function: Callable[..., Any], *argum
 
 def gradient(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return the gradient of a result, checked, in the dtype of the computation."""
-    (grad,) = checked_call(_lines.numeric, np.asarray, value)
+    (grad,) = checked_call(lambda given: _lines.numeric(given, on_gpu=True), np.asarray, value)
     check_shape(grad, shape, name, "that of the result")
     return contiguous(grad if dtype.kind == "c" else grad.real, dtype)
 
 
 def like(grad: Array, argument: Any) -> Array:
     """Return the gradient of an argument as the module says."""
-    kind = np.asarray(argument).dtype
+    kind = as_numbers(argument)[0].dtype
     if kind.kind == "c":
         return grad.astype(kind, copy=False)
     return grad.real.astype(kind if kind.kind == "f" else real_of(grad.dtype), copy=False)

@@ -17,7 +17,7 @@ import numpy as np
 
 from numbaconv import correlation
 from numbaconv import plan as planning
-from numbaconv.arrays import COMPUTE, Array, NotOurs, contiguous
+from numbaconv.arrays import COMPUTE, Array, NotOurs, as_numbers, contiguous, namespace
 from numbaconv.correlation import Axes
 from numbaconv.cpu import polyphase
 from numbaconv.signal import _extension
@@ -64,10 +64,10 @@ class Outside(NamedTuple):
         return self.mode == "constant" and self.value == 0
 
 
-def numeric(*values: Any) -> list[Array]:
-    """Return values as arrays of numbers that kernels have arithmetic for, booleans included."""
+def numeric(*values: Any, on_gpu: bool = False) -> list[Array]:
+    """Return values as arrays of numbers that kernels have arithmetic for, booleans included; those of a GPU only where they may be."""
     try:
-        arrays = [np.asarray(value) for value in values]
+        arrays = as_numbers(*values) if on_gpu else [np.asarray(value) for value in values]
     except (TypeError, ValueError) as error:
         raise NotOurs from error
     if any(a.dtype.newbyteorder("=") not in COMPUTE and a.dtype != np.bool_ for a in arrays):
@@ -133,23 +133,24 @@ def _flat(x: Array) -> Array:
 def _turned(x: Array) -> Array:
     """Put what stands behind the axis before it."""
     rows, size, inner = x.shape
-    return np.ascontiguousarray(x.swapaxes(1, 2)).reshape(rows * inner, size, 1)
+    return namespace(x).ascontiguousarray(x.swapaxes(1, 2)).reshape(rows * inner, size, 1)
 
 
 def resample(h: Array, x: Array, rate: Rate, out: Array | None = None) -> Array:
     """Return y, (rows, outputs, inner), for x with zeros outside; h may be real where x is complex. ``out``, if given, is filled."""
     rows, size, inner = x.shape
+    xp = namespace(x)
     if x.dtype != h.dtype:
-        y = np.empty((rows, rate.outputs, inner), x.dtype) if out is None else out
-        y.real, y.imag = resample(h, np.concatenate((x.real, x.imag)), rate).reshape(2, *y.shape)
+        y = xp.empty((rows, rate.outputs, inner), x.dtype) if out is None else out
+        y.real, y.imag = resample(h, xp.concatenate((x.real, x.imag)), rate).reshape(2, *y.shape)
         return y
     if 1 < inner < NARROW:
         y = resample(h, _turned(x), rate).reshape(rows, inner, rate.outputs).swapaxes(1, 2)
-        return _into(np.ascontiguousarray(y) if out is None else y, out)
+        return _into(xp.ascontiguousarray(y) if out is None else y, out)
     shape, axes = _geometry(h, inner, rate)
     flat, taps = _flat(x), h[::-1].reshape(shape)
     resamples = max(rate.up, rate.down) > 1 and x.size > 0 and rate.outputs > 0
-    if resamples and correlation.plan("fprop", flat.shape, shape, axes, x.dtype, "direct").name == "direct":
+    if xp is np and resamples and correlation.plan("fprop", flat.shape, shape, axes, x.dtype, "direct").name == "direct":
         return _polyphase(h, x, rate, out)
     target = None if out is None else _flat(out)
     # Zeros between the samples are nothing to transform.
@@ -203,7 +204,8 @@ def grad_h(dy: Array, x: Array, taps: int, rate: Rate, outside: Outside) -> Arra
     x, rate = extended(x, taps, rate, outside)
     if 1 < x.shape[2] and (x.shape[2] < NARROW or rate.up > 1):
         x, dy = _turned(x), _turned(dy)
-    if rate.up > 1 and dy.size > 0 and x.size > 0:  # other algorithms than the direct sum have no dilated inputs in this gradient
+    # Other algorithms than the direct sum have no dilated inputs in this gradient.
+    if namespace(x) is np and rate.up > 1 and dy.size > 0 and x.size > 0:
         return polyphase.grad_taps(contiguous(dy[..., 0], dy.dtype), contiguous(x[..., 0], x.dtype), taps, rate.up, rate.down, rate.start)
     shape, axes = _geometry(np.empty(taps, dy.dtype), x.shape[2], rate)
     return correlation.grad_h(_flat(dy), _flat(x), shape, axes).reshape(-1)[::-1]

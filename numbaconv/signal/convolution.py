@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.arrays import Array, check_out
+from numbaconv.arrays import Array, check_out, is_on_gpu
 from numbaconv.cpu import fir
 from numbaconv.signal._calls import compute, compute_known, known, prepare, prepare_2d, prepare_fft
 
@@ -20,8 +20,13 @@ FEW_PRODUCTS, MOST_PRODUCTS, MOST_TAPS = 1 << 13, 1 << 19, 128  # up to how many
 
 
 def by_scipy(name: str, out: Any, in1: Any, in2: Any, *options: Any) -> Any:
-    """Return what SciPy's function answers, or let it raise."""
+    """Return what SciPy's function answers, or let it raise; arrays on a GPU it cannot compute with, only refuse them in its words."""
+    on_gpu = is_on_gpu(in1) or is_on_gpu(in2)
+    if on_gpu:
+        in1, in2 = (np.broadcast_to(np.zeros((), value.dtype), value.shape) for value in (in1, in2))
     result = getattr(importlib.import_module("scipy.signal"), name)(in1, in2, *options)
+    if on_gpu:
+        raise TypeError(f"{name} on a GPU takes non-empty arrays of numbers that are not both boolean, got {in1.dtype} and {in2.dtype}")
     if out is None:
         return result
     check_out(out, np.shape(result), result.dtype, {"in1": np.asarray(in1), "in2": np.asarray(in2)})
@@ -62,7 +67,7 @@ def _sum_of_products(name: str, in1: Any, in2: Any, mode: Any, method: Any, out:
     if call is None:
         return by_scipy(name, out, in1, in2, mode, method)
     result = compute(call, out)
-    if method == "fft" and call.method == "fft" and not np.isfinite(result).all():
+    if method == "fft" and call.method == "fft" and type(result) is np.ndarray and not np.isfinite(result).all():
         warnings.warn(
             "Use of fft convolution on input with NAN or inf results in NAN or inf output. Consider using method='direct' instead.",
             category=RuntimeWarning,

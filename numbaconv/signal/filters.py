@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.signal
 
-from numbaconv.arrays import Array, NotOurs, check_out
+from numbaconv.arrays import Array, NotOurs, as_numbers, check_out
+from numbaconv.signal._calls import check_result
 from numbaconv.signal._extension import MODES
 from numbaconv.signal._lines import (
     Outside,
@@ -78,7 +79,7 @@ def _handed_over(out: Any, function: Callable[..., Any], *arguments: Any) -> Any
 
 def upfirdn_problem(h: Any, x: Any, up: Any, down: Any, axis: Any, mode: Any, cval: Any) -> Problem:
     """Check the arguments of `upfirdn`."""
-    h, x = numeric(h, x)
+    h, x = numeric(h, x, on_gpu=True)
     axis = checked_axis(axis, x.ndim)
     dtype = np.result_type(h.dtype, x.dtype, np.float32)
     try:
@@ -135,7 +136,7 @@ def upfirdn(
     if problem is None:
         return _handed_over(out, scipy.signal.upfirdn, h, x, up, down, axis, mode, cval)
     if out is not None:
-        check_out(out, problem.shape, problem.dtype, {"h": np.asarray(h), "x": np.asarray(x)})
+        check_result(out, problem.shape, problem.dtype, dict(zip("hx", as_numbers(h, x), strict=True)))
     return problem.run(out)
 
 

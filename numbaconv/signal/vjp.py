@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv import boundary as extended
-from numbaconv.arrays import Array, as_array, check_shape
+from numbaconv.arrays import Array, as_array, check_shape, namespace
 from numbaconv.correlation import Ints
 from numbaconv.signal import convolution
 from numbaconv.signal._calls import Call, compute, prepare, prepare_2d, prepare_fft
@@ -72,7 +72,7 @@ def _inexact(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _like(grad: Array, given: Array) -> Any:
     """Return a gradient in the dtype of its input."""
     real = grad.real if given.dtype.kind != "c" else grad
-    found = np.ascontiguousarray(real, _inexact(given.dtype).newbyteorder("=")).reshape(given.shape)
+    found = namespace(real).ascontiguousarray(real, _inexact(given.dtype).newbyteorder("=")).reshape(given.shape)
     return found if found.ndim else found[()]
 
 
