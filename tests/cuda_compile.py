@@ -22,12 +22,8 @@ def tool(name: str) -> str:
 
 def look_at(kernel: Any, capability: int, folder: Path) -> dict[str, Any]:
     """Compile one kernel; return its registers, its stack and how often each instruction stands in it."""
-    from numba import cuda
-
-    options = {"device": False, "abi": "numba", "cc": divmod(capability, 10), "output": "ptx", "launch_bounds": kernel.bounds}
-    ptx, _ = cuda.compile(kernel.function, kernel.signature(), **options)
     source, binary = folder / "kernel.ptx", folder / "kernel.cubin"
-    source.write_text(ptx)
+    source.write_text(kernel.ptx(divmod(capability, 10)))
     done = subprocess.run([tool("ptxas"), f"-arch=sm_{capability}", "-v", source, "-o", binary], capture_output=True, text=True, check=True)
     lines = subprocess.run([tool("nvdisasm"), "-c", binary], capture_output=True, text=True, check=True).stdout
     counts = collections.Counter(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_.]+)", lines, re.M))
@@ -40,13 +36,17 @@ def look_at(kernel: Any, capability: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def main(capability: int) -> None:
-    """Go through the room's table."""
+def for_capability(capability: int) -> None:
+    """Make functions that kernels call for that: they are compiled for the current device, which there is none of."""
     import numba.cuda.dispatcher
 
-    # Functions that kernels call are compiled for the current device, which there is none of.
     device = types.SimpleNamespace(compute_capability=divmod(capability, 10))
     numba.cuda.dispatcher.get_current_device = lambda: device
+
+
+def main(capability: int) -> None:
+    """Go through the room's table."""
+    for_capability(capability)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for algorithm in importlib.import_module("numbaconv.cuda").ALGORITHMS.values():

@@ -16,18 +16,39 @@ import pytest
 
 NEEDED = ("numba_cuda", "nvidia")
 MAIN = "gemm 128×128"
+COMPILE = Path(__file__).with_name("cuda_compile.py")
+
+# A second process finds the machine code of the first; another variant of the kernel has a file of its own.
+KEPT = """
+import numpy as np
+from cuda_compile import for_capability
+for_capability(90)
+from numbaconv.cuda import _binaries, _store
+made = _binaries._compiled
+compiled = []
+_binaries._compiled = lambda *arguments: compiled.append(1) or made(*arguments)
+name, code = _binaries.binary(_store.finish("relu", np.dtype("float32")), (9, 0))
+assert "finish_pieces" in name and code[:4] == b"\\x7fELF", name
+print(len(compiled))
+"""
+
+
+def in_a_process(*arguments, **variables):
+    """Run Python without the simulator, which this process has."""
+    if not all(importlib.util.find_spec(name) for name in NEEDED):
+        pytest.skip("needs pip install '.[gate]'")
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=900, env={**environment, **variables}, cwd=COMPILE.parent
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.fixture(scope="module", params=(80, 90))
 def code(request):
-    """Compile in a process of its own: this one has the simulator. Returns what was found, by kernel."""
-    if not all(importlib.util.find_spec(name) for name in NEEDED):
-        pytest.skip("needs pip install '.[gate]'")
-    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    command = [sys.executable, str(Path(__file__).with_name("cuda_compile.py")), str(request.param)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    """Return what was found in the machine code, by kernel."""
+    return json.loads(in_a_process(str(COMPILE), str(request.param)))
 
 
 def test_every_kernel_compiles_without_stack_or_spills(code):
@@ -42,3 +63,11 @@ def test_the_main_tiles_are_what_the_design_asks_for(code):
         assert found["registers"] <= 128 and found["threads"] == 256, name
         assert found["counts"].get("FFMA", 0) >= 512, name
         assert found["counts"].get("LDS.128", 0) >= 32, name
+
+
+def test_machine_code_is_kept_for_later_processes(tmp_path):
+    compiled = [in_a_process("-c", KEPT, NUMBACONV_CACHE_DIR=str(tmp_path)).strip() for _ in range(2)]
+    assert compiled == ["1", "0"]
+    (file,) = tmp_path.glob("cuda-*.bin")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert in_a_process("-c", KEPT, NUMBACONV_CACHE_DIR=str(tmp_path)).strip() == "1"

@@ -7,6 +7,7 @@ GPU would have read wrongly without a word.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import threading
 from collections.abc import Callable, Sequence
@@ -73,7 +74,7 @@ def current_device() -> int:
 
 
 class Kernel:
-    """A CUDA kernel, compiled for a device at its first launch there.
+    """A CUDA kernel, compiled for a GPU's architecture when it is first launched there, and kept on disk for later processes.
 
     It takes one pointer for each dtype in ``pointers``, then one tuple of int32 values: ``integers`` of them, or the fields of a NamedTuple
     class. ``threads`` is its block; ``resident`` says how many blocks of it a multiprocessor is to hold, which bounds its registers.
@@ -82,7 +83,7 @@ class Kernel:
     def __init__(self, function: Callable[..., None], pointers: Sequence[Any], integers: Any, threads: int, resident: int = 1) -> None:
         self.function, self.threads, self.bounds = function, threads, (threads, resident)
         self.pointers, self.integers = tuple(map(np.dtype, pointers)), integers
-        self._compiled: dict[int, Any] = {}
+        self._loaded: dict[int, Any] = {}
         self._lock = threading.Lock()
 
     def signature(self) -> Any:
@@ -94,6 +95,11 @@ class Kernel:
             return (*names, types.UniTuple(types.int32, self.integers))
         return (*names, types.NamedUniTuple(types.int32, len(self.integers._fields), self.integers))
 
+    def ptx(self, capability: tuple[int, int]) -> str:
+        """Compile it for an architecture, to NVIDIA's assembly language. Needs no GPU, unless functions are called that were made for it."""
+        options = {"device": False, "abi": "numba", "cc": capability, "output": "ptx", "launch_bounds": self.bounds}
+        return str(cuda.compile(self.function, self.signature(), **options)[0])
+
     def launch(self, grid: tuple[int, int, int], stream: Any, arrays_: Sequence[Any], integers: tuple[int, ...]) -> None:
         """Enqueue it on a stream (None: CuPy's current one); arrays are flat or will be read as if they were."""
         assert len(arrays_) == len(self.pointers)
@@ -102,22 +108,44 @@ class Kernel:
         if SIMULATED:
             _simulator.launch(self.function, grid, self.threads, arrays_, integers)
             return
-        device = current_device()
-        compiled = self._compiled.get(device) or self._compile(device)
-        compiled.launch([*(array.data.ptr for array in arrays_), integers], grid, (self.threads, 1, 1), stream_for(stream))
+        from cuda.core import launch
 
-    def _compile(self, device: int) -> Any:
+        number = current_device()
+        kernel = self._loaded.get(number) or self._load(number)
+        launch(_stream(stream_pointer(stream)), _block(grid, self.threads), kernel, *[array.data.ptr for array in arrays_], *_as_int32(integers))
+
+    def _load(self, number: int) -> Any:
+        from numbaconv.cuda import _binaries
+
         with self._lock:
-            if device not in self._compiled:
-                dispatcher = cuda.jit(launch_bounds=self.bounds)(self.function)
-                self._compiled[device] = dispatcher.compile(self.signature())
-            return self._compiled[device]
+            if number not in self._loaded:
+                self._loaded[number] = _binaries.load(self, capability_of(number))
+            return self._loaded[number]
 
 
-def stream_for(stream: Any) -> Any:
-    """Return the backend's stream for what a user gave: None, an address, or a stream of CuPy, PyTorch or Numba."""
-    pointer = stream_pointer(stream)
-    return _external_stream(pointer)
+@functools.lru_cache(maxsize=1024)
+def _block(grid: tuple[int, int, int], threads: int) -> Any:
+    from cuda.core import LaunchConfig
+
+    return LaunchConfig(grid=grid, block=(threads, 1, 1))
+
+
+@functools.lru_cache(maxsize=64)
+def _stream(pointer: int) -> Any:
+    from cuda.core import Stream
+
+    return Stream.from_handle(pointer)
+
+
+@functools.lru_cache(maxsize=4096)
+def _as_int32(values: tuple[int, ...]) -> tuple[Any, ...]:
+    return tuple(map(ctypes.c_int32, values))
+
+
+def capability_of(number: int) -> tuple[int, int]:
+    """Return the compute capability of a device."""
+    major, minor = divmod(int(arrays().cuda.Device(number).compute_capability), 10)
+    return major, minor
 
 
 def stream_pointer(stream: Any) -> int:
@@ -139,16 +167,4 @@ def stream_pointer(stream: Any) -> int:
     raise TypeError(f"stream must be None, an address, or a stream of CuPy, PyTorch or Numba, got {type(stream).__name__}")
 
 
-@functools.lru_cache(maxsize=64)
-def _external_stream(pointer: int) -> Any:
-    return cuda.external_stream(pointer) if pointer else cuda.default_stream()
-
-
-def multiprocessors() -> int:
-    """Return how many multiprocessors the device has: an H200's for the simulator."""
-    if SIMULATED:
-        return 132
-    return int(arrays().cuda.Device().attributes["MultiProcessorCount"])
-
-
-__all__ = ["SIMULATED", "CudaError", "Kernel", "arrays", "cuda", "current_device", "device", "multiprocessors", "on_device", "stream_pointer"]
+__all__ = ["SIMULATED", "CudaError", "Kernel", "arrays", "cuda", "current_device", "device", "on_device", "stream_pointer"]
