@@ -92,6 +92,19 @@ def _size(files: Sequence[Compiled]) -> str:
     return f"{len(files)} file{'' if len(files) == 1 else 's'}, {sum(f.size for f in files) / 2**20:.1f} MiB"
 
 
+def gpu() -> str:
+    """Say which GPU ``device="cuda"`` would use, or why there is none."""
+    from numbaconv import plan
+
+    try:
+        plan.room("cuda")
+    except RuntimeError as reason:
+        return f"none: {reason}"
+    from numbaconv.cuda import describe
+
+    return describe()
+
+
 def info() -> int:
     """Print what the library runs on and what is compiled."""
     import llvmlite.binding as llvm
@@ -111,7 +124,7 @@ def info() -> int:
         ("CPU", f"{cpu_name()} (LLVM: {llvm.get_host_cpu_name()})"),
         ("SIMD", " ".join(name for name in SIMD if features.get(name)) or "none of those known here"),
         ("threads", f"{_parallel.available_threads()} available, {nc.get_num_threads()} used; threading {nc.get_threading()!r}"),
-        ("GPU", "no CUDA room in this version"),
+        ("GPU", gpu()),
         ("estimates", f"tuned on this machine, {tuned.date}" if tuned else "as shipped; `python -m numbaconv warmup --tune` measures this machine"),
         ("cache", f"{root or 'none: no folder can be written to'}"),
         ("cache size", f"{_size(files)}; of this version on this CPU {_size(ours)}"),

@@ -4,7 +4,7 @@ Besides the functions of every algorithm, a module lists one of each of its ``ke
 """
 
 from numbaconv.cuda import gemm
-from numbaconv.cuda._backend import arrays
+from numbaconv.cuda._backend import SIMULATED, arrays, capability_of, current_device
 
 ALGORITHMS = {"gemm": gemm}
 
@@ -12,3 +12,12 @@ ALGORITHMS = {"gemm": gemm}
 def check() -> None:
     """Raise unless there is a GPU, with its driver and the packages that it takes, or the simulator."""
     arrays()
+
+
+def describe() -> str:
+    """Say which GPU is used."""
+    if SIMULATED:
+        return "simulated, one thread after the other (NUMBA_ENABLE_CUDASIM)"
+    number = current_device()
+    name = arrays().cuda.runtime.getDeviceProperties(number)["name"].decode()
+    return f"{name}, compute capability {'.'.join(map(str, capability_of(number)))}"
