@@ -207,10 +207,15 @@ def source_hash() -> str | None:
 @cache
 def version_folder(target: str) -> Path | None:
     """Return the folder for the code of these sources, these versions and this CPU."""
-    root, sources = cache_folder(), source_hash()
-    if root is None or sources is None:
+    sources = source_hash()
+    return folder_of((sources, sys.version, numba.__version__, llvmlite.__version__, np.__version__, target)) if sources else None
+
+
+def folder_of(versions: tuple[str, ...]) -> Path | None:
+    """Return the folder for code that depends on these, if there is a place for it that is ours."""
+    root = cache_folder()
+    if root is None:
         return None
-    versions = (sources, sys.version, numba.__version__, llvmlite.__version__, np.__version__, target)
     folder = root / hashlib.sha256(repr(versions).encode()).hexdigest()[:24]
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -51,11 +51,9 @@ def _compiled(kernel: Kernel, capability: tuple[int, int]) -> tuple[str, bytes]:
 
 
 def _file(kernel: Kernel, capability: tuple[int, int]) -> Path | None:
-    root = _jit.cache_folder()
-    if root is None:
-        return None
-    key = (_versions(), capability, described(kernel.function), str(kernel.signature()), kernel.bounds)
-    return root / f"cuda-{hashlib.sha256(repr(key).encode()).hexdigest()[:40]}.bin"
+    folder = _jit.folder_of(("cuda", *_versions(), repr(capability)))
+    key = (described(kernel.function), str(kernel.signature()), kernel.bounds)
+    return folder and folder / f"{kernel.function.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.bin"
 
 
 @functools.cache
