@@ -48,7 +48,7 @@ class Clock:
     """Times one call between CUDA events; under the simulator, by the host's clock, so that the script itself can be tested."""
 
     def __init__(self) -> None:
-        from numbaconv.cuda._backend import SIMULATED, arrays
+        from numbaconv.cuda._backend import SIMULATED, arrays  # raises a RuntimeError that says what is missing
 
         self.simulated, self.xp = SIMULATED, arrays()
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import benchmarks
-from benchmarks import activations, calibrate, compare, memory, overhead, roofline, threads
+from benchmarks import activations, calibrate, compare, gpu_check, memory, overhead, roofline, threads
 from benchmarks.cases import OPS, Array, Layer, layer
 from benchmarks.networks import LAYERS
 from numbaconv import tuning
@@ -238,3 +238,13 @@ def test_calibrate_prints_seconds(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     calibrate.main(["--seconds", "0"])
     printed = capsys.readouterr().out
     assert all(f'{name}: "call": ' in printed for name in room("cpu")) and "now: chosen within 10 %" in printed
+
+
+def test_gpu_check_measures_and_writes_its_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_check, "LAYERS_OF_THE_BARS", {"2→3 3×3 @5": layer("2→3 3×3 @5")})
+    assert gpu_check.main(["--no-tests", "--results", str(tmp_path)]) == 0
+    (file,) = tmp_path.glob("*.json")
+    written = json.loads(file.read_text())
+    measured = {row["op"] for row in written["rows"] if "seconds" in row and row["precision"] == "float32"}
+    assert measured == {*OPS, "signal"} and not any(row.get("wrong") for row in written["rows"])
+    assert "| 2→3 3×3 @5 | forward | float32 |" in capsys.readouterr().out
