@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from numbaconv import tuning
-from numbaconv.plan import room
+os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+
+from numbaconv import tuning  # noqa: E402
+from numbaconv.plan import room  # noqa: E402
 
 
 def pytest_configure() -> None:

@@ -70,12 +70,15 @@ def on_device(array: Any) -> Any:
 class Kernel:
     """A CUDA kernel, compiled for a device at its first launch there.
 
-    It takes one pointer for each dtype in ``pointers``, then one tuple of int32 values: ``integers`` of them, or the fields of a NamedTuple
-    class. ``threads`` is its block; ``resident`` says how many blocks of it a multiprocessor is to hold, which bounds its registers.
+    It takes one pointer for each dtype in ``pointers``, then one tuple of int32 values (int64 if ``wide``): ``integers`` of them, or the
+    fields of a NamedTuple class. ``threads`` is its block; ``resident`` says how many blocks of it a multiprocessor is to hold, which
+    bounds its registers.
     """
 
-    def __init__(self, function: Callable[..., None], pointers: Sequence[Any], integers: Any, threads: int, resident: int = 1) -> None:
-        self.function, self.threads, self.bounds = function, threads, (threads, resident)
+    def __init__(
+        self, function: Callable[..., None], pointers: Sequence[Any], integers: Any, threads: int, resident: int = 1, wide: bool = False
+    ) -> None:
+        self.function, self.threads, self.bounds, self.wide = function, threads, (threads, resident), wide
         self.pointers, self.integers = tuple(map(np.dtype, pointers)), integers
         self._compiled: dict[int, Any] = {}
         self._lock = threading.Lock()
@@ -85,9 +88,10 @@ class Kernel:
         from numba.cuda import types
 
         names = [types.CPointer(getattr(types, dtype.name)) for dtype in self.pointers]
+        integer = types.int64 if self.wide else types.int32
         if isinstance(self.integers, int):
-            return (*names, types.UniTuple(types.int32, self.integers))
-        return (*names, types.NamedUniTuple(types.int32, len(self.integers._fields), self.integers))
+            return (*names, types.UniTuple(integer, self.integers))
+        return (*names, types.NamedUniTuple(integer, len(self.integers._fields), self.integers))
 
     def launch(self, grid: tuple[int, int, int], stream: Any, arrays_: Sequence[Any], integers: tuple[int, ...]) -> None:
         """Enqueue it on a stream (None: CuPy's current one); arrays are flat or will be read as if they were."""

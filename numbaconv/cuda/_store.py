@@ -48,6 +48,20 @@ def activation(name: str | None, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
+def held(dtype: np.dtype[Any]) -> Any:
+    """Return a function that gives a value as the dtype holds it: integers, which kernels compute in 64 bits, wrap."""
+    kind = dtype.type
+
+    def wrapped(v):  # type: ignore[no-untyped-def]
+        return kind(v)
+
+    def itself(v):  # type: ignore[no-untyped-def]
+        return v
+
+    return device(wrapped if dtype.kind in "iu" else itself)
+
+
+@functools.cache
 def put4(name: str | None, dtype: np.dtype[Any]) -> Any:
     """Return a function that writes four sums to four addresses, those below zero left out."""
     activate = activation(name, dtype)
@@ -85,7 +99,7 @@ def put4(name: str | None, dtype: np.dtype[Any]) -> Any:
 @functools.cache
 def finish(name: str | None, dtype: np.dtype[Any]) -> Kernel:
     """Return the kernel that adds the pieces of a sum, then bias and activation."""
-    activate, zero = activation(name, dtype), dtype.type(0)
+    activate, hold, zero = activation(name, dtype), held(dtype), dtype.type(0)
 
     def finish_pieces(parts, bias, y, sizes):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[i] = activation(Σ_p parts[p, i] + bias[channel of i]), the pieces in their order.
@@ -98,7 +112,7 @@ def finish(name: str | None, dtype: np.dtype[Any]) -> Kernel:
                 for piece in range(int32(1), pieces):
                     total = total + parts[int32(at + piece * size)]
                 shift = bias[int32(at // inner % channels)] if has_bias else zero
-                y[at] = activate(total + shift)
+                y[at] = activate(hold(total + shift))
             at = int32(at + THREADS)
 
     return Kernel(finish_pieces, (dtype,) * 3, 5, THREADS)
