@@ -52,8 +52,9 @@ def main() -> None:
     """Go through the room's table."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for algorithm in importlib.import_module("numbaconv.cuda").ALGORITHMS.values():
-            for name, kernel in algorithm.kernels():
+        modules = [*importlib.import_module("numbaconv.cuda").ALGORITHMS.values(), importlib.import_module("numbaconv.cuda.bias")]
+        for module in modules:
+            for name, kernel in module.kernels():
                 found[name] = look_at(kernel, Path(folder))
     print(json.dumps(found))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -64,15 +66,23 @@ def store4(typingctx, memory, index, values):  # type: ignore[no-untyped-def]
     return types.void(memory, types.int32, values), codegen
 
 
-@intrinsic
-def tile(typingctx, zero):  # type: ignore[no-untyped-def]
-    """Return a register tile of zeros."""
-    result = types.UniTuple(zero, 64)
+@functools.cache
+def zeros(count: int) -> Any:
+    """Return the function that makes a register tile of a zero."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return context.make_tuple(builder, result, [args[0]] * 64)
+    @intrinsic
+    def make(typingctx, zero):  # type: ignore[no-untyped-def]
+        result = types.UniTuple(zero, count)
 
-    return result(zero), codegen
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return context.make_tuple(builder, result, [args[0]] * count)
+
+        return result(zero), codegen
+
+    return make
+
+
+tile = zeros(64)
 
 
 @intrinsic
@@ -96,6 +106,116 @@ def multiply_slab(typingctx, acc, a, a_at, a_row, b, b_at, b_row):  # type: igno
         return context.make_tuple(builder, acc, sums)
 
     return acc(acc, a, types.int32, types.int32, b, types.int32, types.int32), codegen
+
+
+def _fma(builder: Any, element: Any) -> Callable[..., Any]:
+    """Return the function that emits a·b + c."""
+    function = builder.module.declare_intrinsic("llvm.fma", [element], ir.FunctionType(element, [element] * 3))
+    return lambda a, b, c: builder.call(function, [a, b, c])
+
+
+def _element(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
+    """Load one element."""
+    return builder.load(_address(context, builder, kind, memory, index))
+
+
+@functools.cache
+def correlate(height: int, width: int, down: int, across: int) -> Any:
+    """Return the function that adds all taps of a filter to a register tile, 4 rows of 4 neighbouring outputs.
+
+    Of the input in shared memory, rows lie ``pitch`` apart and every ``across``-th column side by side, the next ones ``part`` further on;
+    output rows are ``down`` input rows apart. The tile's first column is aligned; w[w_at + r·w_row + s·w_column] are the taps.
+    """
+
+    @intrinsic
+    def add_taps(typingctx, acc, shared, at, pitch, part, w, w_at, w_row, w_column):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            acc_value, memory, index, row_on, part_on, w_memory, w_index, w_down, w_across = args
+            fma = _fma(builder, context.get_value_type(acc.dtype))
+            sums, taps = [builder.extract_value(acc_value, i) for i in range(16)], {}
+            for r in range(height):
+                tap_at = builder.add(w_index, builder.mul(w_down, I32(r)))
+                for s in range(width):
+                    taps[r, s] = _element(context, builder, w, w_memory, builder.add(tap_at, builder.mul(w_across, I32(s))))
+            for i in range(3 * down + height):
+                rows = [(j, i - j * down) for j in range(4) if 0 <= i - j * down < height]
+                row_at, window = builder.add(index, builder.mul(row_on, I32(i))), {}
+                for first in range(min(across, width) if rows else 0):
+                    for quad in range(0, 4 + (width - 1 - first) // across, 4):
+                        quad_at = builder.add(builder.add(row_at, builder.mul(part_on, I32(first))), I32(quad), flags=("nuw", "nsw"))
+                        for e, value in enumerate(_load(context, builder, shared, memory, quad_at)):
+                            window[first, quad + e] = value
+                for s in range(width):
+                    for j, r in rows:
+                        for e in range(4):
+                            sums[4 * j + e] = fma(window[s % across, s // across + e], taps[r, s], sums[4 * j + e])
+            return context.make_tuple(builder, acc, sums)
+
+        i32 = types.int32
+        return acc(acc, shared, i32, i32, i32, w, i32, i32, i32), codegen
+
+    return add_taps
+
+
+@functools.cache
+def correlate_last(height: int, width: int, down: int, across: int) -> Any:
+    """Return the function that adds all taps of 4 channels' filters to a register tile, 2 rows of 4 outputs of those channels.
+
+    Of the input in shared memory, rows lie ``pitch`` apart and columns ``column``; neighbouring outputs are ``down`` rows and ``across``
+    columns of the input apart. Taps lie w_tap apart, row by row, those of the 4 channels side by side.
+    """
+
+    @intrinsic
+    def add_taps(typingctx, acc, shared, at, pitch, column, w, w_at, w_tap):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            acc_value, memory, index, row_on, column_on, w_memory, w_index, w_on = args
+            fma = _fma(builder, context.get_value_type(acc.dtype))
+            sums = [builder.extract_value(acc_value, i) for i in range(32)]
+            for i in range(down + height):
+                rows = [(j, i - j * down) for j in range(2) if 0 <= i - j * down < height]
+                row_at, window = builder.add(index, builder.mul(row_on, I32(i))), []
+                for q in range(3 * across + width if rows else 0):
+                    window.append(_load(context, builder, shared, memory, builder.add(row_at, builder.mul(column_on, I32(q)))))
+                for j, r in rows:
+                    for s in range(width):
+                        taps = _load(context, builder, w, w_memory, builder.add(w_index, builder.mul(w_on, I32(r * width + s))))
+                        for q in range(4):
+                            for e in range(4):
+                                at = (j * 4 + q) * 4 + e
+                                sums[at] = fma(window[q * across + s][e], taps[e], sums[at])
+            return context.make_tuple(builder, acc, sums)
+
+        i32 = types.int32
+        return acc(acc, shared, i32, i32, i32, w, i32, i32), codegen
+
+    return add_taps
+
+
+@intrinsic
+def tap(typingctx, acc, shared, at, pitch, column, weight):  # type: ignore[no-untyped-def]
+    """Return acc + weight · shared[at + j·pitch + e·column] for a register tile of 4 × 4 outputs (j, e)."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        acc_value, memory, index, row_on, column_on, factor = args
+        fma, sums = _fma(builder, context.get_value_type(acc.dtype)), []
+        for i in range(16):
+            index_i = builder.add(builder.add(index, builder.mul(row_on, I32(i // 4))), builder.mul(column_on, I32(i % 4)))
+            sums.append(fma(_element(context, builder, shared, memory, index_i), factor, builder.extract_value(acc_value, i)))
+        return context.make_tuple(builder, acc, sums)
+
+    i32 = types.int32
+    return acc(acc, shared, i32, i32, i32, acc.dtype), codegen
+
+
+@intrinsic
+def add_tiles(typingctx, a, b):  # type: ignore[no-untyped-def]
+    """Return the sum of two register tiles."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        pairs = [[builder.extract_value(value, i) for value in args] for i in range(len(a))]
+        return context.make_tuple(builder, a, [builder.fadd(*pair) for pair in pairs])
+
+    return a(a, a), codegen
 
 
 @intrinsic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,12 @@ def store4(memory: Any, index: int, values: Any) -> None:
     memory[index : index + 4] = values
 
 
-def tile(zero: Any) -> Any:
-    """Return a register tile of zeros."""
-    return np.full(64, zero)
+def zeros(count: int) -> Any:
+    """Return the function that makes a register tile of a zero."""
+    return lambda zero: np.full(count, zero)
+
+
+tile = zeros(64)
 
 
 def multiply_slab(acc: Any, a: Any, a_at: int, a_row: int, b: Any, b_at: int, b_row: int) -> Any:
@@ -39,6 +43,63 @@ def multiply_slab(acc: Any, a: Any, a_at: int, a_row: int, b: Any, b_at: int, b_
     assert a_at % 4 == b_at % 4 == a_row % 8 == b_row % 8 == 0, "a quad is not aligned"
     a_rows, b_rows = (m[at + row * _ROWS + row // 2 * _HALVES + _FOUR] for m, at, row in ((a, a_at, a_row), (b, b_at, b_row)))
     return acc + (a_rows.T @ b_rows).reshape(-1)
+
+
+@functools.cache
+def correlate(height: int, width: int, down: int, across: int) -> Any:
+    """Return the function that adds all taps of a filter to a register tile, 4 rows of 4 neighbouring outputs.
+
+    Of the input in shared memory, rows lie ``pitch`` apart and every ``across``-th column side by side, the next ones ``part`` further on;
+    output rows are ``down`` input rows apart. The tile's first column is aligned; w[w_at + r·w_row + s·w_column] are the taps.
+    """
+    size = [-(-(4 + (width - 1 - first) // across) // 4) * 4 for first in range(min(across, width))]
+
+    def add_taps(acc: Any, shared: Any, at: int, pitch: int, part: int, w: Any, w_at: int, w_row: int, w_column: int) -> Any:
+        assert at % 4 == pitch % 4 == 0 and (across == 1 or part % 4 == 0), "a quad is not aligned"
+        sums = np.array(acc).reshape(4, 4)
+        taps = [[w[w_at + r * w_row + s * w_column] for s in range(width)] for r in range(height)]
+        for i in range(3 * down + height):
+            rows = [(j, i - j * down) for j in range(4) if 0 <= i - j * down < height]
+            window = [shared[at + i * pitch + first * part + np.arange(n)] for first, n in enumerate(size) if rows]
+            for s in range(width):
+                for j, r in rows:
+                    sums[j] += window[s % across][s // across : s // across + 4] * taps[r][s]
+        return sums.reshape(-1)
+
+    return add_taps
+
+
+@functools.cache
+def correlate_last(height: int, width: int, down: int, across: int) -> Any:
+    """Return the function that adds all taps of 4 channels' filters to a register tile, 2 rows of 4 outputs of those channels.
+
+    Of the input in shared memory, rows lie ``pitch`` apart and columns ``column``; neighbouring outputs are ``down`` rows and ``across``
+    columns of the input apart. Taps lie w_tap apart, row by row, those of the 4 channels side by side.
+    """
+
+    def add_taps(acc: Any, shared: Any, at: int, pitch: int, column: int, w: Any, w_at: int, w_tap: int) -> Any:
+        assert at % 4 == pitch % 4 == column % 4 == w_at % 4 == w_tap % 4 == 0, "a quad is not aligned"
+        sums = np.array(acc).reshape(2, 4, 4)
+        for i in range(down + height):
+            rows = [(j, i - j * down) for j in range(2) if 0 <= i - j * down < height]
+            columns = np.arange(3 * across + width if rows else 0)[:, None] * column
+            window = shared[at + i * pitch + columns + np.arange(4)] if rows else columns
+            for j, r in rows:
+                for s in range(width):
+                    sums[j] += window[s : s + 3 * across + 1 : across] * w[w_at + (r * width + s) * w_tap + np.arange(4)]
+        return sums.reshape(-1)
+
+    return add_taps
+
+
+def tap(acc: Any, shared: Any, at: int, pitch: int, column: int, weight: Any) -> Any:
+    """Return acc + weight · shared[at + j·pitch + e·column] for a register tile of 4 × 4 outputs (j, e)."""
+    return acc + shared[at + np.arange(16) // 4 * pitch + np.arange(16) % 4 * column] * weight
+
+
+def add_tiles(a: Any, b: Any) -> Any:
+    """Return the sum of two register tiles."""
+    return a + b
 
 
 def within(index: int, size: int) -> bool:
