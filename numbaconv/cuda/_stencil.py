@@ -1,0 +1,310 @@
+"""The kernels of `stencil`: a tile of the input in shared memory, filters swept over it, sums in registers."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from numbaconv.cuda._backend import Kernel, cuda, device
+from numbaconv.cuda._passes import CHUNK, SHARED, THREADS, Geometry, Kind, LastGeometry
+from numbaconv.cuda._prims import add_tiles, correlate, correlate_last, divide, int32, load4, store4, tap, within, zeros
+from numbaconv.cuda._store import put4
+
+RUN = 8  # neighbouring taps taken at once
+
+
+def _filler(dtype: np.dtype[Any], parts: int) -> Any:
+    """Return the function that copies what a block reads into shared memory, zeros around the image."""
+    zero = dtype.type(0)
+
+    def fetch(x, geo, planes, base, h, w, column, row, plane):  # type: ignore[no-untyped-def]
+        h = int32(h + row)
+        if plane >= planes or not within(h, geo.in_h):
+            return zero, zero, zero, zero
+        at = int32(base + plane * geo.plane + h * geo.in_w)
+        if geo.vector_in:
+            w = int32(w + 4 * column)
+            return load4(x, int32(at + w)) if within(w, geo.in_w) else (zero, zero, zero, zero)
+        w0 = int32(w + column)
+        w1, w2, w3 = int32(w0 + geo.fill_w), int32(w0 + 2 * geo.fill_w), int32(w0 + 3 * geo.fill_w)
+        v0 = x[int32(at + w0)] if within(w0, geo.in_w) else zero
+        v1 = x[int32(at + w1)] if within(w1, geo.in_w) else zero
+        v2 = x[int32(at + w2)] if within(w2, geo.in_w) else zero
+        return v0, v1, v2, (x[int32(at + w3)] if within(w3, geo.in_w) else zero)
+
+    def keep_one(shared, geo, at, column, value):  # type: ignore[no-untyped-def]
+        if within(column, geo.width):
+            if parts == 2:
+                shared[int32(at + (column & 1) * geo.part + (column >> 1))] = value
+            else:
+                shared[int32(at + column)] = value
+
+    def keep(shared, geo, planes, shift, column, row, plane, values):  # type: ignore[no-untyped-def]
+        if plane < planes:
+            at = int32((plane * geo.fill_h + row) * geo.pitch)
+            first, on = (int32(4 * column - shift), int32(1)) if geo.vector_in else (column, geo.fill_w)
+            one(shared, geo, at, first, values[0])
+            one(shared, geo, at, int32(first + on), values[1])
+            one(shared, geo, at, int32(first + 2 * on), values[2])
+            one(shared, geo, at, int32(first + 3 * on), values[3])
+
+    def further(geo, column, row, plane):  # type: ignore[no-untyped-def]
+        column, row, plane = int32(column + geo.on_w), int32(row + geo.on_h), int32(plane + geo.on_planes)
+        if column >= geo.fill_w:
+            column, row = int32(column - geo.fill_w), int32(row + 1)
+        return (column, int32(row - geo.fill_h), int32(plane + 1)) if row >= geo.fill_h else (column, row, plane)
+
+    one, fetch, keep, further = device(keep_one), device(fetch), device(keep), device(further)
+
+    def fill(shared, x, geo, t, first_unit, p0, q0):  # type: ignore[no-untyped-def]
+        first = int32(first_unit * geo.channels)
+        planes, base = int32(min(geo.fill_planes, int32(geo.all_units * geo.channels - first))), int32(first * geo.plane)
+        h, w, shift = int32(p0 * geo.stride_h + geo.delta_h), int32(q0 * geo.stride_w + geo.delta_w), int32(0)
+        if geo.vector_in:
+            shift = int32(w & 3)
+            w = int32(w - shift)
+        rest, c0 = divide(t, geo.fill_w)
+        n0, r0 = divide(rest, geo.fill_h)
+        while n0 < planes:  # four loads are under way before the first is waited for
+            c1, r1, n1 = further(geo, c0, r0, n0)
+            c2, r2, n2 = further(geo, c1, r1, n1)
+            c3, r3, n3 = further(geo, c2, r2, n2)
+            v0, v1 = fetch(x, geo, planes, base, h, w, c0, r0, n0), fetch(x, geo, planes, base, h, w, c1, r1, n1)
+            v2, v3 = fetch(x, geo, planes, base, h, w, c2, r2, n2), fetch(x, geo, planes, base, h, w, c3, r3, n3)
+            keep(shared, geo, planes, shift, c0, r0, n0, v0)
+            keep(shared, geo, planes, shift, c1, r1, n1, v1)
+            keep(shared, geo, planes, shift, c2, r2, n2, v2)
+            keep(shared, geo, planes, shift, c3, r3, n3, v3)
+            c0, r0, n0 = further(geo, c3, r3, n3)
+
+    return device(fill)
+
+
+def _sums(kind: Kind, dtype: np.dtype[Any]) -> Any:
+    """Return the function that gives a thread's 4 × 4 sums for one filter."""
+    zero, none = dtype.type(0), zeros(16)
+    run_of_taps, runs, long = correlate(1, RUN, 1, 1), kind.runs, kind.long
+    unrolled = correlate(kind.height, kind.width, kind.down, kind.across) if kind.height else None
+
+    def in_loops(shared, w, geo, at, w_at):  # type: ignore[no-untyped-def]
+        acc, total, terms = none(zero), none(zero), int32(0)
+        for c in range(geo.channels):
+            for r in range(geo.taps_h):
+                row = int32(at + (int32(c) * geo.fill_h + int32(r) * geo.dilation_h) * geo.pitch)
+                weight, s = int32(w_at + int32(c) * geo.w_c + int32(r) * geo.w_row), int32(0)
+                if runs:
+                    while s <= int32(geo.taps_w - RUN):
+                        acc = run_of_taps(acc, shared, int32(row + s), geo.row_on, int32(0), w, weight, int32(0), geo.w_column)
+                        s, weight = int32(s + RUN), int32(weight + RUN * geo.w_column)
+                        if long:
+                            terms = int32(terms + RUN)
+                            if terms >= CHUNK:
+                                total, acc, terms = add_tiles(total, acc), none(zero), int32(0)
+                while s < geo.taps_w:
+                    acc = tap(acc, shared, int32(row + s * geo.dilation_w), geo.row_on, geo.column_on, w[weight])
+                    s, weight = int32(s + 1), int32(weight + geo.w_column)
+                    if long:
+                        terms = int32(terms + 1)
+                        if terms >= CHUNK:
+                            total, acc, terms = add_tiles(total, acc), none(zero), int32(0)
+        return add_tiles(total, acc) if long else acc
+
+    def at_once(shared, w, geo, at, w_at):  # type: ignore[no-untyped-def]
+        acc = none(zero)
+        for _ in range(geo.channels):
+            acc = unrolled(acc, shared, at, geo.row_on, geo.part, w, w_at, geo.w_row, geo.w_column)
+            at, w_at = int32(at + geo.fill_h * geo.pitch), int32(w_at + geo.w_c)
+        return acc
+
+    return device(at_once if kind.height else in_loops)
+
+
+@functools.cache
+def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
+    """Return the kernel for channels first."""
+    zero, size, line = dtype.type(0), SHARED // dtype.itemsize, kind.line
+    fill, sums, put = _filler(dtype, kind.across), _sums(kind, dtype), put4(activation, dtype)
+    neighbours = kind.height > 0 or kind.runs  # the columns of a thread's tile, or they lie a tile's threads apart
+    shrunk = kind.height > 0  # strides along columns are gone from shared memory
+
+    def address(geo, row, q):  # type: ignore[no-untyped-def]
+        return int32(row + q * geo.y_column) if q < geo.count_q else int32(-1)
+
+    address = device(address)
+
+    def write_row(y, geo, y_at, p, q, values, shift):  # type: ignore[no-untyped-def]
+        if p < geo.count_p:
+            row, on = int32(y_at + p * geo.y_row), int32(1) if neighbours else geo.across
+            a0, a1 = address(geo, row, q), address(geo, row, int32(q + on))
+            a2, a3 = address(geo, row, int32(q + 2 * on)), address(geo, row, int32(q + 3 * on))
+            put(y, a0, a1, a2, a3, values, (shift, shift, shift, shift), False, True, geo.vector_out != 0)
+
+    write_row = device(write_row)
+
+    def stencil(x, w, y, bias, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[n, k, p, q] = Σ_c Σ_r Σ_s x[n, c, delta + p·stride + r·dilation, …] · w[k, c, r, s], c in the group of k.
+        # THE SCHEDULE: a block owns a tile of rows × columns of one unit, or whole small ones of several, and copies what that reads to
+        # shared memory. A thread owns 4 rows × 4 columns in registers, or 4 pieces of a single row; every filter passes over the copy.
+        shared = cuda.shared.array(size, dtype, alignment=16)
+        t = int32(cuda.threadIdx.x)
+        rest, tile_q = divide(int32(cuda.blockIdx.x), geo.tiles_q)
+        block, tile_p = divide(rest, geo.tiles_p)
+        first_unit, p, q = int32(block * geo.units), int32(tile_p * geo.tile_rows), int32(tile_q * geo.tile_columns)
+        fill(shared, x, geo, t, first_unit, p, q)
+        cuda.syncthreads()
+        rest, column = divide(t, geo.across)
+        part, row = divide(rest, geo.down)
+        unit = int32(first_unit + part)
+        if part >= geo.units or unit >= geo.all_units:
+            return
+        group = divide(unit, geo.groups)[1]
+        if neighbours:
+            column = int32(column * 4)
+        row, q = int32(row * 4), int32(q + column)
+        p = int32(p + row)
+        p_on, q_on = (int32(0), int32(4 * geo.across)) if line else (int32(1), int32(0))
+        at = int32((part * geo.channels * geo.fill_h + row * geo.stride_h) * geo.pitch + column * (1 if shrunk else geo.stride_w))
+        for k in range(geo.filters):
+            channel = int32(group * geo.filters + int32(k))
+            acc = sums(shared, w, geo, at, int32(geo.w_first + group * geo.w_group + int32(k) * geo.w_k))
+            shift = bias[channel] if geo.has_bias else zero
+            y_at = int32(geo.y_first + (unit * geo.filters + int32(k)) * geo.y_plane)
+            write_row(y, geo, y_at, p, q, acc[0:4], shift)
+            write_row(y, geo, y_at, int32(p + p_on), int32(q + q_on), acc[4:8], shift)
+            write_row(y, geo, y_at, int32(p + 2 * p_on), int32(q + 2 * q_on), acc[8:12], shift)
+            write_row(y, geo, y_at, int32(p + 3 * p_on), int32(q + 3 * q_on), acc[12:16], shift)
+
+    return Kernel(stencil, (dtype,) * 4, Geometry, THREADS, _resident(kind, dtype))
+
+
+def _resident(kind: Kind, dtype: np.dtype[Any]) -> int:
+    """Return how many blocks a multiprocessor holds: what their registers and shared memory allow."""
+    return (4 if kind.height * kind.width > 25 or kind.long else 6) * 4 // dtype.itemsize
+
+
+def _last_filler(dtype: np.dtype[Any]) -> Any:
+    """Return the function that copies what a block reads of one channel of each group into shared memory, zeros around the image."""
+    zero = dtype.type(0)
+
+    def channel(x, geo, at, k, c):  # type: ignore[no-untyped-def]
+        if k >= geo.out_channels:
+            return zero
+        return x[int32(at + divide(k, geo.filters)[0] * geo.channels + c)]
+
+    def fetch(x, geo, base, h, w, k, c, lane, column, row):  # type: ignore[no-untyped-def]
+        h, w, k = int32(h + row), int32(w + column), int32(k + 4 * lane)
+        if row >= geo.fill_h or not (within(h, geo.in_h) and within(w, geo.in_w)):
+            return zero, zero, zero, zero
+        at = int32(base + h * geo.x_h + w * geo.x_w)
+        if geo.vector:
+            return load4(x, int32(at + k)) if k < geo.out_channels else (zero, zero, zero, zero)
+        return of(x, geo, at, k, c), of(x, geo, at, int32(k + 1), c), of(x, geo, at, int32(k + 2), c), of(x, geo, at, int32(k + 3), c)
+
+    def keep(shared, geo, lane, column, row, values):  # type: ignore[no-untyped-def]
+        if row < geo.fill_h:
+            store4(shared, int32(row * geo.pitch + column * geo.column + 4 * lane), values)
+
+    def further(geo, lane, column, row):  # type: ignore[no-untyped-def]
+        lane, column, row = int32(lane + geo.on_lanes), int32(column + geo.on_w), int32(row + geo.on_h)
+        if lane >= geo.lanes:
+            lane, column = int32(lane - geo.lanes), int32(column + 1)
+        return (lane, int32(column - geo.fill_w), int32(row + 1)) if column >= geo.fill_w else (lane, column, row)
+
+    of, fetch, keep, further = device(channel), device(fetch), device(keep), device(further)
+
+    def fill(shared, x, geo, t, base, k, c, p0, q0):  # type: ignore[no-untyped-def]
+        h, w = int32(p0 * geo.stride_h + geo.delta_h), int32(q0 * geo.stride_w + geo.delta_w)
+        rest, l0 = divide(t, geo.lanes)
+        r0, c0 = divide(rest, geo.fill_w)
+        while r0 < geo.fill_h:  # four loads are under way before the first is waited for
+            l1, c1, r1 = further(geo, l0, c0, r0)
+            l2, c2, r2 = further(geo, l1, c1, r1)
+            l3, c3, r3 = further(geo, l2, c2, r2)
+            v0, v1 = fetch(x, geo, base, h, w, k, c, l0, c0, r0), fetch(x, geo, base, h, w, k, c, l1, c1, r1)
+            v2, v3 = fetch(x, geo, base, h, w, k, c, l2, c2, r2), fetch(x, geo, base, h, w, k, c, l3, c3, r3)
+            keep(shared, geo, l0, c0, r0, v0)
+            keep(shared, geo, l1, c1, r1, v1)
+            keep(shared, geo, l2, c2, r2, v2)
+            keep(shared, geo, l3, c3, r3, v3)
+            l0, c0, r0 = further(geo, l3, c3, r3)
+
+    return device(fill)
+
+
+@functools.cache
+def kernel_last(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
+    """Return the kernel for channels last."""
+    zero, none, size, line, long = dtype.type(0), zeros(32), SHARED // dtype.itemsize, kind.line, kind.long
+    fill, put, unrolled = _last_filler(dtype), put4(activation, dtype), kind.height > 0
+    taps = correlate_last(max(1, kind.height), max(1, kind.width), kind.down, kind.across)
+
+    def in_loops(acc, shared, w, geo, at, w_at):  # type: ignore[no-untyped-def]
+        total, terms = none(zero), int32(0)
+        for r in range(geo.taps_h):
+            here = int32(at + int32(r) * geo.dilation_h * geo.pitch)
+            for _ in range(geo.taps_w):
+                acc = taps(acc, shared, here, geo.row_on, geo.column_on, w, w_at, int32(0))
+                here, w_at = int32(here + geo.dilation_w * geo.column), int32(w_at + geo.w_tap)
+                if long:
+                    terms = int32(terms + 1)
+                    if terms == CHUNK:
+                        total, acc, terms = add_tiles(total, acc), none(zero), int32(0)
+        return add_tiles(total, acc) if long else acc
+
+    def at_once(acc, shared, w, geo, at, w_at):  # type: ignore[no-untyped-def]
+        return taps(acc, shared, at, geo.row_on, geo.column, w, w_at, geo.w_tap)
+
+    def write(y, bias, geo, y_at, p, q, k, channel, values):  # type: ignore[no-untyped-def]
+        if p < geo.count_p and q < geo.count_q:
+            b0 = b1 = b2 = b3 = zero
+            i1, i2, i3 = int32(k + 1) < geo.out_channels, int32(k + 2) < geo.out_channels, int32(k + 3) < geo.out_channels
+            if geo.has_bias:
+                b0 = bias[k]
+                b1, b2 = bias[int32(k + 1)] if i1 else zero, bias[int32(k + 2)] if i2 else zero
+                b3 = bias[int32(k + 3)] if i3 else zero
+            a0 = int32(y_at + p * geo.y_row + q * geo.y_column + k)
+            a1, a2, a3 = int32(a0 + 1) if i1 else int32(-1), int32(a0 + 2) if i2 else int32(-1), int32(a0 + 3) if i3 else int32(-1)
+            put(y, a0, a1, a2, a3, values, (b0, b1, b2, b3), False, True, geo.vector != 0)
+
+    sums, write = device(at_once if unrolled else in_loops), device(write)
+
+    def write_row(y, bias, geo, y_at, p, q, k, values):  # type: ignore[no-untyped-def]
+        write(y, bias, geo, y_at, p, q, k, k, values[0:4])
+        write(y, bias, geo, y_at, p, int32(q + 1), k, k, values[4:8])
+        write(y, bias, geo, y_at, p, int32(q + 2), k, k, values[8:12])
+        write(y, bias, geo, y_at, p, int32(q + 3), k, k, values[12:16])
+
+    write_row = device(write_row)
+
+    def stencil_last(x, w, y, bias, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[n, p, q, k] = Σ_c Σ_r Σ_s x[n, delta + p·stride + r·dilation, …, c] · w[c, r, s, k], c in the group of k.
+        # THE SCHEDULE: a block owns a tile of rows × columns of some quads of channels and copies what that reads to shared memory, one
+        # channel of each group at a time. Threads lie along quads of channels; one owns 2 rows × 4 columns of a quad in registers.
+        shared = cuda.shared.array(size, dtype, alignment=16)
+        t = int32(cuda.threadIdx.x)
+        rest, chunk = divide(int32(cuda.blockIdx.x), geo.chunks)
+        rest, tile_q = divide(rest, geo.tiles_q)
+        n, tile_p = divide(rest, geo.tiles_p)
+        p, q, k = int32(tile_p * geo.tile_rows), int32(tile_q * geo.tile_columns), int32(chunk * geo.column)
+        rest, lane = divide(t, geo.lanes)
+        row, column = divide(rest, geo.across)
+        own = int32(k + 4 * lane)
+        busy = row < geo.down and own < geo.out_channels
+        at, w_at = int32(row * 2 * geo.stride_h * geo.pitch + column * 4 * geo.stride_w * geo.column + 4 * lane), own
+        acc = none(zero)
+        for c in range(geo.channels):
+            fill(shared, x, geo, t, int32(n * geo.x_n), k, int32(c), p, q)
+            cuda.syncthreads()
+            if busy:
+                acc = sums(acc, shared, w, geo, at, w_at)
+            w_at = int32(w_at + geo.taps_h * geo.taps_w * geo.w_tap)
+            cuda.syncthreads()
+        if busy:
+            y_at, p, q = int32(n * geo.y_n + geo.y_first), int32(p + row * 2), int32(q + column * 4)
+            p_on, q_on = (int32(0), int32(4 * geo.across)) if line else (int32(1), int32(0))
+            write_row(y, bias, geo, y_at, p, q, own, acc[0:16])
+            write_row(y, bias, geo, y_at, int32(p + p_on), int32(q + q_on), own, acc[16:32])
+
+    return Kernel(stencil_last, (dtype,) * 4, LastGeometry, THREADS, 4 * 4 // dtype.itemsize)

@@ -1,0 +1,121 @@
+"""Stencils on a GPU: convolutions with few channels in a group, limited by memory: depthwise layers, images, FIR filters.
+
+float32 and float64, in either layout, fprop and dgrad, with one or two axes. dgrad is the fprop of the transposed problem, in a pass for
+each phase of its strides. As in `gemm`, padding is multiplied as zeros: infinite weights give NaN there.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from numbaconv.cuda import _stencil
+from numbaconv.cuda._backend import Kernel, arrays, cuda
+from numbaconv.cuda._passes import FILTERS, Kind, LastGeometry, Pass, passes
+from numbaconv.cuda._prims import divide, int32
+from numbaconv.cuda._store import PER_BLOCK, THREADS
+from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+
+FILLED = 528  # blocks that occupy a large GPU
+RATE = {"unrolled": 14e12, "runs": 11e12, "loops": 4e12}  # products of float32 a second, by kernel
+BANDWIDTH = 3e12  # bytes a second
+LAUNCH = 5e-6  # seconds
+
+
+def _passes(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
+    if op == "wgrad":
+        raise Unsupported("needs fprop or dgrad")
+    if dtype not in (np.float32, np.float64):
+        raise Unsupported(f"needs float32 or float64, got {dtype}")
+    key = ("cuda stencil", op, dtype)
+    if key not in problem.derived:
+        problem.derived[key] = passes(problem, op, dtype.itemsize)
+    return problem.derived[key]
+
+
+def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
+    """Estimate the seconds on a large GPU."""
+    found = _passes(problem, op, dtype)
+    seconds = LAUNCH
+    for p in found:
+        rate = RATE["unrolled" if p.kind.height else "runs" if p.kind.runs else "loops"] * 4 / dtype.itemsize
+        seconds += LAUNCH + p.products / rate / min(1.0, max(1, p.blocks) / FILLED)
+    traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * dtype.itemsize
+    return float(max(seconds, traffic / BANDWIDTH + LAUNCH * (1 + len(found))))
+
+
+def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
+    """Bytes allocated besides the output: the packed weights, if channels are last."""
+    return sum(_packed_size(p) for p in _passes(problem, op, dtype)) * dtype.itemsize
+
+
+def _packed_size(p: Pass) -> int:
+    return p.geo.channels * p.geo.taps_h * p.geo.taps_w * p.geo.w_tap if isinstance(p.geo, LastGeometry) else 0
+
+
+@functools.cache
+def _pack_kernel(dtype: np.dtype[Any]) -> Kernel:
+    zero = dtype.type(0)
+
+    def pack_taps(w, packed, sizes):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: packed[c, r, s, k] = w[tap (r, s) of channel c of filter k], or 0 beyond the last filter.
+        # THE SCHEDULE: a thread owns four elements, a block's width apart.
+        size, width, height, padded, filters, per_group, first, from_group, from_k, from_c, from_row, from_column = sizes
+        at = int32(int32(cuda.blockIdx.x) * PER_BLOCK + int32(cuda.threadIdx.x))
+        for _ in range(4):
+            if at < size:
+                rest, k = divide(at, padded)
+                rest, s = divide(rest, width)
+                c, r = divide(rest, height)
+                group, k_in = divide(k, per_group)
+                source = int32(first + group * from_group + k_in * from_k + c * from_c + r * from_row + s * from_column)
+                packed[at] = w[source] if k < filters else zero
+            at = int32(at + THREADS)
+
+    return Kernel(pack_taps, (dtype, dtype), 12, THREADS)
+
+
+def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
+    """Pack the weights for every pass; what `run` reads. If channels are first, they are read as they are."""
+    packed = []
+    for p in _passes(problem, op, w.dtype):
+        geo = p.geo
+        if not isinstance(geo, LastGeometry):
+            packed.append(w)
+            continue
+        packed.append(arrays().empty(max(1, _packed_size(p)), w.dtype))
+        sizes = (_packed_size(p), geo.taps_w, geo.taps_h, geo.w_tap, geo.out_channels, geo.filters, *p.source)
+        _pack_kernel(w.dtype).launch((-(-_packed_size(p) // PER_BLOCK), 1, 1), stream, (w, packed[-1]), sizes)
+    return packed
+
+
+def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
+    """Overwrite all of ``out``."""
+    packed = prepare(problem, op, b, options.stream) if options.packed is None else options.packed
+    bias, has_bias = (out, 0) if options.bias is None else (options.bias, 1)
+    for p, w in zip(_passes(problem, op, out.dtype), packed, strict=True):
+        make = _stencil.kernel_last if isinstance(p.geo, LastGeometry) else _stencil.kernel
+        kernel = make(out.dtype, p.kind, options.activation)
+        kernel.launch((p.blocks, 1, 1), options.stream, (a, w, out, bias), p.geo._replace(has_bias=has_bias))
+
+
+def kernels() -> Iterator[tuple[str, Kernel]]:
+    """Yield the kernels that the compile gate looks at, by name: filters and strides in both layouts."""
+    single, double = np.dtype(np.float32), np.dtype(np.float64)
+    made = {"NCHW": _stencil.kernel, "NHWC": _stencil.kernel_last}
+    for layout, make in made.items():
+        for size in FILTERS:
+            for step in (1, 2):
+                yield f"stencil {layout} {size}×{size} stride {step}", make(single, Kind(size, size, step, step, False), "relu")
+                yield f"stencil {layout} {size} taps stride {step}", make(single, Kind(1, size, 1, step, True), None)
+        for line, long in ((False, False), (True, True)):
+            yield f"stencil {layout} loops {'line' if line else 'plane'}", make(single, Kind(0, 0, 1, 1, line, False, long), None)
+            if make is _stencil.kernel:
+                yield f"stencil {layout} runs {'line' if line else 'plane'}", make(single, Kind(0, 0, 1, 1, line, True, long), None)
+        yield f"stencil {layout} float64", make(double, Kind(3, 3, 1, 1, False), None)
+        yield f"stencil {layout} float64 7×7", make(double, Kind(7, 7, 2, 2, False), "gelu")
+    yield "pack taps", _pack_kernel(single)
