@@ -36,6 +36,22 @@ def _load(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> lis
     return values
 
 
+def _forgotten(builder: Any, value: Any) -> Any:
+    """Copy a value so that LLVM doesn't know it."""
+    return builder.asm(ir.FunctionType(I32, [I32]), "mov.u32 $0, $1;", "=r,r", [value], side_effect=True)
+
+
+def _fma(builder: Any, element: Any) -> Callable[..., Any]:
+    """Return the function that emits a·b + c."""
+    function = builder.module.declare_intrinsic("llvm.fma", [element], ir.FunctionType(element, [element] * 3))
+    return lambda a, b, c: builder.call(function, [a, b, c])
+
+
+def _element(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
+    """Load one element."""
+    return builder.load(_address(context, builder, kind, memory, index))
+
+
 @intrinsic
 def load4(typingctx, memory, index):  # type: ignore[no-untyped-def]
     """Return memory[index : index + 4]; the address is a multiple of 16 bytes."""
@@ -91,9 +107,7 @@ def multiply_slab(typingctx, acc, a, a_at, a_row, b, b_at, b_row):  # type: igno
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         acc_value, a_memory, a_index, a_width, b_memory, b_index, b_width = args
-        element = context.get_value_type(acc.dtype)
-        fma = builder.module.declare_intrinsic("llvm.fma", [element], ir.FunctionType(element, [element] * 3))
-        sums = [builder.extract_value(acc_value, i) for i in range(64)]
+        fma, sums = _fma(builder, context.get_value_type(acc.dtype)), [builder.extract_value(acc_value, i) for i in range(64)]
         halves = [builder.lshr(a_width, I32(1)), builder.lshr(b_width, I32(1))]
         for k in range(SLAB):
             rows = []
@@ -102,21 +116,10 @@ def multiply_slab(typingctx, acc, a, a_at, a_row, b, b_at, b_row):  # type: igno
                 rows.append(_load(context, builder, kind, memory, at) + _load(context, builder, kind, memory, builder.add(at, half)))
             for i in range(8):
                 for j in range(8):
-                    sums[i * 8 + j] = builder.call(fma, [rows[0][i], rows[1][j], sums[i * 8 + j]])
+                    sums[i * 8 + j] = fma(rows[0][i], rows[1][j], sums[i * 8 + j])
         return context.make_tuple(builder, acc, sums)
 
     return acc(acc, a, types.int32, types.int32, b, types.int32, types.int32), codegen
-
-
-def _fma(builder: Any, element: Any) -> Callable[..., Any]:
-    """Return the function that emits a·b + c."""
-    function = builder.module.declare_intrinsic("llvm.fma", [element], ir.FunctionType(element, [element] * 3))
-    return lambda a, b, c: builder.call(function, [a, b, c])
-
-
-def _element(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
-    """Load one element."""
-    return builder.load(_address(context, builder, kind, memory, index))
 
 
 @functools.cache
@@ -173,11 +176,15 @@ def correlate_last(height: int, width: int, down: int, across: int) -> Any:
             sums = [builder.extract_value(acc_value, i) for i in range(32)]
             for i in range(down + height):
                 rows = [(j, i - j * down) for j in range(2) if 0 <= i - j * down < height]
-                row_at, window = builder.add(index, builder.mul(row_on, I32(i))), []
-                for q in range(3 * across + width if rows else 0):
-                    window.append(_load(context, builder, shared, memory, builder.add(row_at, builder.mul(column_on, I32(q)))))
-                for j, r in rows:
-                    for s in range(width):
+                row_at, window = builder.add(index, builder.mul(row_on, I32(i))), {}
+                if down * height > SLAB:
+                    w_index = _forgotten(builder, w_index)  # or taps would be kept from the row of one output to that of the other
+                for s in range(width if rows else 0):
+                    for q in range(s, s + 3 * across + 1, across):  # no sooner than they are needed: registers are short
+                        if q not in window:
+                            quad_at = builder.add(row_at, builder.mul(column_on, I32(q)))
+                            window[q] = _load(context, builder, shared, memory, quad_at)
+                    for j, r in rows:
                         taps = _load(context, builder, w, w_memory, builder.add(w_index, builder.mul(w_on, I32(r * width + s))))
                         for q in range(4):
                             for e in range(4):
@@ -244,6 +251,6 @@ def forgotten(typingctx, value):  # type: ignore[no-untyped-def]
     """Return the value; what was computed from it before is computed anew rather than kept in registers."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.asm(ir.FunctionType(I32, [I32]), "mov.u32 $0, $1;", "=r,r", [args[0]], side_effect=True)
+        return _forgotten(builder, args[0])
 
     return types.int32(types.int32), codegen

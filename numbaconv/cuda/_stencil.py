@@ -9,7 +9,7 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._passes import CHUNK, SHARED, THREADS, Geometry, Kind, LastGeometry
-from numbaconv.cuda._prims import add_tiles, correlate, correlate_last, divide, int32, load4, store4, tap, within, zeros
+from numbaconv.cuda._prims import add_tiles, correlate, correlate_last, divide, forgotten, int32, load4, store4, tap, within, zeros
 from numbaconv.cuda._store import put4
 
 RUN = 8  # neighbouring taps taken at once
@@ -184,6 +184,23 @@ def _resident(kind: Kind, dtype: np.dtype[Any]) -> int:
     return (4 if kind.height * kind.width > 25 or kind.long else 6) * 4 // dtype.itemsize
 
 
+@device
+def tile_of(geo, block):  # type: ignore[no-untyped-def]
+    """Return the image, the first output and the first channel of a block, channels last."""
+    rest, chunk = divide(block, geo.chunks)
+    rest, tile_q = divide(rest, geo.tiles_q)
+    n, tile_p = divide(rest, geo.tiles_p)
+    return n, int32(tile_p * geo.tile_rows), int32(tile_q * geo.tile_columns), int32(chunk * geo.column)
+
+
+@device
+def place(geo, t, block):  # type: ignore[no-untyped-def]
+    """Return a thread's row, column and quad in the tile, and its first channel."""
+    rest, lane = divide(t, geo.lanes)
+    row, column = divide(rest, geo.across)
+    return row, column, lane, int32(divide(block, geo.chunks)[1] * geo.column + 4 * lane)
+
+
 def _last_filler(dtype: np.dtype[Any]) -> Any:
     """Return the function that copies what a block reads of one channel of each group into shared memory, zeros around the image."""
     zero = dtype.type(0)
@@ -214,7 +231,9 @@ def _last_filler(dtype: np.dtype[Any]) -> Any:
 
     of, fetch, keep, further = device(channel), device(fetch), device(keep), device(further)
 
-    def fill(shared, x, geo, t, base, k, c, p0, q0):  # type: ignore[no-untyped-def]
+    def fill(shared, x, geo, t, block, c):  # type: ignore[no-untyped-def]
+        n, p0, q0, k = tile_of(geo, block)
+        base = int32(n * geo.x_n)
         h, w = int32(p0 * geo.stride_h + geo.delta_h), int32(q0 * geo.stride_w + geo.delta_w)
         rest, l0 = divide(t, geo.lanes)
         r0, c0 = divide(rest, geo.fill_w)
@@ -254,7 +273,8 @@ def kernel_last(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Ker
         return add_tiles(total, acc) if long else acc
 
     def at_once(acc, shared, w, geo, at, w_at):  # type: ignore[no-untyped-def]
-        return taps(acc, shared, at, geo.row_on, geo.column, w, w_at, geo.w_tap)
+        # Forgotten, or every address would be kept from channel to channel.
+        return taps(acc, shared, forgotten(at), forgotten(geo.row_on), forgotten(geo.column), w, w_at, forgotten(geo.w_tap))
 
     def write(y, bias, geo, y_at, p, q, k, channel, values):  # type: ignore[no-untyped-def]
         if p < geo.count_p and q < geo.count_q:
@@ -283,28 +303,25 @@ def kernel_last(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Ker
         # THE SCHEDULE: a block owns a tile of rows × columns of some quads of channels and copies what that reads to shared memory, one
         # channel of each group at a time. Threads lie along quads of channels; one owns 2 rows × 4 columns of a quad in registers.
         shared = cuda.shared.array(size, dtype, alignment=16)
-        t = int32(cuda.threadIdx.x)
-        rest, chunk = divide(int32(cuda.blockIdx.x), geo.chunks)
-        rest, tile_q = divide(rest, geo.tiles_q)
-        n, tile_p = divide(rest, geo.tiles_p)
-        p, q, k = int32(tile_p * geo.tile_rows), int32(tile_q * geo.tile_columns), int32(chunk * geo.column)
-        rest, lane = divide(t, geo.lanes)
-        row, column = divide(rest, geo.across)
-        own = int32(k + 4 * lane)
-        busy = row < geo.down and own < geo.out_channels
-        at, w_at = int32(row * 2 * geo.stride_h * geo.pitch + column * 4 * geo.stride_w * geo.column + 4 * lane), own
+        t, block = int32(cuda.threadIdx.x), int32(cuda.blockIdx.x)
+        row, column, lane, k = place(geo, t, block)
+        at, w_at = int32(row * 2 * geo.stride_h * geo.pitch + column * 4 * geo.stride_w * geo.column + 4 * lane), k
+        busy = row < geo.down and k < geo.out_channels
         acc = none(zero)
         for c in range(geo.channels):
-            fill(shared, x, geo, t, int32(n * geo.x_n), k, int32(c), p, q)
+            fill(shared, x, geo, forgotten(t), forgotten(block), int32(c))
             cuda.syncthreads()
             if busy:
                 acc = sums(acc, shared, w, geo, at, w_at)
             w_at = int32(w_at + geo.taps_h * geo.taps_w * geo.w_tap)
             cuda.syncthreads()
         if busy:
+            n, p, q, _ = tile_of(geo, forgotten(block))
+            row, column, _, k = place(geo, forgotten(t), forgotten(block))
             y_at, p, q = int32(n * geo.y_n + geo.y_first), int32(p + row * 2), int32(q + column * 4)
             p_on, q_on = (int32(0), int32(4 * geo.across)) if line else (int32(1), int32(0))
-            write_row(y, bias, geo, y_at, p, q, own, acc[0:16])
-            write_row(y, bias, geo, y_at, int32(p + p_on), int32(q + q_on), own, acc[16:32])
+            write_row(y, bias, geo, y_at, p, q, k, acc[0:16])
+            write_row(y, bias, geo, y_at, int32(p + p_on), int32(q + q_on), k, acc[16:32])
 
-    return Kernel(stencil_last, (dtype,) * 4, LastGeometry, THREADS, 4 * 4 // dtype.itemsize)
+    resident = 3 if kind.height * kind.down > RUN else 4
+    return Kernel(stencil_last, (dtype,) * 4, LastGeometry, THREADS, resident * 4 // dtype.itemsize)
