@@ -122,6 +122,17 @@ def multiply_slab(typingctx, acc, a, a_at, a_row, b, b_at, b_row):  # type: igno
     return acc(acc, a, types.int32, types.int32, b, types.int32, types.int32), codegen
 
 
+def _window(context: Any, builder: Any, kind: Any, memory: Any, row_at: Any, part_on: Any, width: int, across: int) -> dict[Any, Any]:
+    """Load what 4 neighbouring outputs read of a row, by phase and column."""
+    window = {}
+    for first in range(min(across, width)):
+        for quad in range(0, 4 + (width - 1 - first) // across, 4):
+            at = builder.add(builder.add(row_at, builder.mul(part_on, I32(first))), I32(quad), flags=("nuw", "nsw"))
+            for e, value in enumerate(_load(context, builder, kind, memory, at)):
+                window[first, quad + e] = value
+    return window
+
+
 @functools.cache
 def correlate(height: int, width: int, down: int, across: int) -> Any:
     """Return the function that adds all taps of a filter to a register tile, 4 rows of 4 neighbouring outputs.
@@ -142,12 +153,8 @@ def correlate(height: int, width: int, down: int, across: int) -> Any:
                     taps[r, s] = _element(context, builder, w, w_memory, builder.add(tap_at, builder.mul(w_across, I32(s))))
             for i in range(3 * down + height):
                 rows = [(j, i - j * down) for j in range(4) if 0 <= i - j * down < height]
-                row_at, window = builder.add(index, builder.mul(row_on, I32(i))), {}
-                for first in range(min(across, width) if rows else 0):
-                    for quad in range(0, 4 + (width - 1 - first) // across, 4):
-                        quad_at = builder.add(builder.add(row_at, builder.mul(part_on, I32(first))), I32(quad), flags=("nuw", "nsw"))
-                        for e, value in enumerate(_load(context, builder, shared, memory, quad_at)):
-                            window[first, quad + e] = value
+                row_at = builder.add(index, builder.mul(row_on, I32(i)))
+                window = _window(context, builder, shared, memory, row_at, part_on, width, across) if rows else {}
                 for s in range(width):
                     for j, r in rows:
                         for e in range(4):
@@ -196,6 +203,73 @@ def correlate_last(height: int, width: int, down: int, across: int) -> Any:
         return acc(acc, shared, i32, i32, i32, w, i32, i32), codegen
 
     return add_taps
+
+
+@functools.cache
+def correlate_gradient(height: int, width: int, down: int, across: int) -> Any:
+    """Return the function that adds, to one sum for each tap, its input times the gradient of each of 4 × 4 outputs.
+
+    The input lies in shared memory as for `correlate`.
+    """
+
+    @intrinsic
+    def add_outputs(typingctx, acc, shared, at, pitch, part, gradient):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            acc_value, memory, index, row_on, part_on, dy = args
+            fma = _fma(builder, context.get_value_type(acc.dtype))
+            sums, dy = ([builder.extract_value(value, i) for i in range(n)] for value, n in ((acc_value, height * width), (dy, 16)))
+            for i in range(3 * down + height):
+                rows = [(j, i - j * down) for j in range(4) if 0 <= i - j * down < height]
+                row_at = builder.add(index, builder.mul(row_on, I32(i)))
+                window = _window(context, builder, shared, memory, row_at, part_on, width, across) if rows else {}
+                for e in range(4):
+                    for j, r in rows:
+                        for s in range(width):
+                            sums[r * width + s] = fma(window[s % across, s // across + e], dy[4 * j + e], sums[r * width + s])
+            return context.make_tuple(builder, acc, sums)
+
+        i32 = types.int32
+        return acc(acc, shared, i32, i32, i32, gradient), codegen
+
+    return add_outputs
+
+
+@intrinsic
+def warp_sum(typingctx, acc):  # type: ignore[no-untyped-def]
+    """Return the sums over the lanes of a warp, in every lane."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        element, i64 = context.get_value_type(acc.dtype), ir.IntType(64)
+
+        def swapped(value, by):  # type: ignore[no-untyped-def]
+            return builder.asm(ir.FunctionType(I32, [I32]), f"shfl.sync.bfly.b32 $0, $1, {by}, 0x1f, 0xffffffff;", "=r,r", [value], side_effect=True)
+
+        sums = [builder.extract_value(args[0], i) for i in range(len(acc))]
+        for by in (16, 8, 4, 2, 1):
+            for i, value in enumerate(sums):
+                if acc.dtype == types.float32:
+                    other = builder.bitcast(swapped(builder.bitcast(value, I32), by), element)
+                else:
+                    bits = builder.bitcast(value, i64)
+                    low, high = (swapped(builder.trunc(half, I32), by) for half in (bits, builder.lshr(bits, i64(32))))
+                    other = builder.bitcast(builder.or_(builder.shl(builder.zext(high, i64), i64(32)), builder.zext(low, i64)), element)
+                sums[i] = builder.fadd(value, other)
+        return context.make_tuple(builder, acc, sums)
+
+    return acc(acc), codegen
+
+
+@intrinsic
+def store_tile(typingctx, memory, index, values):  # type: ignore[no-untyped-def]
+    """Set memory[index : index + n] = the n values."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        target, index, given = args
+        for i in range(len(values)):
+            builder.store(builder.extract_value(given, i), _address(context, builder, memory, target, builder.add(index, I32(i))))
+        return context.get_dummy_value()
+
+    return types.void(memory, types.int32, values), codegen
 
 
 @intrinsic

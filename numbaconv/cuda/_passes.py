@@ -19,6 +19,8 @@ THREADS = 128
 SHARED = 24576  # bytes of a block's tile: eight blocks to a multiprocessor
 MOST_CHANNELS = 4  # of a group; more are the business of gemm
 MOST_PASSES = 16
+FILLED = 528  # blocks that occupy a large GPU. A constant, so that results don't depend on the GPU
+MOST_PIECES = 64  # of wgrad's sums
 CHUNK = 512  # terms of one accumulator: all-positive sums stay within 8 eps
 FILTERS = (3, 5, 7)  # sizes that have kernels of their own
 ROWS, QUAD = 4, 4  # outputs of a thread, channels first
@@ -139,6 +141,11 @@ class Geometry(NamedTuple):
     y_row: int
     y_column: int
     has_bias: int = 0
+    pieces: int = 1  # wgrad: of the sum; the tiles of all images, elements from channel to channel, and the size of dw
+    tiles: int = 0
+    x_channel: int = 0
+    y_channel: int = 0
+    w_size: int = 0
 
 
 class LastGeometry(NamedTuple):
@@ -203,10 +210,7 @@ def passes(problem: ConvProblem, op: Op, itemsize: int) -> list[Pass]:
     """Return the launches that make up fprop or dgrad, or say why there are none."""
     p = problem.transpose() if op == "dgrad" else problem
     channels, filters = p.in_channels // p.groups, p.out_channels // p.groups
-    if not 0 < channels <= MOST_CHANNELS:
-        raise Unsupported(f"needs 1 to {MOST_CHANNELS} channels in a group, got {channels}")
-    if p.input[0] != 1 or p.output[0] != 1 or p.filter[0] != 1 or p.low[0] != 0:
-        raise Unsupported("needs one or two axes")
+    _check(p, channels)
     if p.in_channels == p.out_channels == 1:
         p = replace(p, channels_last=False)  # there is no difference
     if (count := math.prod(u // math.gcd(u, s) for u, s in zip(p.input_dilation, p.stride, strict=True))) > MOST_PASSES:
@@ -219,11 +223,51 @@ def passes(problem: ConvProblem, op: Op, itemsize: int) -> list[Pass]:
         source = (rows.w_first * p.filter[2] + columns.w_first, channels * filters * taps, from_k, from_c, rows.w_step * p.filter[2], columns.w_step)
         make = _last if p.channels_last else _first
         found.append(make(p, kind, rows, columns, SHARED // itemsize, source))
-        reach = [axis.reach(axis.count + 16 * THREADS) + abs(axis.delta) for axis in (rows, columns)]
-        sizes = [math.prod(p.shape(t)) for t in ("x", "w", "y")] + [found[-1].blocks * THREADS, (rows.count + 4 * THREADS) * max(1, p.strides("y")[3])]
-        if max(*reach, *sizes, *map(abs, found[-1].geo)) > LIMIT // 2:
-            raise Unsupported("needs arrays of fewer than 2³⁰ elements")
+        _check_sizes(p, rows, columns, found[-1])
     return found
+
+
+def gradient_pass(p: ConvProblem, itemsize: int) -> Pass:
+    """Return the launch that makes up wgrad, or say why there is none: a unit is an image of one channel."""
+    channels, filters = p.in_channels // p.groups, p.out_channels // p.groups
+    if p.channels_last and not p.in_channels == p.out_channels == 1:
+        raise Unsupported("needs channels first for wgrad")
+    _check(p, channels)
+    if p.input_dilation != (1, 1, 1):
+        raise Unsupported("needs an input that is not dilated for wgrad")
+    single = replace(p, in_channels=1, out_channels=1, groups=1, channels_last=False, derived={})
+    (rows,), (columns,) = axes(single, 1), axes(single, 2)
+    kind = kind_of(rows, columns, 1)
+    if not kind.height or (kind.height, kind.width) != p.filter[1:]:
+        raise Unsupported(f"needs a filter of {FILTERS} taps on each axis, or on one, not dilated, stride 1 or 2, and an image that they fit in for wgrad")
+    taps = math.prod(p.filter)
+    source = (rows.w_first * p.filter[2] + columns.w_first, taps, taps, taps, rows.w_step * p.filter[2], columns.w_step)
+    one = _first(single, kind, rows, columns, SHARED // itemsize, source)
+    assert isinstance(one.geo, Geometry)
+    x_plane, y_plane, size = math.prod(p.input), math.prod(p.output), math.prod(p.shape("w"))
+    pairs = p.out_channels * channels
+    pieces = max(1, min(one.blocks, 2 * FILLED // max(1, pairs), MOST_PIECES))
+    geo = one.geo._replace(
+        groups=p.groups, channels=channels, filters=filters, plane=p.in_channels * x_plane, y_plane=p.out_channels * y_plane, pieces=pieces,
+        tiles=one.blocks, x_channel=x_plane, y_channel=y_plane, w_size=size,
+    )  # fmt: skip
+    found = Pass(kind, geo, pairs * pieces, one.products * pairs, source)
+    _check_sizes(p, rows, columns, found)
+    return found
+
+
+def _check(p: ConvProblem, channels: int) -> None:
+    if not 0 < channels <= MOST_CHANNELS:
+        raise Unsupported(f"needs 1 to {MOST_CHANNELS} channels in a group, got {channels}")
+    if p.input[0] != 1 or p.output[0] != 1 or p.filter[0] != 1 or p.low[0] != 0:
+        raise Unsupported("needs one or two axes")
+
+
+def _check_sizes(p: ConvProblem, rows: Axis, columns: Axis, found: Pass) -> None:
+    reach = [axis.reach(axis.count + 16 * THREADS) + abs(axis.delta) for axis in (rows, columns)]
+    sizes = [math.prod(p.shape(t)) for t in ("x", "w", "y")] + [found.blocks * THREADS, (rows.count + 4 * THREADS) * max(1, p.strides("y")[3])]
+    if max(*reach, *sizes, *map(abs, found.geo)) > LIMIT // 2:
+        raise Unsupported("needs arrays of fewer than 2³⁰ elements")
 
 
 def _round4(value: int) -> int:

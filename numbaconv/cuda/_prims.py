@@ -8,14 +8,16 @@ from numbaconv.cuda._backend import SIMULATED
 
 if SIMULATED:
     from numbaconv.cuda._twins import (
-        add_tiles, correlate, correlate_last, divide, forgotten, int32, load4, multiply_slab, store4, tap, tile, within, zeros,
+        add_tiles, correlate, correlate_gradient, correlate_last, divide, forgotten, int32, load4, multiply_slab, store4,
+        store_tile, tap, tile, warp_sum, within, zeros,
     )  # fmt: skip
 else:
     from numbaconv.cuda._intrinsics import (
-        add_tiles, correlate, correlate_last, divide, forgotten, int32, load4, multiply_slab, store4, tap, tile, within, zeros,
+        add_tiles, correlate, correlate_gradient, correlate_last, divide, forgotten, int32, load4, multiply_slab, store4,
+        store_tile, tap, tile, warp_sum, within, zeros,
     )  # fmt: skip
 
 __all__ = [
-    "add_tiles", "correlate", "correlate_last", "divide", "forgotten", "int32", "load4", "multiply_slab", "store4", "tap", "tile", "within",
-    "zeros",
+    "add_tiles", "correlate", "correlate_gradient", "correlate_last", "divide", "forgotten", "int32", "load4", "multiply_slab",
+    "store4", "store_tile", "tap", "tile", "warp_sum", "within", "zeros",
 ]  # fmt: skip

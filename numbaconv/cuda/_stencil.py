@@ -9,10 +9,14 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._passes import CHUNK, SHARED, THREADS, Geometry, Kind, LastGeometry
-from numbaconv.cuda._prims import add_tiles, correlate, correlate_last, divide, forgotten, int32, load4, store4, tap, within, zeros
+from numbaconv.cuda._prims import (
+    add_tiles, correlate, correlate_gradient, correlate_last, divide, forgotten, int32, load4, store4, store_tile, tap, warp_sum, within, zeros,
+)  # fmt: skip
 from numbaconv.cuda._store import put4
 
 RUN = 8  # neighbouring taps taken at once
+WARPS = THREADS // 32
+LONGEST = 32  # tiles, 16 terms each, that wgrad sums in one accumulator
 
 
 def _filler(dtype: np.dtype[Any], parts: int) -> Any:
@@ -58,9 +62,7 @@ def _filler(dtype: np.dtype[Any], parts: int) -> Any:
 
     one, fetch, keep, further = device(keep_one), device(fetch), device(keep), device(further)
 
-    def fill(shared, x, geo, t, first_unit, p0, q0):  # type: ignore[no-untyped-def]
-        first = int32(first_unit * geo.channels)
-        planes, base = int32(min(geo.fill_planes, int32(geo.all_units * geo.channels - first))), int32(first * geo.plane)
+    def fill(shared, x, geo, t, base, planes, p0, q0):  # type: ignore[no-untyped-def]
         h, w, shift = int32(p0 * geo.stride_h + geo.delta_h), int32(q0 * geo.stride_w + geo.delta_w), int32(0)
         if geo.vector_in:
             shift = int32(w & 3)
@@ -152,7 +154,8 @@ def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
         rest, tile_q = divide(int32(cuda.blockIdx.x), geo.tiles_q)
         block, tile_p = divide(rest, geo.tiles_p)
         first_unit, p, q = int32(block * geo.units), int32(tile_p * geo.tile_rows), int32(tile_q * geo.tile_columns)
-        fill(shared, x, geo, t, first_unit, p, q)
+        planes = int32(min(geo.fill_planes, int32((geo.all_units - first_unit) * geo.channels)))
+        fill(shared, x, geo, t, int32(first_unit * geo.channels * geo.plane), planes, p, q)
         cuda.syncthreads()
         rest, column = divide(t, geo.across)
         part, row = divide(rest, geo.down)
@@ -177,6 +180,85 @@ def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
             write_row(y, geo, y_at, int32(p + 3 * p_on), int32(q + 3 * q_on), acc[12:16], shift)
 
     return Kernel(stencil, (dtype,) * 4, Geometry, THREADS, _resident(kind, dtype))
+
+
+def _gradient(kind: Kind, dtype: np.dtype[Any]) -> Any:
+    """Return the function that adds a thread's 4 × 4 outputs to its sums, one for each tap."""
+    zero, add = dtype.type(0), correlate_gradient(kind.height, kind.width, kind.down, kind.across)
+    line = kind.line
+
+    def four(dy, geo, at, p, q):  # type: ignore[no-untyped-def]
+        at, left = int32(at + p * geo.y_row + q), int32(geo.count_q - q)
+        if p >= geo.count_p or left <= int32(0):
+            return zero, zero, zero, zero
+        if geo.vector_out:
+            return load4(dy, at)
+        v1 = dy[int32(at + 1)] if left > int32(1) else zero
+        v2 = dy[int32(at + 2)] if left > int32(2) else zero
+        return dy[at], v1, v2, (dy[int32(at + 3)] if left > int32(3) else zero)
+
+    four = device(four)
+
+    def gradient(acc, shared, dy, geo, t, first_unit, p, q, y_at):  # type: ignore[no-untyped-def]
+        rest, column = divide(t, geo.across)
+        part, row = divide(rest, geo.down)
+        unit = int32(first_unit + part)
+        if part >= geo.units or unit >= geo.all_units:
+            return acc
+        row, column = int32(row * 4), int32(column * 4)
+        p, q, y_at = int32(p + row), int32(q + column), int32(y_at + unit * geo.y_plane)
+        p_on, q_on = (int32(0), int32(4 * geo.across)) if line else (int32(1), int32(0))
+        a, b = four(dy, geo, y_at, p, q), four(dy, geo, y_at, int32(p + p_on), int32(q + q_on))
+        c, d = four(dy, geo, y_at, int32(p + 2 * p_on), int32(q + 2 * q_on)), four(dy, geo, y_at, int32(p + 3 * p_on), int32(q + 3 * q_on))
+        at = int32((part * geo.fill_h + row * geo.stride_h) * geo.pitch + column)
+        of_outputs = (a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3])
+        return add(acc, shared, at, geo.row_on, geo.part, of_outputs)
+
+    return device(gradient)
+
+
+@functools.cache
+def kernel_gradient(dtype: np.dtype[Any], kind: Kind) -> Kernel:
+    """Return the kernel of wgrad, channels first."""
+    zero, size, taps, width = dtype.type(0), SHARED // dtype.itemsize, kind.height * kind.width, kind.width
+    fill, gradient, none = _filler(dtype, kind.across), _gradient(kind, dtype), zeros(taps)
+    of_warps = WARPS * taps
+
+    def stencil_wgrad(dy, x, dw, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: dw[k, c, r, s] = Σ_n Σ_p Σ_q dy[n, k, p, q] · x[n, c, delta + p·stride + r, …], c in the group of k.
+        # THE SCHEDULE: a block owns a piece of the tiles of one (k, c) and copies what a tile reads to shared memory. A thread owns 4 × 4
+        # outputs of it and keeps a sum for each tap; after LONGEST tiles the sums of all threads are added, in an order that is fixed.
+        shared = cuda.shared.array(size, dtype, alignment=16)
+        sums = cuda.shared.array(of_warps, dtype)
+        t = int32(cuda.threadIdx.x)
+        pair, piece = divide(int32(cuda.blockIdx.x), geo.pieces)
+        k, c = divide(pair, geo.channels)
+        x_at = int32((divide(k, geo.filters)[0] * geo.channels + c) * geo.x_channel)
+        tile = divide(int32(geo.tiles * piece), geo.pieces)[0]
+        stop = divide(int32(geo.tiles * int32(piece + 1)), geo.pieces)[0]
+        acc, total, held = none(zero), zero, int32(0)
+        while tile < stop:
+            rest, tile_q = divide(tile, geo.tiles_q)
+            block, tile_p = divide(rest, geo.tiles_p)
+            first_unit, p, q = int32(block * geo.units), int32(tile_p * geo.tile_rows), int32(tile_q * geo.tile_columns)
+            planes = int32(min(geo.units, int32(geo.all_units - first_unit)))
+            fill(shared, x, geo, t, int32(x_at + first_unit * geo.plane), planes, p, q)
+            cuda.syncthreads()
+            acc = gradient(acc, shared, dy, geo, t, first_unit, p, q, int32(k * geo.y_channel))
+            tile, held = int32(tile + 1), int32(held + 1)
+            cuda.syncthreads()
+            if held == LONGEST or tile == stop:
+                acc = warp_sum(acc)
+                if t % 32 == 0:
+                    store_tile(sums, int32(t // 32 * taps), acc)
+                cuda.syncthreads()
+                if t < taps:
+                    total = total + ((sums[t] + sums[int32(t + taps)]) + (sums[int32(t + 2 * taps)] + sums[int32(t + 3 * taps)]))
+                acc, held = none(zero), int32(0)
+        if t < taps:
+            dw[int32(piece * geo.w_size + pair * taps + geo.w_first + t // width * geo.w_row + t % width * geo.w_column)] = total
+
+    return Kernel(stencil_wgrad, (dtype,) * 3, Geometry, THREADS, _resident(kind, dtype))
 
 
 def _resident(kind: Kind, dtype: np.dtype[Any]) -> int:

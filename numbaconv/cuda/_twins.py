@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv.cuda._simulator import collective
+
 SLAB = 8
 _ROWS, _HALVES, _FOUR = np.arange(SLAB)[:, None], np.repeat([0, 1], 4), np.tile(np.arange(4), 2)
 
@@ -67,6 +69,38 @@ def correlate(height: int, width: int, down: int, across: int) -> Any:
         return sums.reshape(-1)
 
     return add_taps
+
+
+@functools.cache
+def correlate_gradient(height: int, width: int, down: int, across: int) -> Any:
+    """Return the function that adds, to one sum for each tap, its input times the gradient of each of 4 × 4 outputs.
+
+    The input lies in shared memory as for `correlate`.
+    """
+    def add_outputs(acc: Any, shared: Any, at: int, pitch: int, part: int, gradient: Any) -> Any:
+        assert at % 4 == pitch % 4 == 0 and (across == 1 or part % 4 == 0), "a quad is not aligned"
+        sums = np.array(acc).reshape(height, width)
+        for r in range(height):
+            for s in range(width):
+                rows, columns = (np.arange(4)[:, None] * down + r) * pitch, np.arange(4) + s // across + s % across * part
+                sums[r, s] += (shared[at + rows + columns].reshape(-1) * np.array(gradient)).sum()
+        return sums.reshape(-1)
+
+    return add_outputs
+
+
+@collective
+def warp_sum(lanes: Any) -> Any:
+    """Return the sums over the lanes of a warp, in every lane."""
+    sums = np.array(lanes)
+    for by in (16, 8, 4, 2, 1):
+        sums = sums + sums[np.arange(32) ^ by]
+    return list(sums)
+
+
+def store_tile(memory: Any, index: int, values: Any) -> None:
+    """Set memory[index : index + n] = the n values."""
+    memory[index : index + len(values)] = values
 
 
 @functools.cache

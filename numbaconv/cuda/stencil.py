@@ -1,7 +1,7 @@
 """Stencils on a GPU: convolutions with few channels in a group, limited by memory: depthwise layers, images, FIR filters.
 
-float32 and float64, in either layout, fprop and dgrad, with one or two axes. dgrad is the fprop of the transposed problem, in a pass for
-each phase of its strides. As in `gemm`, padding is multiplied as zeros: infinite weights give NaN there.
+float32 and float64, with one or two axes: fprop and dgrad in either layout, wgrad with channels first. dgrad is the fprop of the transposed
+problem, in a pass for each phase of its strides. As in `gemm`, padding is multiplied as zeros: infinite weights give NaN there.
 """
 
 from __future__ import annotations
@@ -15,25 +15,22 @@ import numpy as np
 
 from numbaconv.cuda import _stencil
 from numbaconv.cuda._backend import Kernel, arrays, cuda
-from numbaconv.cuda._passes import FILTERS, Kind, LastGeometry, Pass, passes
+from numbaconv.cuda._passes import FILLED, FILTERS, Geometry, Kind, LastGeometry, Pass, gradient_pass, passes
 from numbaconv.cuda._prims import divide, int32
-from numbaconv.cuda._store import PER_BLOCK, THREADS
+from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
-FILLED = 528  # blocks that occupy a large GPU
 RATE = {"unrolled": 14e12, "runs": 11e12, "loops": 4e12}  # products of float32 a second, by kernel
 BANDWIDTH = 3e12  # bytes a second
 LAUNCH = 5e-6  # seconds
 
 
 def _passes(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
-    if op == "wgrad":
-        raise Unsupported("needs fprop or dgrad")
     if dtype not in (np.float32, np.float64):
         raise Unsupported(f"needs float32 or float64, got {dtype}")
     key = ("cuda stencil", op, dtype)
     if key not in problem.derived:
-        problem.derived[key] = passes(problem, op, dtype.itemsize)
+        problem.derived[key] = [gradient_pass(problem, dtype.itemsize)] if op == "wgrad" else passes(problem, op, dtype.itemsize)
     return problem.derived[key]
 
 
@@ -49,7 +46,11 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
-    """Bytes allocated besides the output: the packed weights, if channels are last."""
+    """Bytes allocated besides the output: the packed weights, if channels are last; the pieces of wgrad's sums."""
+    if op == "wgrad":
+        geo = _passes(problem, op, dtype)[0].geo
+        assert isinstance(geo, Geometry)
+        return geo.pieces * geo.w_size * dtype.itemsize if geo.pieces > 1 else 0
     return sum(_packed_size(p) for p in _passes(problem, op, dtype)) * dtype.itemsize
 
 
@@ -95,12 +96,24 @@ def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
 
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``."""
+    if op == "wgrad":
+        return _run_wgrad(problem, a, b, out, options)
     packed = prepare(problem, op, b, options.stream) if options.packed is None else options.packed
     bias, has_bias = (out, 0) if options.bias is None else (options.bias, 1)
     for p, w in zip(_passes(problem, op, out.dtype), packed, strict=True):
         make = _stencil.kernel_last if isinstance(p.geo, LastGeometry) else _stencil.kernel
         kernel = make(out.dtype, p.kind, options.activation)
         kernel.launch((p.blocks, 1, 1), options.stream, (a, w, out, bias), p.geo._replace(has_bias=has_bias))
+
+
+def _run_wgrad(problem: ConvProblem, dy: Any, x: Any, dw: Any, options: Options) -> None:
+    (p,) = _passes(problem, "wgrad", dw.dtype)
+    assert isinstance(p.geo, Geometry)
+    pieces, kernel = p.geo.pieces, _stencil.kernel_gradient(dw.dtype, p.kind)
+    parts = dw if pieces == 1 else arrays().empty((pieces, dw.size), dw.dtype)
+    kernel.launch((p.blocks, 1, 1), options.stream, (dy, x, parts), p.geo)
+    if pieces > 1:
+        finish(None, dw.dtype).launch((-(-dw.size // PER_BLOCK), 1, 1), options.stream, (parts, parts, dw), (dw.size, pieces, 1, 1, 0))
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:
@@ -118,4 +131,9 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
                 yield f"stencil {layout} runs {'line' if line else 'plane'}", make(single, Kind(0, 0, 1, 1, line, True, long), None)
         yield f"stencil {layout} float64", make(double, Kind(3, 3, 1, 1, False), None)
         yield f"stencil {layout} float64 7×7", make(double, Kind(7, 7, 2, 2, False), "gelu")
+    for size in FILTERS:
+        for step in (1, 2):
+            yield f"stencil wgrad {size}×{size} stride {step}", _stencil.kernel_gradient(single, Kind(size, size, step, step, False))
+        yield f"stencil wgrad {size} taps", _stencil.kernel_gradient(single, Kind(1, size, 1, 1, True))
+    yield "stencil wgrad float64", _stencil.kernel_gradient(double, Kind(3, 3, 1, 1, False))
     yield "pack taps", _pack_kernel(single)
