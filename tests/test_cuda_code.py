@@ -42,3 +42,11 @@ def test_the_main_tiles_are_what_the_design_asks_for(code):
         assert found["registers"] <= 128 and found["threads"] == 256, name
         assert found["counts"].get("FFMA", 0) >= 512, name
         assert found["counts"].get("LDS.128", 0) >= 32, name
+
+
+def test_stencils_load_and_store_16_bytes_at_once(code):
+    for size in (3, 5, 7):
+        for layout, outputs in (("NCHW", 16), ("NHWC", 32)):
+            counts = code[f"stencil {layout} {size}×{size} stride 1"]["counts"]
+            assert counts["FFMA"] >= size * size * outputs
+            assert all(counts.get(name, 0) >= 4 for name in ("LDG.E.128", "LDS.128", "STG.E.128")), counts

@@ -128,7 +128,14 @@ def test_places_are_those_of_the_equation(rng):
 
 @pytest.mark.parametrize("dtype", COMPUTED)
 def test_grad_bias(dtype, rng):
-    for shape, last in (((3, 2, 5, 7), False), ((2, 5, 3, 33), True), ((40, 1, 130), False), ((1, 700, 3), True), ((0, 3, 4), False), ((2, 3, 0), False)):
+    for shape, last in (
+        ((3, 2, 5, 7), False),
+        ((2, 5, 3, 33), True),
+        ((40, 1, 130), False),
+        ((1, 700, 3), True),
+        ((0, 3, 4), False),
+        ((2, 3, 0), False),
+    ):
         dy = fill(shape, dtype, rng)
         result = bias.grad_bias(dy, last)
         assert result.dtype == dy.dtype

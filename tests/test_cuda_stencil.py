@@ -13,8 +13,8 @@ if not config.ENABLE_CUDASIM:
     pytest.skip("needs NUMBA_ENABLE_CUDASIM=1 before Numba is imported", allow_module_level=True)
 
 from numbaconv import reference
-from numbaconv.cuda import _passes, stencil
-from numbaconv.cuda._passes import SHARED, LastGeometry
+from numbaconv.cuda import _passes, _stencil, _tiles, stencil
+from numbaconv.cuda._tiles import SHARED, LastGeometry
 from numbaconv.problem import OPS, ConvProblem, Options, Unsupported
 from numbaconv.recipe import TENSORS
 from tests.cases import FLOATS, NAMED, exact_sum, fill, operands, poisoned, random_problem
@@ -113,7 +113,9 @@ def test_long_filters(last, rng):
             a, b = operands(problem, "fprop", "float32", rng, kind)
             exact, magnitude = exact_sum(problem, "fprop", a, b), exact_sum(problem, "fprop", abs(a), abs(b))
             terms = problem.gemm_shape("fprop")[2]
-            assert (abs(computed(problem, "fprop", a, b) - exact) <= allowed(magnitude, "float32", terms, "stencil", positive=kind == "positive")).all()
+            assert (
+                abs(computed(problem, "fprop", a, b) - exact) <= allowed(magnitude, "float32", terms, "stencil", positive=kind == "positive")
+            ).all()
 
 
 @pytest.mark.parametrize("activation", [None, *reference.ACTIVATIONS])
@@ -135,6 +137,17 @@ def test_nan_and_infinity_reach_the_outputs_that_see_them_and_no_others(last, rn
         with np.errstate(invalid="ignore"):
             expected = reference.run(problem, "fprop", x, w)
         np.testing.assert_allclose(computed(problem, "fprop", x, w), expected, rtol=1e-5)
+
+
+def test_wgrad_sums_many_tiles_and_pieces(monkeypatch, rng):
+    monkeypatch.setattr(_stencil, "LONGEST", 2)
+    for pieces in (1, 2):
+        monkeypatch.setattr(_tiles, "MOST_PIECES", pieces)
+        images, channels = layer(70, 2, 4, (6, 9), (3, 3), 1, 1, 2, False), layer(2, 3, 2, (40, 130), (5, 5), 2, 2, 1, False)
+        for problem in (images, channels, layer(40, 1, 1, (700,), (7,), 2, 3, 1, True)):
+            (one,) = stencil._passes(problem, "wgrad", np.dtype(np.float32))
+            assert one.geo.tiles > 2 * pieces and one.geo.pieces == pieces
+            same(problem, "wgrad", "float32", rng)
 
 
 def test_prepared_weights(rng):
@@ -182,7 +195,7 @@ def test_tiles_fit_and_cover(rng):
         p = random_problem(rng, generic=True, largest=int(rng.choice([8, 60])))
         op, itemsize = OPS[int(rng.integers(2))], int(rng.choice([4, 8]))
         try:
-            found = _passes.passes(p, op, itemsize)
+            found = _tiles.passes(p, op, itemsize)
         except Unsupported:
             continue
         for one in found:
@@ -192,11 +205,11 @@ def test_tiles_fit_and_cover(rng):
             read_h = (g.tile_rows - 1) * g.stride_h + (max(g.taps_h, 1) - 1) * g.dilation_h + 1
             read_w = (g.tile_columns - 1) * g.stride_w + (max(g.taps_w, 1) - 1) * g.dilation_w + 1
             if isinstance(g, LastGeometry):
-                assert g.lanes * g.across * g.down <= _passes.THREADS and g.chunks * g.lanes * 4 >= g.out_channels
+                assert g.lanes * g.across * g.down <= _tiles.THREADS and g.chunks * g.lanes * 4 >= g.out_channels
                 assert (g.fill_h, g.fill_w) == (read_h, read_w) and read_h * g.pitch * itemsize <= SHARED
-                assert ((g.on_h * g.fill_w) + g.on_w) * g.lanes + g.on_lanes == _passes.THREADS
+                assert ((g.on_h * g.fill_w) + g.on_w) * g.lanes + g.on_lanes == _tiles.THREADS
             else:
-                assert g.units * g.across * g.down <= _passes.THREADS
+                assert g.units * g.across * g.down <= _tiles.THREADS
                 assert (g.fill_h, g.width) == (read_h, read_w) and 4 * g.fill_w >= read_w + 3 * g.vector_in
                 assert g.fill_planes * g.fill_h * g.pitch * itemsize <= SHARED and g.pitch % 4 == g.part % 4 == 0
-                assert (g.on_planes * g.fill_h + g.on_h) * g.fill_w + g.on_w == _passes.THREADS
+                assert (g.on_planes * g.fill_h + g.on_h) * g.fill_w + g.on_w == _tiles.THREADS

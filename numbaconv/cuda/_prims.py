@@ -8,14 +8,42 @@ from numbaconv.cuda._backend import SIMULATED
 
 if SIMULATED:
     from numbaconv.cuda._twins import (
-        add_tiles, correlate, correlate_gradient, correlate_last, divide, forgotten, int32, load4, multiply_slab, store4,
-        store_tile, tap, tile, warp_sum, within, zeros,
-    )  # fmt: skip
+        add_tiles,
+        correlate,
+        correlate_gradient,
+        correlate_last,
+        divide,
+        forgotten,
+        int32,
+        load4,
+        multiply_slab,
+        store4,
+        store_tile,
+        tap,
+        tile,
+        warp_sum,
+        within,
+        zeros,
+    )
 else:
     from numbaconv.cuda._intrinsics import (
-        add_tiles, correlate, correlate_gradient, correlate_last, divide, forgotten, int32, load4, multiply_slab, store4,
-        store_tile, tap, tile, warp_sum, within, zeros,
-    )  # fmt: skip
+        add_tiles,
+        correlate,
+        correlate_gradient,
+        correlate_last,
+        divide,
+        forgotten,
+        int32,
+        load4,
+        multiply_slab,
+        store4,
+        store_tile,
+        tap,
+        tile,
+        warp_sum,
+        within,
+        zeros,
+    )
 
 __all__ = [
     "add_tiles", "correlate", "correlate_gradient", "correlate_last", "divide", "forgotten", "int32", "load4", "multiply_slab",

@@ -77,6 +77,7 @@ def correlate_gradient(height: int, width: int, down: int, across: int) -> Any:
 
     The input lies in shared memory as for `correlate`.
     """
+
     def add_outputs(acc: Any, shared: Any, at: int, pitch: int, part: int, gradient: Any) -> Any:
         assert at % 4 == pitch % 4 == 0 and (across == 1 or part % 4 == 0), "a quad is not aligned"
         sums = np.array(acc).reshape(height, width)

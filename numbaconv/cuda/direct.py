@@ -82,7 +82,7 @@ def geometry(problem: ConvProblem, op: Op) -> Geometry:
     """Return what the kernel reads, by value."""
     p = problem.transpose() if op == "dgrad" else problem
     channels, filters, taps = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.filter)
-    dilation = tuple(-d for d in p.dilation) if p.flipped else p.dilation
+    dilation = [-d if p.flipped else d for d in p.dilation]
     low = tuple(lo - (r - 1) * d * p.flipped for lo, r, d in zip(p.low, p.filter, p.dilation, strict=True))
     xn, xc, *x = p.strides("x")
     yn, yk, *y = p.strides("y")
@@ -90,16 +90,16 @@ def geometry(problem: ConvProblem, op: Op) -> Geometry:
     w_group, w = channels * filters * taps, (p.filter[1] * p.filter[2], p.filter[2], 1)
     if op == "wgrad":
         outputs = p.groups * w_group
-        out, over, of_out, of_sum = p.filter, p.output, dilation, p.stride
+        out, over, factors = p.filter, p.output, (*dilation, *p.stride)
         sizes, size_m, image = (channels, p.groups, filters), p.batch, (xc, channels * xc, xn)
-        other, target, last = (filters * yk, yk, yn, *y), (w_c, w_group, w_k, *w), 0
+        operands, last = (filters * yk, yk, yn, *y, w_c, w_group, w_k, *w), 0
     else:
         outputs = math.prod(p.shape("y"))
-        out, over, of_out, of_sum = p.output, p.filter, p.stride, dilation
+        out, over, factors = p.output, p.filter, (*p.stride, *dilation)
         sizes, size_m, image = (p.batch, p.groups, filters), channels, (xn, channels * xc, xc)
-        other, target, last = (w_group, w_k, w_c, *w), (yn, filters * yk, yk, *y), int(p.channels_last)
-    return Geometry(outputs, *sizes, *out, math.prod(over), *over[1:], size_m, *of_out, *of_sum, *low, *p.input_dilation, *p.input,
-                    *image, *x, *other, *target, last)  # fmt: skip
+        operands, last = (w_group, w_k, w_c, *w, yn, filters * yk, yk, *y), int(p.channels_last)
+    values = (outputs, *sizes, *out, math.prod(over), *over[1:], size_m, *factors, *low, *p.input_dilation, *p.input, *image, *x, *operands, last)
+    return Geometry._make((*values, 0, 1))
 
 
 def _pieces(geo: Geometry) -> int:
@@ -217,7 +217,7 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
 
 def kernels() -> Iterator[tuple[str, Kernel]]:
     """Yield the kernels that the compile gate looks at, by name."""
-    for name in ("float32", "float64", "complex64", "complex128", "int8", "uint16", "int32", "uint64"):
+    for name in ("float32", "complex64", "complex128", "int8", "uint64"):
         dtype = np.dtype(name)
         yield f"direct {name}", _kernel(dtype, None if dtype.kind == "c" else "relu")
     yield "direct float32 gelu", _kernel(np.dtype(np.float32), "gelu")

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cuda import _stencil
+from numbaconv.cuda import _stencil, _stencil_last
 from numbaconv.cuda._backend import Kernel, arrays, cuda
-from numbaconv.cuda._passes import FILLED, FILTERS, Geometry, Kind, LastGeometry, Pass, gradient_pass, passes
+from numbaconv.cuda._passes import FILTERS, Kind
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
+from numbaconv.cuda._tiles import FILLED, Geometry, LastGeometry, Pass, gradient_pass, passes
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 RATE = {"unrolled": 14e12, "runs": 11e12, "loops": 4e12}  # products of float32 a second, by kernel
@@ -101,7 +102,7 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     packed = prepare(problem, op, b, options.stream) if options.packed is None else options.packed
     bias, has_bias = (out, 0) if options.bias is None else (options.bias, 1)
     for p, w in zip(_passes(problem, op, out.dtype), packed, strict=True):
-        make = _stencil.kernel_last if isinstance(p.geo, LastGeometry) else _stencil.kernel
+        make = _stencil_last.kernel if isinstance(p.geo, LastGeometry) else _stencil.kernel
         kernel = make(out.dtype, p.kind, options.activation)
         kernel.launch((p.blocks, 1, 1), options.stream, (a, w, out, bias), p.geo._replace(has_bias=has_bias))
 
@@ -117,23 +118,20 @@ def _run_wgrad(problem: ConvProblem, dy: Any, x: Any, dw: Any, options: Options)
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:
-    """Yield the kernels that the compile gate looks at, by name: filters and strides in both layouts."""
+    """Yield the kernels that the compile gate looks at, by name: those of each filter that are shortest of registers, and the loops."""
     single, double = np.dtype(np.float32), np.dtype(np.float64)
-    made = {"NCHW": _stencil.kernel, "NHWC": _stencil.kernel_last}
-    for layout, make in made.items():
-        for size in FILTERS:
-            for step in (1, 2):
-                yield f"stencil {layout} {size}×{size} stride {step}", make(single, Kind(size, size, step, step, False), "relu")
-                yield f"stencil {layout} {size} taps stride {step}", make(single, Kind(1, size, 1, step, True), None)
-        for line, long in ((False, False), (True, True)):
-            yield f"stencil {layout} loops {'line' if line else 'plane'}", make(single, Kind(0, 0, 1, 1, line, False, long), None)
-            if make is _stencil.kernel:
-                yield f"stencil {layout} runs {'line' if line else 'plane'}", make(single, Kind(0, 0, 1, 1, line, True, long), None)
-        yield f"stencil {layout} float64", make(double, Kind(3, 3, 1, 1, False), None)
-        yield f"stencil {layout} float64 7×7", make(double, Kind(7, 7, 2, 2, False), "gelu")
-    for size in FILTERS:
-        for step in (1, 2):
-            yield f"stencil wgrad {size}×{size} stride {step}", _stencil.kernel_gradient(single, Kind(size, size, step, step, False))
-        yield f"stencil wgrad {size} taps", _stencil.kernel_gradient(single, Kind(1, size, 1, 1, True))
-    yield "stencil wgrad float64", _stencil.kernel_gradient(double, Kind(3, 3, 1, 1, False))
+    lines = {"3 taps": Kind(1, 3, 1, 1, True), "7 taps stride 2": Kind(1, 7, 1, 2, True)}
+    loops = {"loops": Kind(0, 0, 1, 1, False), "long loops": Kind(0, 0, 1, 1, True, False, True)}
+    runs = {"runs": Kind(0, 0, 1, 1, False, True), "long runs": Kind(0, 0, 1, 1, True, True, True)}
+    squares = {f"{size}×{size} stride {step}": Kind(size, size, step, step, False) for size in FILTERS for step in (1, 2)}
+    for name, kind in (squares | lines | loops | runs).items():
+        yield f"stencil NCHW {name}", _stencil.kernel(single, kind, "relu")
+        if name not in runs:
+            yield f"stencil NHWC {name}", _stencil_last.kernel(single, kind, "relu")
+    for name, kind in (squares | lines).items():
+        yield f"stencil wgrad {name}", _stencil.kernel_gradient(single, kind)
+    largest = Kind(7, 7, 2, 2, False)
+    yield "stencil NCHW float64", _stencil.kernel(double, largest, "gelu")
+    yield "stencil NHWC float64", _stencil_last.kernel(double, largest, "gelu")
+    yield "stencil wgrad float64", _stencil.kernel_gradient(double, largest)
     yield "pack taps", _pack_kernel(single)
