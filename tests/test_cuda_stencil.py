@@ -13,8 +13,8 @@ if not config.ENABLE_CUDASIM:
     pytest.skip("needs NUMBA_ENABLE_CUDASIM=1 before Numba is imported", allow_module_level=True)
 
 from numbaconv import reference
-from numbaconv.cuda import _passes, _stencil, _tiles, stencil
-from numbaconv.cuda._tiles import SHARED, LastGeometry
+from numbaconv.cuda import _passes, _stencil, _stencil_last, _tiles, stencil
+from numbaconv.cuda._tiles import SHARED, SHARED_LAST, LastGeometry
 from numbaconv.problem import OPS, ConvProblem, Options, Unsupported
 from numbaconv.recipe import TENSORS
 from tests.cases import FLOATS, NAMED, exact_sum, fill, operands, poisoned, random_problem
@@ -141,10 +141,12 @@ def test_nan_and_infinity_reach_the_outputs_that_see_them_and_no_others(last, rn
 
 def test_wgrad_sums_many_tiles_and_pieces(monkeypatch, rng):
     monkeypatch.setattr(_stencil, "LONGEST", 2)
+    monkeypatch.setattr(_stencil_last, "LONGEST", 2)
     for pieces in (1, 2):
         monkeypatch.setattr(_tiles, "MOST_PIECES", pieces)
-        images, channels = layer(70, 2, 4, (6, 9), (3, 3), 1, 1, 2, False), layer(2, 3, 2, (40, 130), (5, 5), 2, 2, 1, False)
-        for problem in (images, channels, layer(40, 1, 1, (700,), (7,), 2, 3, 1, True)):
+        images, channels = layer(110, 2, 4, (6, 9), (3, 3), 1, 1, 2, False), layer(2, 3, 2, (40, 130), (5, 5), 2, 2, 1, False)
+        last, line = layer(7, 6, 6, (6, 9), (3, 3), 1, 1, 3, True), layer(3, 8, 8, (200,), (5,), 2, 2, 8, True)
+        for problem in (images, channels, layer(60, 1, 1, (700,), (7,), 2, 3, 1, True), last, line):
             (one,) = stencil._passes(problem, "wgrad", np.dtype(np.float32))
             assert one.geo.tiles > 2 * pieces and one.geo.pieces == pieces
             same(problem, "wgrad", "float32", rng)
@@ -206,7 +208,7 @@ def test_tiles_fit_and_cover(rng):
             read_w = (g.tile_columns - 1) * g.stride_w + (max(g.taps_w, 1) - 1) * g.dilation_w + 1
             if isinstance(g, LastGeometry):
                 assert g.lanes * g.across * g.down <= _tiles.THREADS and g.chunks * g.lanes * 4 >= g.out_channels
-                assert (g.fill_h, g.fill_w) == (read_h, read_w) and read_h * g.pitch * itemsize <= SHARED
+                assert (g.fill_h, g.fill_w) == (read_h, read_w) and read_h * g.pitch * itemsize <= SHARED_LAST
                 assert ((g.on_h * g.fill_w) + g.on_w) * g.lanes + g.on_lanes == _tiles.THREADS
             else:
                 assert g.units * g.across * g.down <= _tiles.THREADS

@@ -234,6 +234,33 @@ def correlate_gradient(height: int, width: int, down: int, across: int) -> Any:
     return add_outputs
 
 
+@functools.cache
+def correlate_last_gradient(width: int, across: int) -> Any:
+    """Return the function that adds, to sums for each tap of a row and each of 4 channels, the input times the gradient of 4 outputs.
+
+    Columns of the input lie ``column`` apart in shared memory, outputs ``across`` of them; their gradients are given output by output.
+    """
+
+    @intrinsic
+    def add_outputs(typingctx, acc, shared, at, column, gradient):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            acc_value, memory, index, column_on, dy = args
+            fma = _fma(builder, context.get_value_type(acc.dtype))
+            sums, dy = ([builder.extract_value(value, i) for i in range(n)] for value, n in ((acc_value, 4 * width), (dy, 16)))
+            for i in range(3 * across + width):
+                pairs = [(q, i - q * across) for q in range(4) if 0 <= i - q * across < width]
+                if pairs:
+                    values = _load(context, builder, shared, memory, builder.add(index, builder.mul(column_on, I32(i))))
+                for q, s in pairs:
+                    for e in range(4):
+                        sums[4 * s + e] = fma(values[e], dy[4 * q + e], sums[4 * s + e])
+            return context.make_tuple(builder, acc, sums)
+
+        return acc(acc, shared, types.int32, types.int32, gradient), codegen
+
+    return add_outputs
+
+
 @intrinsic
 def warp_sum(typingctx, acc):  # type: ignore[no-untyped-def]
     """Return the sums over the lanes of a warp, in every lane."""

@@ -12,6 +12,7 @@ if SIMULATED:
         correlate,
         correlate_gradient,
         correlate_last,
+        correlate_last_gradient,
         divide,
         forgotten,
         int32,
@@ -31,6 +32,7 @@ else:
         correlate,
         correlate_gradient,
         correlate_last,
+        correlate_last_gradient,
         divide,
         forgotten,
         int32,
@@ -46,6 +48,7 @@ else:
     )
 
 __all__ = [
-    "add_tiles", "correlate", "correlate_gradient", "correlate_last", "divide", "forgotten", "int32", "load4", "multiply_slab",
+    "add_tiles", "correlate", "correlate_gradient", "correlate_last", "correlate_last_gradient",
+    "divide", "forgotten", "int32", "load4", "multiply_slab",
     "store4", "store_tile", "tap", "tile", "warp_sum", "within", "zeros",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from numbaconv.cuda._tiles import SHARED, THREADS, Geometry
 
 RUN = 8  # neighbouring taps taken at once
 WARPS = THREADS // 32
-LONGEST = 32  # tiles, 16 terms each, that wgrad sums in one accumulator
+LONGEST = 16  # tiles, 16 terms each, that wgrad sums in one accumulator
 
 
 def _filler(dtype: np.dtype[Any], parts: int) -> Any:
@@ -219,7 +219,7 @@ def _gradient(kind: Kind, dtype: np.dtype[Any]) -> Any:
 @functools.cache
 def kernel_gradient(dtype: np.dtype[Any], kind: Kind) -> Kernel:
     """Return the kernel of wgrad, channels first."""
-    zero, size, taps, width = dtype.type(0), SHARED // dtype.itemsize, kind.height * kind.width, kind.width
+    zero, wide, size, taps, width = dtype.type(0), np.float64(0), SHARED // dtype.itemsize, kind.height * kind.width, kind.width
     fill, gradient, none = _filler(dtype, kind.across), _gradient(kind, dtype), zeros(taps)
     of_warps = WARPS * taps
 
@@ -235,7 +235,7 @@ def kernel_gradient(dtype: np.dtype[Any], kind: Kind) -> Kernel:
         x_at = int32((divide(k, geo.filters)[0] * geo.channels + c) * geo.x_channel)
         tile = divide(int32(geo.tiles * piece), geo.pieces)[0]
         stop = divide(int32(geo.tiles * int32(piece + 1)), geo.pieces)[0]
-        acc, total, held = none(zero), zero, int32(0)
+        acc, total, held = none(zero), wide, int32(0)
         while tile < stop:
             rest, tile_q = divide(tile, geo.tiles_q)
             block, tile_p = divide(rest, geo.tiles_p)

@@ -1,4 +1,4 @@
-"""The kernel of `stencil` for channels last: threads along channels, a tile of the input in shared memory, sums in registers."""
+"""The kernels of `stencil` for channels last: threads along channels, a tile of the input in shared memory, sums in registers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,23 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._passes import CHUNK, Kind
-from numbaconv.cuda._prims import add_tiles, correlate_last, divide, forgotten, int32, load4, store4, within, zeros
+from numbaconv.cuda._prims import (
+    add_tiles,
+    correlate_last,
+    correlate_last_gradient,
+    divide,
+    forgotten,
+    int32,
+    load4,
+    store4,
+    store_tile,
+    within,
+    zeros,
+)
 from numbaconv.cuda._store import put4
-from numbaconv.cuda._tiles import SHARED, THREADS, LastGeometry
+from numbaconv.cuda._tiles import MOST_LANES, SHARED_LAST, THREADS, LastGeometry
+
+LONGEST = 32  # tiles, 8 terms each, that wgrad sums in one accumulator
 
 
 @device
@@ -61,10 +75,10 @@ def _last_filler(dtype: np.dtype[Any]) -> Any:
 
     of, fetch, keep, further = device(channel), device(fetch), device(keep), device(further)
 
-    def fill(shared, x, geo, t, block, c):  # type: ignore[no-untyped-def]
+    def fill(shared, x, geo, t, block, c, down):  # type: ignore[no-untyped-def]
         n, p0, q0, k = tile_of(geo, block)
         base = int32(n * geo.x_n)
-        h, w = int32(p0 * geo.stride_h + geo.delta_h), int32(q0 * geo.stride_w + geo.delta_w)
+        h, w = int32(p0 * geo.stride_h + geo.delta_h + down), int32(q0 * geo.stride_w + geo.delta_w)
         rest, l0 = divide(t, geo.lanes)
         r0, c0 = divide(rest, geo.fill_w)
         while r0 < geo.fill_h:  # four loads are under way before the first is waited for
@@ -85,7 +99,7 @@ def _last_filler(dtype: np.dtype[Any]) -> Any:
 @functools.cache
 def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
     """Return the kernel for channels last."""
-    zero, none, size, line, long = dtype.type(0), zeros(32), SHARED // dtype.itemsize, kind.line, kind.long
+    zero, none, size, line, long = dtype.type(0), zeros(32), SHARED_LAST // dtype.itemsize, kind.line, kind.long
     fill, put, unrolled = _last_filler(dtype), put4(activation, dtype), kind.height > 0
     taps = correlate_last(max(1, kind.height), max(1, kind.width), kind.down, kind.across)
 
@@ -139,7 +153,7 @@ def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
         busy = row < geo.down and k < geo.out_channels
         acc = none(zero)
         for c in range(geo.channels):
-            fill(shared, x, geo, forgotten(t), forgotten(block), int32(c))
+            fill(shared, x, geo, forgotten(t), forgotten(block), int32(c), int32(0))
             cuda.syncthreads()
             if busy:
                 acc = sums(acc, shared, w, geo, at, w_at)
@@ -155,3 +169,90 @@ def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
 
     resident = 3 if kind.height * kind.down > 8 else 4
     return Kernel(stencil_last, (dtype,) * 4, LastGeometry, THREADS, resident * 4 // dtype.itemsize)
+
+
+def _gradient(kind: Kind, dtype: np.dtype[Any]) -> Any:
+    """Return the function that adds a thread's 2 × 4 outputs of 4 channels to its sums, one for each tap of a row and channel."""
+    zero, line, add = dtype.type(0), kind.line, correlate_last_gradient(kind.width, kind.across)
+
+    def four(dy, geo, y_at, p, q, k):  # type: ignore[no-untyped-def]
+        if p >= geo.count_p or q >= geo.count_q:
+            return zero, zero, zero, zero
+        at = int32(y_at + p * geo.y_row + q * geo.y_column + k)
+        if geo.vector:
+            return load4(dy, at)
+        left = int32(geo.out_channels - k)
+        v1 = dy[int32(at + 1)] if left > int32(1) else zero
+        v2 = dy[int32(at + 2)] if left > int32(2) else zero
+        return dy[at], v1, v2, (dy[int32(at + 3)] if left > int32(3) else zero)
+
+    four = device(four)
+
+    def row_of_outputs(dy, geo, y_at, p, q, k):  # type: ignore[no-untyped-def]
+        a, b = four(dy, geo, y_at, p, q, k), four(dy, geo, y_at, p, int32(q + 1), k)
+        c, d = four(dy, geo, y_at, p, int32(q + 2), k), four(dy, geo, y_at, p, int32(q + 3), k)
+        return a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]
+
+    row_of_outputs = device(row_of_outputs)
+
+    def gradient(acc, shared, dy, geo, t, block):  # type: ignore[no-untyped-def]
+        n, p, q, _ = tile_of(geo, block)
+        row, column, lane, k = place(geo, t, block)
+        if row >= geo.down or k >= geo.out_channels:
+            return acc
+        y_at, p, q = int32(n * geo.y_n + geo.y_first), int32(p + row * 2), int32(q + column * 4)
+        at = int32(row * 2 * geo.stride_h * geo.pitch + column * 4 * geo.stride_w * geo.column + 4 * lane)
+        acc = add(acc, shared, at, geo.column, row_of_outputs(dy, geo, y_at, p, q, k))
+        p, q = (p, int32(q + 4 * geo.across)) if line else (int32(p + 1), q)
+        return add(acc, shared, int32(at + geo.row_on), geo.column, row_of_outputs(dy, geo, y_at, p, q, k))
+
+    return device(gradient)
+
+
+@functools.cache
+def kernel_gradient(dtype: np.dtype[Any], kind: Kind) -> Kernel:
+    """Return the kernel of wgrad, channels last."""
+    size, own, width, wide, zero = SHARED_LAST // dtype.itemsize, 4 * kind.width, kind.width, np.float64(0), dtype.type(0)
+    fill, gradient, none, most = _last_filler(dtype), _gradient(kind, dtype), zeros(4 * kind.width), MOST_LANES * 4 * kind.width
+
+    def stencil_wgrad_last(dy, x, dw, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: dw[k, c, r, s] = Σ_n Σ_p Σ_q dy[n, p, q, k] · x[n, delta + p·stride + r·dilation, …, c], c in the group of k.
+        # THE SCHEDULE: a block owns a piece of the tiles of one row r of the filters of some quads of channels. A thread owns 2 rows × 4
+        # columns of a quad and keeps a sum for each s; after LONGEST tiles the sums of all threads are added, in an order that is fixed.
+        shared = cuda.shared.array(size, dtype, alignment=16)
+        totals = cuda.shared.array(most, np.float64)
+        t = int32(cuda.threadIdx.x)
+        rest, chunk = divide(int32(cuda.blockIdx.x), geo.chunks)
+        rest, r = divide(rest, geo.taps_h)
+        piece, c = divide(rest, geo.channels)
+        tile = divide(int32(geo.tiles * piece), geo.pieces)[0]
+        stop = divide(int32(geo.tiles * int32(piece + 1)), geo.pieces)[0]
+        sums = int32(geo.lanes * own)  # of a block, each by one thread
+        for i in range(t, sums, THREADS):
+            totals[i] = wide
+        acc, held = none(zero), int32(0)
+        while tile < stop:
+            fill(shared, x, geo, t, int32(tile * geo.chunks + chunk), c, int32(r * geo.dilation_h))
+            cuda.syncthreads()
+            acc = gradient(acc, shared, dy, geo, t, int32(tile * geo.chunks + chunk))
+            tile, held = int32(tile + 1), int32(held + 1)
+            cuda.syncthreads()
+            if held == LONGEST or tile == stop:
+                store_tile(shared, int32(t * own), acc)
+                cuda.syncthreads()
+                for i in range(t, sums, THREADS):
+                    total = totals[i]
+                    for slot in range(geo.across * geo.down):
+                        total = total + shared[int32(slot * sums + i)]
+                    totals[i] = total
+                acc, held = none(zero), int32(0)
+                cuda.syncthreads()
+        for i in range(t, sums, THREADS):
+            lane, which = divide(int32(i), own)
+            s, e = divide(which, 4)
+            k = int32(chunk * geo.column + lane * 4 + e)
+            if k < geo.out_channels:
+                to = int32((k * geo.channels + c) * geo.taps_h * width + geo.w_first + r * geo.w_row + s * geo.w_column)
+                dw[int32(piece * geo.w_size + to)] = totals[i]
+
+    return Kernel(stencil_wgrad_last, (dtype,) * 3, LastGeometry, THREADS, 4 * 4 // dtype.itemsize)

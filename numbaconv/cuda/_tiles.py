@@ -13,12 +13,14 @@ from numbaconv.cuda._passes import FILTERS, Axis, Kind, axes, kind_of
 from numbaconv.problem import ConvProblem, Op, Unsupported
 
 THREADS = 128
-SHARED = 24576  # bytes of a block's tile: eight blocks to a multiprocessor
+SHARED = 24576  # bytes of a block's tile, channels first: eight blocks to a multiprocessor
+SHARED_LAST = 40960  # channels last: registers allow four blocks
 MOST_CHANNELS = 4  # of a group; more are the business of gemm
 MOST_PASSES = 16
 FILLED = 528  # blocks that occupy a large GPU. A constant, so that results don't depend on the GPU
-MOST_PIECES = 64  # of wgrad's sums
+MOST_PIECES = 132  # of wgrad's sums
 ROWS, QUAD = 4, 4  # outputs of a thread, channels first
+MOST_LANES = 16  # quads of channels of a block
 LAST_ROWS = 2  # and 4 columns of 4 channels, channels last
 
 
@@ -125,6 +127,12 @@ class LastGeometry(NamedTuple):
     y_row: int
     y_column: int
     has_bias: int = 0
+    pieces: int = 1  # wgrad: of the sum; the tiles of all images; where taps lie in dw, and its size
+    tiles: int = 0
+    w_first: int = 0
+    w_row: int = 0
+    w_column: int = 0
+    w_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,41 +161,62 @@ def passes(problem: ConvProblem, op: Op, itemsize: int) -> list[Pass]:
     for rows, columns in itertools.product(axes(p, 1), axes(p, 2)):
         kind = kind_of(rows, columns, channels)
         source = (rows.w_first * p.filter[2] + columns.w_first, channels * filters * taps, from_k, from_c, rows.w_step * p.filter[2], columns.w_step)
-        make = _last if p.channels_last else _first
-        found.append(make(p, kind, rows, columns, SHARED // itemsize, source))
+        make, capacity = (_last, SHARED_LAST) if p.channels_last else (_first, SHARED)
+        found.append(make(p, kind, rows, columns, capacity // itemsize, source))
         _check_sizes(p, rows, columns, found[-1])
     return found
 
 
 def gradient_pass(p: ConvProblem, itemsize: int) -> Pass:
-    """Return the launch that makes up wgrad, or say why there is none: a unit is an image of one channel."""
-    channels, filters = p.in_channels // p.groups, p.out_channels // p.groups
-    if p.channels_last and not p.in_channels == p.out_channels == 1:
-        raise Unsupported("needs channels first for wgrad")
+    """Return the launch that makes up wgrad, or say why there is none."""
+    channels = p.in_channels // p.groups
     _check(p, channels)
-    if p.input_dilation != (1, 1, 1):
+    if p.input_dilation != (1, 1, 1) or min(p.output) == 0:
         raise Unsupported("needs an input that is not dilated for wgrad")
-    single = replace(p, in_channels=1, out_channels=1, groups=1, channels_last=False, derived={})
-    (rows,), (columns,) = axes(single, 1), axes(single, 2)
-    kind = kind_of(rows, columns, 1)
-    if not kind.height or (kind.height, kind.width) != p.filter[1:]:
-        raise Unsupported(
-            f"needs a filter of {FILTERS} taps on each axis, or on one, not dilated, stride 1 or 2, and an image that they fit in for wgrad"
-        )
-    taps = math.prod(p.filter)
+    if p.in_channels == p.out_channels == 1:
+        p = replace(p, channels_last=False)  # there is no difference
+    (rows,), (columns,) = axes(p, 1), axes(p, 2)
+    kind, taps = kind_of(rows, columns, 1), math.prod(p.filter)
+    if p.channels_last and columns.taps in FILTERS and columns.stride <= 2 and columns.dilation == 1:
+        kind = Kind(1, columns.taps, 1, columns.stride, rows.count == 1)  # row by row of the filter
+    if not kind.height or (rows.taps, columns.taps) != p.filter[1:]:
+        raise Unsupported(f"needs filters of {FILTERS} taps, stride 1 or 2, not dilated, all of them within reach of the image, for wgrad")
     source = (rows.w_first * p.filter[2] + columns.w_first, taps, taps, taps, rows.w_step * p.filter[2], columns.w_step)
-    one = _first(single, kind, rows, columns, SHARED // itemsize, source)
-    assert isinstance(one.geo, Geometry)
-    x_plane, y_plane, size = math.prod(p.input), math.prod(p.output), math.prod(p.shape("w"))
-    pairs = p.out_channels * channels
-    pieces = max(1, min(one.blocks, 2 * FILLED // max(1, pairs), MOST_PIECES))
-    geo = one.geo._replace(
-        groups=p.groups, channels=channels, filters=filters, plane=p.in_channels * x_plane, y_plane=p.out_channels * y_plane, pieces=pieces,
-        tiles=one.blocks, x_channel=x_plane, y_channel=y_plane, w_size=size,
-    )  # fmt: skip
-    found = Pass(kind, geo, pairs * pieces, one.products * pairs, source)
+    if p.channels_last:
+        found = _gradient_last(p, kind, rows, columns, SHARED_LAST // itemsize, source)
+    else:
+        found = _gradient_first(p, kind, rows, columns, SHARED // itemsize, source)
     _check_sizes(p, rows, columns, found)
     return found
+
+
+def _pieces(tiles: int, blocks: int) -> int:
+    return max(1, min(tiles, 2 * FILLED // max(1, blocks), MOST_PIECES))
+
+
+def _gradient_first(p: ConvProblem, kind: Kind, rows: Axis, columns: Axis, capacity: int, source: tuple[int, int, int, int, int, int]) -> Pass:
+    """Return wgrad with channels first: a unit is an image of one channel."""
+    channels, filters = p.in_channels // p.groups, p.out_channels // p.groups
+    one = _first(replace(p, in_channels=1, out_channels=1, groups=1, derived={}), kind, rows, columns, capacity, source)
+    assert isinstance(one.geo, Geometry)
+    x_plane, y_plane, pairs = math.prod(p.input), math.prod(p.output), p.out_channels * channels
+    pieces = _pieces(one.blocks, pairs)
+    geo = one.geo._replace(
+        groups=p.groups, channels=channels, filters=filters, plane=p.in_channels * x_plane, y_plane=p.out_channels * y_plane, pieces=pieces,
+        tiles=one.blocks, x_channel=x_plane, y_channel=y_plane, w_size=math.prod(p.shape("w")),
+    )  # fmt: skip
+    return Pass(kind, geo, pairs * pieces, one.products * pairs, source)
+
+
+def _gradient_last(p: ConvProblem, kind: Kind, rows: Axis, columns: Axis, capacity: int, source: tuple[int, int, int, int, int, int]) -> Pass:
+    """Return wgrad with channels last: a block owns one row of the filters, so that a tile reads no more than that row does."""
+    one = _last(p, kind, replace(rows, taps=1), columns, capacity, source)
+    assert isinstance(one.geo, LastGeometry)
+    tiles, owners = one.blocks // one.geo.chunks, one.geo.chunks * rows.taps * one.geo.channels
+    row_on = one.geo.row_on if kind.line else one.geo.pitch * rows.stride
+    geo = one.geo._replace(row_on=row_on, taps_h=rows.taps, pieces=_pieces(tiles, owners), tiles=tiles, w_size=math.prod(p.shape("w")),
+                           w_first=source[0], w_row=source[4], w_column=source[5])  # fmt: skip
+    return Pass(kind, geo, owners * geo.pieces, one.products * rows.taps, source)
 
 
 def _check(p: ConvProblem, channels: int) -> None:
@@ -198,9 +227,11 @@ def _check(p: ConvProblem, channels: int) -> None:
 
 
 def _check_sizes(p: ConvProblem, rows: Axis, columns: Axis, found: Pass) -> None:
+    geo = found.geo
     reach = [axis.reach(axis.count + 16 * THREADS) + abs(axis.delta) for axis in (rows, columns)]
-    sizes = [math.prod(p.shape(t)) for t in ("x", "w", "y")] + [found.blocks * THREADS, (rows.count + 4 * THREADS) * max(1, p.strides("y")[3])]
-    if max(*reach, *sizes, *map(abs, found.geo)) > LIMIT // 2:
+    last = 0 if found.kind.line else (geo.tiles_p * geo.tile_rows + 1) * geo.y_row
+    sizes = [math.prod(p.shape("x")), math.prod(p.shape("w")), math.prod(p.shape("y")), found.blocks * THREADS]
+    if max(last, *reach, *sizes, *map(abs, geo)) > LIMIT // 2:
         raise Unsupported("needs arrays of fewer than 2³⁰ elements")
 
 
@@ -270,7 +301,7 @@ def _last(p: ConvProblem, kind: Kind, rows: Axis, columns: Axis, capacity: int, 
     terms = channels * rows.taps * columns.taps
     pieces = (1, -(-columns.count // (LAST_ROWS * QUAD))) if kind.line else (-(-rows.count // LAST_ROWS), -(-columns.count // QUAD))
     best: tuple[float, int, int, int] | None = None
-    for lanes in range(min(quads, 16), 0, -1):
+    for lanes in range(min(quads, MOST_LANES), 0, -1):
         for across, down in _tiles(*pieces, THREADS // lanes):
             *_, height, width = _shape(kind, rows, columns, across, down, LAST_ROWS)
             if height * width * 4 * lanes > capacity:

@@ -90,6 +90,23 @@ def correlate_gradient(height: int, width: int, down: int, across: int) -> Any:
     return add_outputs
 
 
+@functools.cache
+def correlate_last_gradient(width: int, across: int) -> Any:
+    """Return the function that adds, to sums for each tap of a row and each of 4 channels, the input times the gradient of 4 outputs.
+
+    Columns of the input lie ``column`` apart in shared memory, outputs ``across`` of them; their gradients are given output by output.
+    """
+
+    def add_outputs(acc: Any, shared: Any, at: int, column: int, gradient: Any) -> Any:
+        assert at % 4 == column % 4 == 0, "a quad is not aligned"
+        sums, dy = np.array(acc).reshape(width, 4), np.array(gradient).reshape(4, 4)
+        for s in range(width):
+            sums[s] += (shared[at + (np.arange(4)[:, None] * across + s) * column + np.arange(4)] * dy).sum(axis=0)
+        return sums.reshape(-1)
+
+    return add_outputs
+
+
 @collective
 def warp_sum(lanes: Any) -> Any:
     """Return the sums over the lanes of a warp, in every lane."""

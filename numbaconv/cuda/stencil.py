@@ -1,7 +1,7 @@
 """Stencils on a GPU: convolutions with few channels in a group, limited by memory: depthwise layers, images, FIR filters.
 
-float32 and float64, with one or two axes: fprop and dgrad in either layout, wgrad with channels first. dgrad is the fprop of the transposed
-problem, in a pass for each phase of its strides. As in `gemm`, padding is multiplied as zeros: infinite weights give NaN there.
+float32 and float64, with one or two axes, in either layout. dgrad is the fprop of the transposed problem, in a pass for each phase of its
+strides. As in `gemm`, padding is multiplied as zeros: infinite weights give NaN there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numbaconv.cuda._backend import Kernel, arrays, cuda
 from numbaconv.cuda._passes import FILTERS, Kind
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
-from numbaconv.cuda._tiles import FILLED, Geometry, LastGeometry, Pass, gradient_pass, passes
+from numbaconv.cuda._tiles import FILLED, LastGeometry, Pass, gradient_pass, passes
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 RATE = {"unrolled": 14e12, "runs": 11e12, "loops": 4e12}  # products of float32 a second, by kernel
@@ -50,7 +50,6 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the packed weights, if channels are last; the pieces of wgrad's sums."""
     if op == "wgrad":
         geo = _passes(problem, op, dtype)[0].geo
-        assert isinstance(geo, Geometry)
         return geo.pieces * geo.w_size * dtype.itemsize if geo.pieces > 1 else 0
     return sum(_packed_size(p) for p in _passes(problem, op, dtype)) * dtype.itemsize
 
@@ -109,8 +108,8 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
 
 def _run_wgrad(problem: ConvProblem, dy: Any, x: Any, dw: Any, options: Options) -> None:
     (p,) = _passes(problem, "wgrad", dw.dtype)
-    assert isinstance(p.geo, Geometry)
-    pieces, kernel = p.geo.pieces, _stencil.kernel_gradient(dw.dtype, p.kind)
+    make = _stencil_last if isinstance(p.geo, LastGeometry) else _stencil
+    pieces, kernel = p.geo.pieces, make.kernel_gradient(dw.dtype, p.kind)
     parts = dw if pieces == 1 else arrays().empty((pieces, dw.size), dw.dtype)
     kernel.launch((p.blocks, 1, 1), options.stream, (dy, x, parts), p.geo)
     if pieces > 1:
@@ -129,9 +128,12 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
         if name not in runs:
             yield f"stencil NHWC {name}", _stencil_last.kernel(single, kind, "relu")
     for name, kind in (squares | lines).items():
-        yield f"stencil wgrad {name}", _stencil.kernel_gradient(single, kind)
+        yield f"stencil NCHW wgrad {name}", _stencil.kernel_gradient(single, kind)
+    for size, step in ((3, 1), (7, 1), (7, 2)):
+        yield f"stencil NHWC wgrad {size} taps stride {step}", _stencil_last.kernel_gradient(single, Kind(1, size, 1, step, False))
     largest = Kind(7, 7, 2, 2, False)
     yield "stencil NCHW float64", _stencil.kernel(double, largest, "gelu")
     yield "stencil NHWC float64", _stencil_last.kernel(double, largest, "gelu")
-    yield "stencil wgrad float64", _stencil.kernel_gradient(double, largest)
+    yield "stencil NCHW wgrad float64", _stencil.kernel_gradient(double, largest)
+    yield "stencil NHWC wgrad float64", _stencil_last.kernel_gradient(double, Kind(1, 7, 1, 2, True))
     yield "pack taps", _pack_kernel(single)
