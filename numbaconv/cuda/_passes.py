@@ -51,12 +51,20 @@ def axes(p: ConvProblem, axis: int) -> list[Axis]:
     return found
 
 
+def union(phases: list[Axis]) -> Axis:
+    """Return an axis whose taps are all inputs that some phase reads."""
+    reached = [(a.delta, a.delta + (a.taps - 1) * a.dilation) for a in phases if a.taps] or [(0, 0)]
+    low, high = min(first for first, _ in reached), max(last for _, last in reached)
+    count, stride = max(a.count for a in phases), max(a.stride for a in phases)
+    return Axis(0, phases[0].step, count, high - low + 1, 0, 0, low, stride, 1)
+
+
 @dataclass(frozen=True)
 class Kind:
     """Which kernel: for a filter of ``height`` × ``width`` taps that are unrolled, or of any size in loops (both 0).
 
     ``line``: there is one row of outputs, and the rows of a thread's tile are pieces of it. ``runs``: taps in loops are neighbours in the
-    input, eight are taken at once. ``long``: sums need more than one accumulator.
+    input, eight are taken at once. ``long``: sums need more than one accumulator. ``phased``: all phases are in one pass.
     """
 
     height: int
@@ -66,6 +74,7 @@ class Kind:
     line: bool
     runs: bool = False
     long: bool = False
+    phased: bool = False
 
 
 def kind_of(rows: Axis, columns: Axis, channels: int) -> Kind:

@@ -11,7 +11,7 @@ from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._passes import CHUNK, Kind
 from numbaconv.cuda._prims import add_tiles, correlate, correlate_gradient, divide, int32, load4, store_tile, tap, warp_sum, within, zeros
 from numbaconv.cuda._store import put4
-from numbaconv.cuda._tiles import SHARED, THREADS, Geometry
+from numbaconv.cuda._tiles import PHASE_SIZE, SHARED, THREADS, Geometry
 
 RUN = 8  # neighbouring taps taken at once
 WARPS = THREADS // 32
@@ -89,30 +89,31 @@ def _sums(kind: Kind, dtype: np.dtype[Any]) -> Any:
     run_of_taps, runs, long = correlate(1, RUN, 1, 1), kind.runs, kind.long
     unrolled = correlate(kind.height, kind.width, kind.down, kind.across) if kind.height else None
 
-    def in_loops(shared, w, geo, at, w_at):  # type: ignore[no-untyped-def]
+    def in_loops(shared, w, geo, taps, at, w_at):  # type: ignore[no-untyped-def]
+        taps_h, taps_w, dilation_h, dilation_w, w_row, w_column = taps
         acc, total, terms = none(zero), none(zero), int32(0)
         for c in range(geo.channels):
-            for r in range(geo.taps_h):
-                row = int32(at + (int32(c) * geo.fill_h + int32(r) * geo.dilation_h) * geo.pitch)
-                weight, s = int32(w_at + int32(c) * geo.w_c + int32(r) * geo.w_row), int32(0)
+            for r in range(taps_h):
+                row = int32(at + (int32(c) * geo.fill_h + int32(r) * dilation_h) * geo.pitch)
+                weight, s = int32(w_at + int32(c) * geo.w_c + int32(r) * w_row), int32(0)
                 if runs:
-                    while s <= int32(geo.taps_w - RUN):
-                        acc = run_of_taps(acc, shared, int32(row + s), geo.row_on, int32(0), w, weight, int32(0), geo.w_column)
-                        s, weight = int32(s + RUN), int32(weight + RUN * geo.w_column)
+                    while s <= int32(taps_w - RUN):
+                        acc = run_of_taps(acc, shared, int32(row + s), geo.row_on, int32(0), w, weight, int32(0), w_column)
+                        s, weight = int32(s + RUN), int32(weight + RUN * w_column)
                         if long:
                             terms = int32(terms + RUN)
                             if terms >= CHUNK:
                                 total, acc, terms = add_tiles(total, acc), none(zero), int32(0)
-                while s < geo.taps_w:
-                    acc = tap(acc, shared, int32(row + s * geo.dilation_w), geo.row_on, geo.column_on, w[weight])
-                    s, weight = int32(s + 1), int32(weight + geo.w_column)
+                while s < taps_w:
+                    acc = tap(acc, shared, int32(row + s * dilation_w), geo.row_on, geo.column_on, w[weight])
+                    s, weight = int32(s + 1), int32(weight + w_column)
                     if long:
                         terms = int32(terms + 1)
                         if terms >= CHUNK:
                             total, acc, terms = add_tiles(total, acc), none(zero), int32(0)
         return add_tiles(total, acc) if long else acc
 
-    def at_once(shared, w, geo, at, w_at):  # type: ignore[no-untyped-def]
+    def at_once(shared, w, geo, taps, at, w_at):  # type: ignore[no-untyped-def]
         acc = none(zero)
         for _ in range(geo.channels):
             acc = unrolled(acc, shared, at, geo.row_on, geo.part, w, w_at, geo.w_row, geo.w_column)
@@ -125,29 +126,39 @@ def _sums(kind: Kind, dtype: np.dtype[Any]) -> Any:
 @functools.cache
 def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
     """Return the kernel for channels first."""
-    zero, size, line = dtype.type(0), SHARED // dtype.itemsize, kind.line
+    zero, size, line, phased = dtype.type(0), SHARED // dtype.itemsize, kind.line, kind.phased
     fill, sums, put = _filler(dtype, kind.across), _sums(kind, dtype), put4(activation, dtype)
     neighbours = kind.height > 0 or kind.runs  # the columns of a thread's tile, or they lie a tile's threads apart
     shrunk = kind.height > 0  # strides along columns are gone from shared memory
 
-    def address(geo, row, q):  # type: ignore[no-untyped-def]
-        return int32(row + q * geo.y_column) if q < geo.count_q else int32(-1)
+    def address(geo, row, q, count):  # type: ignore[no-untyped-def]
+        return int32(row + q * geo.y_column) if q < count else int32(-1)
 
     address = device(address)
 
-    def write_row(y, geo, y_at, p, q, values, shift):  # type: ignore[no-untyped-def]
-        if p < geo.count_p:
+    def phase_of(geo, table, phase):  # type: ignore[no-untyped-def]
+        """Return the taps of a phase; its first place in shared memory, w and y; how many outputs it has."""
+        if phased:
+            at = int32(PHASE_SIZE * phase)
+            a, b, c = load4(table, at), load4(table, int32(at + 4)), load4(table, int32(at + 8))
+            return (a[0], a[1], a[2], a[3], b[0], b[1]), b[2], b[3], c[0], c[1], c[2]
+        taps = geo.taps_h, geo.taps_w, geo.dilation_h, geo.dilation_w, geo.w_row, geo.w_column
+        return taps, int32(0), geo.w_first, geo.y_first, geo.count_p, geo.count_q
+
+    def write_row(y, geo, y_at, p, q, count_p, count_q, values, shift):  # type: ignore[no-untyped-def]
+        if p < count_p:
             row, on = int32(y_at + p * geo.y_row), int32(1) if neighbours else geo.across
-            a0, a1 = address(geo, row, q), address(geo, row, int32(q + on))
-            a2, a3 = address(geo, row, int32(q + 2 * on)), address(geo, row, int32(q + 3 * on))
+            a0, a1 = address(geo, row, q, count_q), address(geo, row, int32(q + on), count_q)
+            a2, a3 = address(geo, row, int32(q + 2 * on), count_q), address(geo, row, int32(q + 3 * on), count_q)
             put(y, a0, a1, a2, a3, values, (shift, shift, shift, shift), False, True, geo.vector_out != 0)
 
-    write_row = device(write_row)
+    write_row, phase_of = device(write_row), device(phase_of)
 
-    def stencil(x, w, y, bias, geo):  # type: ignore[no-untyped-def]
+    def stencil(x, w, y, bias, table, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n, k, p, q] = Σ_c Σ_r Σ_s x[n, c, delta + p·stride + r·dilation, …] · w[k, c, r, s], c in the group of k.
         # THE SCHEDULE: a block owns a tile of rows × columns of one unit, or whole small ones of several, and copies what that reads to
-        # shared memory. A thread owns 4 rows × 4 columns in registers, or 4 pieces of a single row; every filter passes over the copy.
+        # shared memory. A thread owns 4 rows × 4 columns in registers, or 4 pieces of a single row; every filter passes over the copy, for
+        # one phase of the outputs after the other, so that neighbours are written by one block.
         shared = cuda.shared.array(size, dtype, alignment=16)
         t = int32(cuda.threadIdx.x)
         rest, tile_q = divide(int32(cuda.blockIdx.x), geo.tiles_q)
@@ -168,17 +179,19 @@ def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
         p = int32(p + row)
         p_on, q_on = (int32(0), int32(4 * geo.across)) if line else (int32(1), int32(0))
         at = int32((part * geo.channels * geo.fill_h + row * geo.stride_h) * geo.pitch + column * (1 if shrunk else geo.stride_w))
-        for k in range(geo.filters):
-            channel = int32(group * geo.filters + int32(k))
-            acc = sums(shared, w, geo, at, int32(geo.w_first + group * geo.w_group + int32(k) * geo.w_k))
-            shift = bias[channel] if geo.has_bias else zero
-            y_at = int32(geo.y_first + (unit * geo.filters + int32(k)) * geo.y_plane)
-            write_row(y, geo, y_at, p, q, acc[0:4], shift)
-            write_row(y, geo, y_at, int32(p + p_on), int32(q + q_on), acc[4:8], shift)
-            write_row(y, geo, y_at, int32(p + 2 * p_on), int32(q + 2 * q_on), acc[8:12], shift)
-            write_row(y, geo, y_at, int32(p + 3 * p_on), int32(q + 3 * q_on), acc[12:16], shift)
+        for phase in range(geo.phases if phased else 1):
+            taps, shared_on, w_first, y_first, count_p, count_q = phase_of(geo, table, int32(phase))
+            for k in range(geo.filters):
+                channel = int32(group * geo.filters + int32(k))
+                acc = sums(shared, w, geo, taps, int32(at + shared_on), int32(w_first + group * geo.w_group + int32(k) * geo.w_k))
+                shift = bias[channel] if geo.has_bias else zero
+                y_at = int32(y_first + (unit * geo.filters + int32(k)) * geo.y_plane)
+                write_row(y, geo, y_at, p, q, count_p, count_q, acc[0:4], shift)
+                write_row(y, geo, y_at, int32(p + p_on), int32(q + q_on), count_p, count_q, acc[4:8], shift)
+                write_row(y, geo, y_at, int32(p + 2 * p_on), int32(q + 2 * q_on), count_p, count_q, acc[8:12], shift)
+                write_row(y, geo, y_at, int32(p + 3 * p_on), int32(q + 3 * q_on), count_p, count_q, acc[12:16], shift)
 
-    return Kernel(stencil, (dtype,) * 4, Geometry, THREADS, _resident(kind, dtype))
+    return Kernel(stencil, (*(dtype,) * 4, np.int32), Geometry, THREADS, _resident(kind, dtype))
 
 
 def _gradient(kind: Kind, dtype: np.dtype[Any]) -> Any:

@@ -6,10 +6,12 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from numbaconv.cuda._geometry import LIMIT
-from numbaconv.cuda._passes import FILTERS, Axis, Kind, axes, kind_of
+from numbaconv.cuda._passes import CHUNK, FILTERS, Axis, Kind, axes, kind_of, union
 from numbaconv.problem import ConvProblem, Op, Unsupported
 
 THREADS = 128
@@ -19,6 +21,8 @@ MOST_CHANNELS = 4  # of a group; more are the business of gemm
 MOST_PASSES = 16
 FILLED = 528  # blocks that occupy a large GPU. A constant, so that results don't depend on the GPU
 MOST_PIECES = 132  # of wgrad's sums
+PHASE_SIZE = 12
+Array = np.ndarray[Any, Any]
 ROWS, QUAD = 4, 4  # outputs of a thread, channels first
 MOST_LANES = 16  # quads of channels of a block
 LAST_ROWS = 2  # and 4 columns of 4 channels, channels last
@@ -74,6 +78,7 @@ class Geometry(NamedTuple):
     y_plane: int
     y_row: int
     y_column: int
+    phases: int = 1
     has_bias: int = 0
     pieces: int = 1  # wgrad: of the sum; the tiles of all images, elements from channel to channel, and the size of dw
     tiles: int = 0
@@ -144,6 +149,7 @@ class Pass:
     blocks: int
     products: int  # that its threads form, idle ones counted
     source: tuple[int, int, int, int, int, int]  # in w: the first tap, then from group to group, filter, channel, row and column
+    table: Array | None = None  # of the phases, PHASE_SIZE numbers each
 
 
 def passes(problem: ConvProblem, op: Op, itemsize: int) -> list[Pass]:
@@ -158,13 +164,35 @@ def passes(problem: ConvProblem, op: Op, itemsize: int) -> list[Pass]:
     taps = math.prod(p.filter)
     from_k, from_c = (taps, filters * taps) if op == "dgrad" else (channels * taps, taps)
     found = []
-    for rows, columns in itertools.product(axes(p, 1), axes(p, 2)):
+    by_axis = axes(p, 1), axes(p, 2)
+    if count > 1 and not p.channels_last and all(by_axis):
+        return [_phased(p, *by_axis, SHARED // itemsize, (0, channels * filters * taps, from_k, from_c))]
+    for rows, columns in itertools.product(*by_axis):
         kind = kind_of(rows, columns, channels)
         source = (rows.w_first * p.filter[2] + columns.w_first, channels * filters * taps, from_k, from_c, rows.w_step * p.filter[2], columns.w_step)
         make, capacity = (_last, SHARED_LAST) if p.channels_last else (_first, SHARED)
         found.append(make(p, kind, rows, columns, capacity // itemsize, source))
         _check_sizes(p, rows, columns, found[-1])
     return found
+
+
+def _phased(p: ConvProblem, all_rows: list[Axis], all_columns: list[Axis], capacity: int, source: tuple[int, int, int, int]) -> Pass:
+    """Return the pass that computes all phases from one copy of what they read, channels first."""
+    rows, columns, channels = union(all_rows), union(all_columns), p.in_channels // p.groups
+    line = len(all_rows) == 1 and rows.count == 1 and rows.taps == 1
+    longest = max(a.taps for a in all_rows) * max(a.taps for a in all_columns) * channels
+    one = _first(p, Kind(0, 0, 1, 1, line, False, longest > CHUNK, True), rows, columns, capacity, (*source, 0, 0))
+    assert isinstance(one.geo, Geometry)
+    _, _, _, yh, yw = p.strides("y")
+    table = []
+    for r, c in itertools.product(all_rows, all_columns):
+        on = (r.delta - rows.delta) * one.geo.pitch * (r.taps > 0) + (c.delta - columns.delta) * (c.taps > 0)
+        w_first, y_first = r.w_first * p.filter[2] + c.w_first, r.first * yh + c.first * yw
+        table.append([r.taps, c.taps, r.dilation, c.dilation, r.w_step * p.filter[2], c.w_step, on, w_first, y_first, r.count, c.count, 0])
+    taps = sum(row[0] * row[1] for row in table)
+    found = replace(one, geo=one.geo._replace(phases=len(table)), products=one.products * taps // (rows.taps * columns.taps))
+    _check_sizes(p, rows, columns, found)
+    return replace(found, table=np.array(table, np.int32))
 
 
 def gradient_pass(p: ConvProblem, itemsize: int) -> Pass:

@@ -1,7 +1,7 @@
 """Stencils on a GPU: convolutions with few channels in a group, limited by memory: depthwise layers, images, FIR filters.
 
-float32 and float64, with one or two axes, in either layout. dgrad is the fprop of the transposed problem, in a pass for each phase of its
-strides. As in `gemm`, padding is multiplied as zeros: infinite weights give NaN there.
+float32 and float64, with one or two axes, in either layout. dgrad is the fprop of the transposed problem, whose strides' phases a block
+computes one after the other, or, if channels are last, passes do. As in `gemm`, padding is multiplied as zeros: infinite weights give NaN there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda import _stencil, _stencil_last
-from numbaconv.cuda._backend import Kernel, arrays, cuda
+from numbaconv.cuda._backend import Kernel, arrays, cuda, on_device
 from numbaconv.cuda._passes import FILTERS, Kind
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
@@ -101,9 +101,23 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     packed = prepare(problem, op, b, options.stream) if options.packed is None else options.packed
     bias, has_bias = (out, 0) if options.bias is None else (options.bias, 1)
     for p, w in zip(_passes(problem, op, out.dtype), packed, strict=True):
-        make = _stencil_last.kernel if isinstance(p.geo, LastGeometry) else _stencil.kernel
-        kernel = make(out.dtype, p.kind, options.activation)
-        kernel.launch((p.blocks, 1, 1), options.stream, (a, w, out, bias), p.geo._replace(has_bias=has_bias))
+        geo = p.geo._replace(has_bias=has_bias)
+        if isinstance(geo, LastGeometry):
+            kernel = _stencil_last.kernel(out.dtype, p.kind, options.activation)
+            kernel.launch((p.blocks, 1, 1), options.stream, (a, w, out, bias), geo)
+        else:
+            table = w if p.table is None else _on_device(problem, op, p)  # not read if there is none
+            kernel = _stencil.kernel(out.dtype, p.kind, options.activation)
+            kernel.launch((p.blocks, 1, 1), options.stream, (a, w, out, bias, table), geo)
+
+
+def _on_device(problem: ConvProblem, op: Op, p: Pass) -> Any:
+    """Return the table of the phases where kernels read it, kept per problem and device."""
+    xp = arrays()
+    key = ("cuda stencil", op, p.kind, p.geo, 0 if xp is np else int(xp.cuda.runtime.getDevice()))
+    if key not in problem.derived:
+        problem.derived[key] = on_device(p.table)
+    return problem.derived[key]
 
 
 def _run_wgrad(problem: ConvProblem, dy: Any, x: Any, dw: Any, options: Options) -> None:
@@ -121,11 +135,12 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
     single, double = np.dtype(np.float32), np.dtype(np.float64)
     lines = {"3 taps": Kind(1, 3, 1, 1, True), "7 taps stride 2": Kind(1, 7, 1, 2, True)}
     loops = {"loops": Kind(0, 0, 1, 1, False), "long loops": Kind(0, 0, 1, 1, True, False, True)}
+    phases = {"phases": Kind(0, 0, 1, 1, False, False, False, True), "long phases": Kind(0, 0, 1, 1, True, False, True, True)}
     runs = {"runs": Kind(0, 0, 1, 1, False, True), "long runs": Kind(0, 0, 1, 1, True, True, True)}
     squares = {f"{size}×{size} stride {step}": Kind(size, size, step, step, False) for size in FILTERS for step in (1, 2)}
-    for name, kind in (squares | lines | loops | runs).items():
+    for name, kind in (squares | lines | loops | runs | phases).items():
         yield f"stencil NCHW {name}", _stencil.kernel(single, kind, "relu")
-        if name not in runs:
+        if name not in runs | phases:
             yield f"stencil NHWC {name}", _stencil_last.kernel(single, kind, "relu")
     for name, kind in (squares | lines).items():
         yield f"stencil NCHW wgrad {name}", _stencil.kernel_gradient(single, kind)
