@@ -152,6 +152,15 @@ def test_wgrad_sums_many_tiles_and_pieces(monkeypatch, rng):
             same(problem, "wgrad", "float32", rng)
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_errors_of_wgrad_stay_small_on_positive_data(last, rng):
+    problem = layer(1, 2, 2, (90, 90), (3, 3), 1, 1, 2, last)
+    dy, x = operands(problem, "wgrad", "float32", rng, "positive")
+    exact = exact_sum(problem, "wgrad", dy, x)
+    terms = problem.gemm_shape("wgrad")[2]
+    assert (abs(computed(problem, "wgrad", dy, x) - exact) <= allowed(exact, "float32", terms, "stencil", positive=True)).all()
+
+
 def test_prepared_weights(rng):
     for last in (False, True):
         problem = layer(1, 4, 4, (6, 9), (3, 3), 2, 1, 4, last)

@@ -15,7 +15,7 @@ import numpy as np
 
 from numbaconv.cuda import _stencil, _stencil_last
 from numbaconv.cuda._backend import Kernel, arrays, cuda, on_device
-from numbaconv.cuda._passes import FILTERS, Kind
+from numbaconv.cuda._passes import Kind
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
 from numbaconv.cuda._tiles import FILLED, LastGeometry, Pass, gradient_pass, passes
@@ -137,18 +137,18 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
     loops = {"loops": Kind(0, 0, 1, 1, False), "long loops": Kind(0, 0, 1, 1, True, False, True)}
     phases = {"phases": Kind(0, 0, 1, 1, False, False, False, True), "long phases": Kind(0, 0, 1, 1, True, False, True, True)}
     runs = {"runs": Kind(0, 0, 1, 1, False, True), "long runs": Kind(0, 0, 1, 1, True, True, True)}
-    squares = {f"{size}×{size} stride {step}": Kind(size, size, step, step, False) for size in FILTERS for step in (1, 2)}
+    squares = {f"{size}×{size} stride {step}": Kind(size, size, step, step, False) for size, step in ((3, 1), (5, 1), (7, 1), (7, 2))}
     for name, kind in (squares | lines | loops | runs | phases).items():
         yield f"stencil NCHW {name}", _stencil.kernel(single, kind, "relu")
         if name not in runs | phases:
             yield f"stencil NHWC {name}", _stencil_last.kernel(single, kind, "relu")
-    for name, kind in (squares | lines).items():
+    for name in ("3×3 stride 1", "7×7 stride 2"):
+        kind = squares[name]
         yield f"stencil NCHW wgrad {name}", _stencil.kernel_gradient(single, kind)
-    for size, step in ((3, 1), (7, 1), (7, 2)):
-        yield f"stencil NHWC wgrad {size} taps stride {step}", _stencil_last.kernel_gradient(single, Kind(1, size, 1, step, False))
+        yield f"stencil NHWC wgrad {name}", _stencil_last.kernel_gradient(single, Kind(1, kind.width, 1, kind.across, False))
     largest = Kind(7, 7, 2, 2, False)
     yield "stencil NCHW float64", _stencil.kernel(double, largest, "gelu")
     yield "stencil NHWC float64", _stencil_last.kernel(double, largest, "gelu")
     yield "stencil NCHW wgrad float64", _stencil.kernel_gradient(double, largest)
-    yield "stencil NHWC wgrad float64", _stencil_last.kernel_gradient(double, Kind(1, 7, 1, 2, True))
+    yield "stencil NHWC wgrad float64", _stencil_last.kernel_gradient(double, Kind(1, 7, 1, 2, False))
     yield "pack taps", _pack_kernel(single)
