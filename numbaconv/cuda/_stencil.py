@@ -270,7 +270,8 @@ def kernel_gradient(dtype: np.dtype[Any], kind: Kind) -> Kernel:
         if t < taps:
             dw[int32(piece * geo.w_size + pair * taps + geo.w_first + t // width * geo.w_row + t % width * geo.w_column)] = total
 
-    return Kernel(stencil_wgrad, (dtype,) * 3, Geometry, THREADS, _resident(kind, dtype))
+    resident = 3 if taps > 25 else 6
+    return Kernel(stencil_wgrad, (dtype,) * 3, Geometry, THREADS, resident * 4 // dtype.itemsize)
 
 
 def _resident(kind: Kind, dtype: np.dtype[Any]) -> int:
