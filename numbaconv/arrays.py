@@ -17,6 +17,7 @@ Array = np.ndarray[Any, Any]
 # long and long long, it is the one that NumPy gives by default.
 COMPUTE = {np.dtype(t): np.dtype(np.dtype(t).name) for t in "bhilqBHILQfdFD"} | {np.dtype("e"): np.dtype("f")}
 
+GPU_ALIGNMENT = 16  # bytes, of what kernels load at once
 CUDA_OF_DLPACK = (2, 13)  # the device types of memory that a GPU's kernels can read
 
 
@@ -103,7 +104,8 @@ def result_type(*arrays: Array) -> np.dtype[Any]:
 def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     """Return ``array`` as a C-contiguous, aligned, writable array of ``dtype``; kernels do not write to it, so no copy for that."""
     if type(array) is not np.ndarray:
-        return namespace(array).ascontiguousarray(array, dtype)
+        array = namespace(array).ascontiguousarray(array, dtype)
+        return array.copy() if array.__cuda_array_interface__["data"][0] % GPU_ALIGNMENT else array
     if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
         array = array.astype(dtype, order="C", subok=False)
     if not array.flags.writeable:

@@ -133,7 +133,7 @@ def _run(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, method: str, a: Array
     needed = found.size + copied_bytes(a, dtype) + copied_bytes(b, dtype)
     if needed > planning.UNCHECKED_BYTES:
         _require_memory(on_gpu)(needed, f"an output of shape {found.shape} with the workspace of {chosen.name!r}")
-    direct = out is not None and out.dtype == dtype and out.flags.c_contiguous and (on_gpu or out.flags.carray)
+    direct = out is not None and out.dtype == dtype and (out is contiguous(out, dtype) if on_gpu else out.flags.carray)
     result: Array = out if direct else xp.empty(found.shape, dtype)  # type: ignore[assignment]
     a, b = contiguous(a, dtype).reshape(a_full), contiguous(b, dtype).reshape(b_full)
     chosen.algorithm.run(chosen.problem, op, a, b, result.reshape(full), PLAIN)

@@ -5,6 +5,7 @@ Only this file and `recipe` speak users' words (forward, grad_input, grad_weight
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -110,10 +111,9 @@ def _grad_bias(rank: int, grad_out: Any, layout: str | None) -> Array:
     if grad_out.ndim not in (rank + 1, rank + 2):
         raise ValueError(f"grad_out must be {layout or LAYOUTS[rank][0]} ({rank + 2} axes) or one sample of it, got shape {grad_out.shape}")
     dtype = result_type(grad_out)
-    from numbaconv.cpu.bias import grad_bias
-
-    batched = grad_out if grad_out.ndim == rank + 2 else grad_out[None]
-    return grad_bias(contiguous(batched, COMPUTE[dtype]), channels_last).astype(dtype, copy=False)
+    batched = contiguous(grad_out if grad_out.ndim == rank + 2 else grad_out[None], COMPUTE[dtype])
+    room = planning.DEVICES[device_of(None, {"grad_out": grad_out})]
+    return importlib.import_module(f"{room}.bias").grad_bias(batched, channels_last).astype(dtype, copy=False)
 
 
 def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:

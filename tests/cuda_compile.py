@@ -49,8 +49,9 @@ def main(capability: int) -> None:
     for_capability(capability)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for algorithm in importlib.import_module("numbaconv.cuda").ALGORITHMS.values():
-            for name, kernel in algorithm.kernels():
+        modules = [*importlib.import_module("numbaconv.cuda").ALGORITHMS.values(), importlib.import_module("numbaconv.cuda.bias")]
+        for module in modules:
+            for name, kernel in module.kernels():
                 found[name] = look_at(kernel, capability, Path(folder))
     print(json.dumps(found))
 

@@ -71,3 +71,11 @@ def test_machine_code_is_kept_for_later_processes(tmp_path):
     (file,) = tmp_path.glob("*/finish_pieces-*.bin")
     file.write_bytes(file.read_bytes()[:-1])
     assert in_a_process("-c", KEPT, NUMBACONV_CACHE_DIR=str(tmp_path)).strip() == "1"
+
+
+def test_stencils_load_and_store_16_bytes_at_once(code):
+    for size in (3, 5, 7):
+        for layout, outputs in (("NCHW", 16), ("NHWC", 32)):
+            counts = code[f"stencil {layout} {size}×{size} stride 1"]["counts"]
+            assert counts["FFMA"] >= size * size * outputs
+            assert all(counts.get(name, 0) >= 4 for name in ("LDG.E.128", "LDS.128", "STG.E.128")), counts

@@ -76,12 +76,15 @@ def current_device() -> int:
 class Kernel:
     """A CUDA kernel, compiled for a GPU's architecture when it is first launched there, and kept on disk for later processes.
 
-    It takes one pointer for each dtype in ``pointers``, then one tuple of int32 values: ``integers`` of them, or the fields of a NamedTuple
-    class. ``threads`` is its block; ``resident`` says how many blocks of it a multiprocessor is to hold, which bounds its registers.
+    It takes one pointer for each dtype in ``pointers``, then one tuple of int32 values (int64 if ``wide``): ``integers`` of them, or the
+    fields of a NamedTuple class. ``threads`` is its block; ``resident`` says how many blocks of it a multiprocessor is to hold, which
+    bounds its registers.
     """
 
-    def __init__(self, function: Callable[..., None], pointers: Sequence[Any], integers: Any, threads: int, resident: int = 1) -> None:
-        self.function, self.threads, self.bounds = function, threads, (threads, resident)
+    def __init__(
+        self, function: Callable[..., None], pointers: Sequence[Any], integers: Any, threads: int, resident: int = 1, wide: bool = False
+    ) -> None:
+        self.function, self.threads, self.bounds, self.wide = function, threads, (threads, resident), wide
         self.pointers, self.integers = tuple(map(np.dtype, pointers)), integers
         self._loaded: dict[int, Any] = {}
         self._lock = threading.Lock()
@@ -91,9 +94,10 @@ class Kernel:
         from numba.cuda import types
 
         names = [types.CPointer(getattr(types, dtype.name)) for dtype in self.pointers]
+        integer = types.int64 if self.wide else types.int32
         if isinstance(self.integers, int):
-            return (*names, types.UniTuple(types.int32, self.integers))
-        return (*names, types.NamedUniTuple(types.int32, len(self.integers._fields), self.integers))
+            return (*names, types.UniTuple(integer, self.integers))
+        return (*names, types.NamedUniTuple(integer, len(self.integers._fields), self.integers))
 
     def ptx(self, capability: tuple[int, int]) -> str:
         """Compile it for an architecture, to NVIDIA's assembly language. Needs no GPU, unless functions are called that were made for it."""
@@ -112,7 +116,13 @@ class Kernel:
 
         number = current_device()
         kernel = self._loaded.get(number) or self._load(number)
-        launch(_stream(stream_pointer(stream)), _block(grid, self.threads), kernel, *[array.data.ptr for array in arrays_], *_as_int32(integers))
+        launch(
+            _stream(stream_pointer(stream)),
+            _block(grid, self.threads),
+            kernel,
+            *[array.data.ptr for array in arrays_],
+            *_by_value(integers, self.wide),
+        )
 
     def _load(self, number: int) -> Any:
         from numbaconv.cuda import _binaries
@@ -138,8 +148,8 @@ def _stream(pointer: int) -> Any:
 
 
 @functools.lru_cache(maxsize=4096)
-def _as_int32(values: tuple[int, ...]) -> tuple[Any, ...]:
-    return tuple(map(ctypes.c_int32, values))
+def _by_value(values: tuple[int, ...], wide: bool) -> tuple[Any, ...]:
+    return tuple(map(ctypes.c_int64 if wide else ctypes.c_int32, values))
 
 
 def capability_of(number: int) -> tuple[int, int]:

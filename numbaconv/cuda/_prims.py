@@ -7,8 +7,48 @@ a tuple of 64 sums, 8 rows of 8; it is never indexed by a loop's variable, or it
 from numbaconv.cuda._backend import SIMULATED
 
 if SIMULATED:
-    from numbaconv.cuda._twins import divide, forgotten, int32, load4, multiply_slab, store4, tile, within
+    from numbaconv.cuda._twins import (
+        add_tiles,
+        correlate,
+        correlate_gradient,
+        correlate_last,
+        correlate_last_gradient,
+        divide,
+        forgotten,
+        int32,
+        load4,
+        multiply_slab,
+        store4,
+        store_tile,
+        tap,
+        tile,
+        warp_sum,
+        within,
+        zeros,
+    )
 else:
-    from numbaconv.cuda._intrinsics import divide, forgotten, int32, load4, multiply_slab, store4, tile, within
+    from numbaconv.cuda._intrinsics import (
+        add_tiles,
+        correlate,
+        correlate_gradient,
+        correlate_last,
+        correlate_last_gradient,
+        divide,
+        forgotten,
+        int32,
+        load4,
+        multiply_slab,
+        store4,
+        store_tile,
+        tap,
+        tile,
+        warp_sum,
+        within,
+        zeros,
+    )
 
-__all__ = ["divide", "forgotten", "int32", "load4", "multiply_slab", "store4", "tile", "within"]
+__all__ = [
+    "add_tiles", "correlate", "correlate_gradient", "correlate_last", "correlate_last_gradient",
+    "divide", "forgotten", "int32", "load4", "multiply_slab",
+    "store4", "store_tile", "tap", "tile", "warp_sum", "within", "zeros",
+]  # fmt: skip

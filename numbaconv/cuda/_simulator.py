@@ -153,7 +153,7 @@ def _generator(kernel: Callable[..., None]) -> Callable[[Any], Callable[..., Any
 def launch(kernel: Callable[..., None], grid: Sequence[int], threads: int, arrays: Sequence[Any], integers: tuple[int, ...]) -> None:
     """Run a kernel's blocks one after the other."""
     memories = [Memory(np.asarray(array)) for array in arrays]
-    with _one_at_a_time, np.errstate(invalid="ignore", divide="ignore", under="ignore"):
+    with _one_at_a_time, np.errstate(all="ignore"):
         for number, at in enumerate(itertools.product(*(range(size) for size in grid))):
             block = Block(threads, grid, at)
             _run(block, [_generator(kernel)(block)(*memories, integers) for _ in range(threads)], number * threads)

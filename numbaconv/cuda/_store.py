@@ -48,6 +48,20 @@ def activation(name: str | None, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
+def held(dtype: np.dtype[Any]) -> Any:
+    """Return a function that gives a value as the dtype holds it: integers, which kernels compute in 64 bits, wrap."""
+    kind = dtype.type
+
+    def wrapped(v):  # type: ignore[no-untyped-def]
+        return kind(v)
+
+    def itself(v):  # type: ignore[no-untyped-def]
+        return v
+
+    return device(wrapped if dtype.kind in "iu" else itself)
+
+
+@functools.cache
 def put4(name: str | None, dtype: np.dtype[Any]) -> Any:
     """Return a function that writes four sums to four addresses, those below zero left out."""
     activate = activation(name, dtype)
@@ -85,7 +99,8 @@ def put4(name: str | None, dtype: np.dtype[Any]) -> Any:
 @functools.cache
 def finish(name: str | None, dtype: np.dtype[Any]) -> Kernel:
     """Return the kernel that adds the pieces of a sum, then bias and activation."""
-    activate, zero, narrow, wide = activation(name, dtype), dtype.type(0), dtype.type, np.float64
+    activate, zero = activation(name, dtype), dtype.type(0)
+    narrow, wide = (dtype.type, np.float64) if dtype.kind == "f" else (held(dtype), held(dtype))
 
     def finish_pieces(parts, bias, y, sizes):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[i] = activation(Σ_p parts[p, i] + bias[channel of i]), the pieces in their order and in float64.

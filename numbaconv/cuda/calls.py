@@ -64,7 +64,7 @@ def carry_out(recipe: Any, inputs: dict[str, Any], bias: Any, activation: str | 
         if conjugate and dtype.kind == "c":
             operands[conjugate] = xp.conj(operands[conjugate])
         a, b = (array.reshape(shape) for array, shape in zip(operands.values(), (recipe.a_shape, recipe.b_shape), strict=True))
-        direct = out is not None and not host and out.dtype == dtype and out.flags.c_contiguous
+        direct = out is not None and not host and out.dtype == dtype and out is contiguous(out, dtype)
         result = out if direct else xp.empty(recipe.out_shape, dtype)
         options = Options(None if bias is None else ready(bias, dtype), activation, packed)
         chosen.algorithm.run(chosen.problem, chosen.op, a, b, result.reshape(recipe.full_out_shape), options)
