@@ -42,3 +42,13 @@ def test_the_main_tiles_are_what_the_design_asks_for(code):
         assert found["registers"] <= 128 and found["threads"] == 256, name
         assert found["counts"].get("FFMA", 0) >= 512, name
         assert found["counts"].get("LDS.128", 0) >= 32, name
+
+
+def test_tensor_cores_are_used_and_fed_by_asynchronous_copies(code):
+    tensor = {name: found for name, found in code.items() if name.startswith("tensor") and ("×" in name or "partial" in name)}
+    assert tensor
+    for name, found in tensor.items():
+        kinds = {kind: sum(n for op, n in found["counts"].items() if op.startswith(kind)) for kind in ("HMMA", "LDGSTS", "LDSM")}
+        assert kinds["HMMA"] >= 16 and kinds["LDGSTS"] >= 1 and kinds["LDSM"] >= 4, (name, kinds)
+        crowded = "bf16" in name and "×64" in name and "any channels" in name  # their bound is 168: see _tensor.kernel
+        assert found["registers"] <= (168 if crowded else 128), (name, found["registers"])

@@ -5,6 +5,7 @@ The products are `gemm`'s, in the same tables; the weights are packed as blocks 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,8 @@ from numbaconv.cuda import _geometry, gemm
 from numbaconv.cuda._backend import Kernel, arrays, on_device
 from numbaconv.cuda._geometry import Product
 from numbaconv.cuda._store import PER_BLOCK, finish
-from numbaconv.cuda._tensor import Variant, kernel, pack
+from numbaconv.cuda._tensor import kernel, pack
+from numbaconv.cuda._tensor_layout import Variant
 from numbaconv.cuda._tensor_prims import narrow, widen
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
@@ -145,15 +147,18 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
     """Yield the kernels that the compile gate looks at, by name: every tile, layout and way of gathering; bfloat16 stands for float16."""
     for kind in ("tf32", "bf16"):
         long = 16 if kind == "tf32" else 32
-        ways = [
-            ("NCHW aligned", 16, False, False, True),
-            ("NCHW any channels", 16, False, False, False),
-            ("NHWC any channels", 16, True, False, False),
-        ]
-        ways += [("NHWC vectors", long, True, True, True), ("NHWC short vectors", long // 2, True, True, True)]
-        for pixels, columns in gemm.TILES:
-            for name, *frozen in ways:
-                yield f"tensor {kind} {pixels}×{columns} {name}", kernel(Variant(kind, pixels, columns, *frozen, False, "relu", False))
+        ways = {
+            "NCHW aligned": (16, False, False, True),
+            "NCHW any channels": (16, False, False, False),
+            "NHWC any channels": (16, True, False, False),
+            "NHWC vectors": (long, True, True, True),
+            "NHWC short vectors": (long // 2, True, True, True),
+        }
+        for (pixels, columns), (name, (slab, last, vectors, aligned)) in itertools.product(gemm.TILES, ways.items()):
+            yield (
+                f"tensor {kind} {pixels}×{columns} {name}",
+                kernel(Variant(kind, pixels, columns, slab, last, vectors, aligned, False, "relu", False)),
+            )
         yield f"tensor {kind} partial", kernel(Variant(kind, 64, 64, 16, False, False, True, True, None, True))
         yield f"tensor pack {kind}", pack(kind)
         yield f"tensor finish {kind}", _finish("gelu", kind)
