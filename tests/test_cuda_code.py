@@ -52,3 +52,8 @@ def test_tensor_cores_are_used_and_fed_by_asynchronous_copies(code):
         assert kinds["HMMA"] >= 16 and kinds["LDGSTS"] >= 1 and kinds["LDSM"] >= 4, (name, kinds)
         crowded = "bf16" in name and "×64" in name and "any channels" in name  # their bound is 168: see _tensor.kernel
         assert found["registers"] <= (168 if crowded else 128), (name, found["registers"])
+
+
+def test_winograd_s_transforms_stay_small(code):
+    found = {name: kernel["registers"] for name, kernel in code.items() if name.startswith("winograd")}
+    assert found and max(found.values()) <= 64, found

@@ -3,6 +3,6 @@
 Besides the functions of every algorithm, a module lists one of each of its ``kernels`` for the compile gate (tests/test_cuda_code.py).
 """
 
-from numbaconv.cuda import gemm, tensor
+from numbaconv.cuda import gemm, tensor, winograd
 
-ALGORITHMS = {"gemm": gemm, "tensor": tensor}
+ALGORITHMS = {"gemm": gemm, "tensor": tensor, "winograd": winograd}
