@@ -12,7 +12,7 @@ from numbaconv import reference
 from numbaconv.cuda import _tensor_twins as twins
 from numbaconv.cuda import gemm, tensor
 from numbaconv.cuda._simulator import Memory, launch
-from numbaconv.cuda._tensor_layout import Variant, readers, vector_mask
+from numbaconv.cuda._tensor_layout import Variant, reader, vector_mask
 from numbaconv.cuda._tensor_prims import commit, copy4, wait
 from numbaconv.problem import ConvProblem, Options, Unsupported
 from tests.cases import NAMED, fill, operands, poisoned, random_problem
@@ -68,13 +68,10 @@ def test_fragments_are_the_manual_s(kind, rng):
     matrix = coded(rng.integers(-9, 9, (16, depth)), kind)
     a, b, _ = manual(kind)
     held = np.array([[matrix[place] for place in a[lane]] for lane in LANES])
-    np.testing.assert_array_equal(twins.matrix_of(held.view(np.uint32), kind), read(matrix, kind))
-    # The same four words are two fragments of b, for 8 columns each: words 0 and 2, words 1 and 3.
-    words = held.view(np.uint32)
-    for half in range(2):
-        found = np.ascontiguousarray(words[:, [half, 2 + half]]).view(held.dtype)
-        good = np.array([[matrix[half * 8 + n, k] for k, n in b[lane]] for lane in LANES])
-        np.testing.assert_array_equal(found, good)
+    np.testing.assert_array_equal(twins.matrix_of(held.view(np.uint32), kind, False), read(matrix, kind))
+    # Two fragments of b, for 8 columns each, side by side.
+    held = [np.array([[matrix[half * 8 + n, k] for k, n in b[lane]] for lane in LANES]).view(np.uint32) for half in range(2)]
+    np.testing.assert_array_equal(twins.matrix_of(np.concatenate(held, 1), kind, True), read(matrix, kind))
 
 
 @pytest.mark.parametrize("kind", ("f16", "tf32"))
@@ -109,7 +106,7 @@ def test_a_warp_multiplies_by_instructions_of_the_manual(kind, slab, by_pixels, 
     for line, k in itertools.product(range(64), range(slab)):
         cells[by_lines(line, k)] = coded(w[line, k : k + 1], kind).view(v.cell)[0]
         cells[64 * slab + (k * pixels + (line ^ k % 8 * 8) if by_pixels else by_lines(line, k))] = coded(x[line, k : k + 1], kind).view(v.cell)[0]
-    reads = readers(v)
+    reads = reader(v, False), reader(v, True)
     first = 32  # of the side with 32
     x_at = [64 * slab + reads[1](lane, 0 if x_first else first) for lane in LANES]
     w_at = [reads[0](lane, first if x_first else 0) for lane in LANES]

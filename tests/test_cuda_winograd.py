@@ -17,7 +17,7 @@ CASES = (
     Case("wide-padding", "tiles that see padding alone", (1, 2, 3, 4), (2, 2, 3, 3), {"padding": 5}),
     Case("asymmetric", "four different sides", (1, 2, 5, 6), (2, 2, 3, 3), {"padding": ((1, 2), (0, 3))}),
     Case("cropped", "negative padding", (1, 2, 9, 8), (2, 2, 3, 3), {"padding": ((-2, 1), (1, -3))}),
-    Case("grouped", "groups with odd channel counts", (2, 6, 5, 6), (9, 2, 3, 3), {"groups": 3, "padding": (1, 0)}),
+    Case("grouped", "groups with odd channel counts", (1, 6, 4, 5), (10, 3, 3, 3), {"groups": 2, "padding": (1, 0)}),
     Case("aligned", "channels that fill slabs", (1, 16, 6, 6), (5, 16, 3, 3), {"padding": 1}),
     Case("last", "channels last", (2, 6, 5, 3), (4, 3, 3, 3), {"layout": "NHWC", "padding": 1}),
     Case("last-aligned", "channels last, in vectors", (1, 5, 4, 8), (8, 8, 3, 3), {"layout": "NHWC"}),
@@ -62,7 +62,7 @@ def test_named_problems_are_exact(case, op, rng):
 @pytest.mark.parametrize("kind", ("signed", "positive"))
 @pytest.mark.parametrize("last", (False, True))
 def test_errors(kind, last, rng):
-    for channels in (1, 24):
+    for channels in (1, 10):
         x = (1, 6, 5, channels) if last else (1, channels, 6, 5)
         problem = ConvProblem.from_shapes(x, (3, channels, 3, 3), rank=2, channels_last=last, padding=1)
         check(problem, "fprop", rng, kind)

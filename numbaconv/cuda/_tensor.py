@@ -11,7 +11,7 @@ from numbaconv.cuda._geometry import FIRST_ENTRY, NOWHERE, PHASE_SIZE, ROWS, SLA
 from numbaconv.cuda._prims import divide, forgotten, int32, tile
 from numbaconv.cuda._product import position
 from numbaconv.cuda._store import PER_BLOCK, THREADS
-from numbaconv.cuda._tensor_layout import Variant, gather, readers, vector_mask_of
+from numbaconv.cuda._tensor_layout import Variant, gather, reader, vector_mask_of
 from numbaconv.cuda._tensor_prims import commit, copy16, multiply, round_tf32, wait
 from numbaconv.cuda._tensor_store import writer
 
@@ -67,7 +67,7 @@ def kernel(v: Variant) -> Kernel:
             return int32(m + ahead), int32(k + beside)
         return int32(m + beside), int32(k + ahead)
 
-    w_lines, x_lines = readers(v)
+    w_lines, x_lines = reader(v, False), reader(v, True)
     fetch_w, share, warp = device(fetch_weights), device(share_of), device(warp_of)
     owned = device(owned_by)
 
@@ -76,7 +76,7 @@ def kernel(v: Variant) -> Kernel:
         # THE SCHEDULE: a block owns pixels × columns outputs, a warp 64 × 32 of them in registers. Slabs of the contraction pass through
         # three stages of shared memory: asynchronous copies fill two while one is multiplied. (x of 16 bits in single elements comes
         # through registers.) The contraction is cut into geo.parts pieces, each with its own place in y.
-        shared = cuda.shared.array(all_stages, cell, alignment=128)
+        shared = cuda.shared.array(all_stages, cell, alignment=256)
         t = int32(cuda.threadIdx.x)
         rest, group = divide(int32(cuda.blockIdx.z), geo.groups)
         piece, phase = divide(rest, geo.phases)

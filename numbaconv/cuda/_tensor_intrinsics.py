@@ -104,29 +104,26 @@ commit = _alone("cp.async.commit_group;")
 wait = _alone("cp.async.wait_group 1;")
 
 
-def _matrices(builder: Any, at: Any, transposed: bool) -> list[Any]:
-    """Return the four words that ldmatrix gives a lane."""
+def _fragment(builder: Any, start: Any, kind: str, slab: int, pixels: int, index: int, step: int, second: bool) -> list[Any]:
+    """Return a lane's words of 16 rows × 8 words from its address on; the rows are ``index``-th, the words ``step``-th of the slab."""
+    word = 1 if kind == "tf32" else 2
+    size = 4 // word
+    if pixels and kind == "tf32":
+        words = []
+        for q in range(4):
+            rows, deeper = (q // 2, q % 2) if second else (q % 2, q // 2)
+            at = builder.xor(start, I32(size * (16 * index ^ 8 * rows ^ 32 * deeper)))
+            at = builder.add(at, I32(size * (step * 8 + deeper * 4) * pixels))
+            words.append(builder.load(builder.inttoptr(at, I32.as_pointer(3))))
+        return words
     four = ir.LiteralStructType([I32] * 4)
-    code = f"ldmatrix.sync.aligned.m8n8.x4{'.trans' * transposed}.shared.b16 {{$0, $1, $2, $3}}, [$4];"
+    code = f"ldmatrix.sync.aligned.m8n8.x4{'.trans' if pixels else ''}.shared.b16 {{$0, $1, $2, $3}}, [$4];"
+    if pixels:
+        at = builder.add(builder.xor(start, I32(size * 16 * index)), I32(size * step * 16 * pixels))
+    else:
+        at = builder.add(builder.xor(start, I32(size * step * 8 * word)), I32(size * index * 16 * slab))
     loaded = builder.asm(ir.FunctionType(four, [I32]), code, "=r,=r,=r,=r,r,~{memory}", [at], side_effect=True)
     return [builder.extract_value(loaded, i) for i in range(4)]
-
-
-def _fragment(context: Any, builder: Any, array: Any, shared: Any, at: Any, kind: str, slab: int, pixels: int, index: int, step: int) -> list[Any]:
-    """Return a lane's words of 16 rows × 8 words: the rows are ``index``-th after the first, the words ``step``-th of the slab."""
-    word = 1 if kind == "tf32" else 2
-    if not pixels:
-        address = builder.add(builder.xor(at, I32(step * 8 * word)), I32(index * 16 * slab))
-        return _matrices(builder, _shared_address(context, builder, array, shared, address), False)
-    if kind != "tf32":
-        address = builder.add(builder.xor(at, I32(16 * index)), I32(step * 16 * pixels))
-        return _matrices(builder, _shared_address(context, builder, array, shared, address), True)
-    words = []
-    for q in range(4):
-        address = builder.xor(at, I32(16 * index ^ 8 * (q % 2) ^ 32 * (q // 2)))
-        address = builder.add(address, I32((step * 8 + q // 2 * 4) * pixels))
-        words.append(builder.bitcast(builder.load(_address(context, builder, array, shared, address)), I32))
-    return words
 
 
 def _nearest(builder: Any, words: list[Any]) -> list[Any]:
@@ -152,19 +149,20 @@ def multiply(kind: str, slab: int, pixels: int, x_first: bool) -> Any:
     @intrinsic
     def product(typingctx, acc, shared, w_at, x_at):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            given, memory, w_index, x_index = args
+            given, memory, *indices = args
             sums = [builder.extract_value(given, i) for i in range(64)]
+            starts = [_shared_address(context, builder, shared, memory, index) for index in indices]
             for step in range(slab // (8 if kind == "tf32" else 16)):
                 sides = []
                 for count, of_x in ((4, x_first), (2, not x_first)):
-                    at, width = (x_index, pixels) if of_x else (w_index, 0)
-                    parts = [_fragment(context, builder, shared, memory, at, kind, slab, width, i, step) for i in range(count)]
+                    width, second = pixels if of_x else 0, count == 2
+                    parts = [_fragment(builder, starts[of_x], kind, slab, width, i, step, second) for i in range(count)]
                     sides.append([_nearest(builder, part) for part in parts] if kind == "tf32" and of_x else parts)
                 for i in range(4):
                     for j in range(4):
                         places = [16 * i + 2 * j + offset for offset in (0, 1, 8, 9)]
-                        pair = sides[1][j // 2]
-                        done = _mma(builder, kind, sides[0][i], [pair[j % 2], pair[2 + j % 2]], [sums[place] for place in places])
+                        pair = sides[1][j // 2][j % 2 * 2 :][:2]
+                        done = _mma(builder, kind, sides[0][i], pair, [sums[place] for place in places])
                         for place, value in zip(places, done, strict=True):
                             sums[place] = value
             return context.make_tuple(builder, acc, sums)

@@ -49,26 +49,26 @@ def vector_mask(slab: int, word: int, line: int) -> int:
 vector_mask_of = device(vector_mask)
 
 
-def readers(v: Variant) -> tuple[Any, Any]:
-    """Return where a lane reads its fragments of the weights and of x, from a first column or pixel on."""
+def reader(v: Variant, of_x: bool) -> Any:
+    """Return where a lane reads its fragments of x or of the weights, from a first pixel or column on."""
     slab, pixels, tf32 = v.slab, v.pixels, v.kind == "tf32"
     word = 4 // v.cell.itemsize
     vector = 4 * word
+    # Lanes 8m to 8m + 7 address the rows of ldmatrix's quarter m: see `_tensor_twins` for which quarter lies where.
+    below, beside = (8, 16) if of_x == v.channels_last else (16, 8)
 
-    def of_rows(lane, first):  # type: ignore[no-untyped-def]
-        """Return where a lane reads a fragment that lies by pixels or columns."""
-        line = int32(lane % 16)
-        return int32((first + line) * slab + int32(int32(lane // 16) ^ vector_mask_of(slab, word, line)) * vector)
+    def of_lines(lane, first):  # type: ignore[no-untyped-def]
+        line, number = int32(int32(lane % 8) + int32(lane // below % 2 * 8)), int32(lane // beside % 2)
+        return int32((first + line) * slab + int32(number ^ vector_mask_of(slab, word, line)) * vector)
 
     def of_pixels(lane, first):  # type: ignore[no-untyped-def]
-        """Return where a lane reads a fragment that lies by rows of the contraction."""
         if tf32:
             k, pixel = int32(lane % 4), int32(lane // 4)
         else:
-            k, pixel = int32(int32(lane // 16 * 8) + lane % 8), int32(lane // 8 % 2 * 8)
+            k, pixel = int32(int32(lane % 8) + int32(lane // beside % 2 * 8)), int32(lane // below % 2 * 8)
         return int32(k * pixels + int32(int32(first + pixel) ^ int32(k % 8 * 8)))
 
-    return device(of_rows), device(of_rows if v.vectors else of_pixels)
+    return device(of_pixels if of_x and not v.vectors else of_lines)
 
 
 def gather(v: Variant) -> tuple[Any, Any]:
@@ -90,21 +90,21 @@ def gather(v: Variant) -> tuple[Any, Any]:
 
     def by_vectors(x, shared, put, table, geo, entry, base, d0, h0, w0):  # type: ignore[no-untyped-def]
         offset, inside = reached(table, geo, entry, d0, h0, w0)
-        at = int32(base + offset) if inside else int32(0)
+        at = int32(base + offset)
         for j in range(0, each, vector):
             copy16(shared, int32(put ^ int32(j * lanes)), x, int32(at + j * lanes), inside)
 
     def by_elements(x, shared, put, table, geo, entry, base, d0, h0, w0):  # type: ignore[no-untyped-def]
         if aligned:
             offset, inside = reached(table, geo, entry, d0, h0, w0)
-            at, step = int32(base + offset) if inside else int32(0), geo.x_c if inside else int32(0)
+            at = int32(base + offset)
             for j in range(each):
                 copy4(shared, int32(int32(put + j * pixels) ^ int32(j % 8 * 8)), x, at, inside)
-                at = int32(at + step)
+                at = int32(at + geo.x_c)
         else:
             for j in range(each):
                 offset, inside = reached(table, geo, int32(entry + 4 * j), d0, h0, w0)
-                copy4(shared, int32(int32(put + j * pixels) ^ int32(j % 8 * 8)), x, int32(base + offset) if inside else int32(0), inside)
+                copy4(shared, int32(int32(put + j * pixels) ^ int32(j % 8 * 8)), x, int32(base + offset), inside)
 
     def four(x, table, geo, entry, base, d0, h0, w0):  # type: ignore[no-untyped-def]
         if aligned:

@@ -1,7 +1,8 @@
 """The tensor cores' primitives in plain Python, for the simulator; `_tensor_intrinsics` says the same for GPUs.
 
 Fragments are those of the PTX manual ("Matrix fragments for mma.m16n8k8" and "mma.m16n8k16"). In words of 32 bits, of one tf32 or two
-16-bit elements, both are the same: 16 rows × 8 words are four registers of 32 lanes, one for each 8 × 4 quarter.
+16-bit elements, both are the same: 16 rows × 8 words are four registers of 32 lanes, one for each 8 × 4 quarter. For the first operand
+the second quarter lies below the first one; for the second operand, of which an instruction takes 8 rows and two registers, beside it.
 """
 
 from __future__ import annotations
@@ -115,22 +116,29 @@ def load_matrices(shared: Any, at: Any, transposed: bool) -> Any:
     return words[:, GROUP, IN_GROUP].T
 
 
-def load_fragment(shared: Any, at: Any, kind: str, slab: int, pixels: int, index: int, step: int) -> Any:
-    """Return the words of 16 rows × 8 words for each lane: the rows are `index`-th after the first, the words `step`-th of the slab."""
+def quarter(number: int, second: bool) -> tuple[int, int]:
+    """Return how many quarters the one in a lane's so-many-th register lies below and beside the first."""
+    return (number // 2, number % 2) if second else (number % 2, number // 2)
+
+
+def load_fragment(shared: Any, at: Any, kind: str, slab: int, pixels: int, index: int, step: int, second: bool) -> Any:
+    """Return the words of 16 rows × 8 words for each lane: the rows are ``index``-th after the first, the words ``step``-th of the slab."""
     at, word = np.asarray(at), 1 if kind == "tf32" else 2
     if not pixels:
         return load_matrices(shared, (at ^ step * 8 * word) + index * 16 * slab, False)
     if kind != "tf32":
         return load_matrices(shared, (at ^ 16 * index) + step * 16 * pixels, True)
-    quarters = [(at ^ 16 * index ^ 8 * (q % 2) ^ 32 * (q // 2)) + (step * 8 + q // 2 * 4) * pixels for q in range(4)]
-    return np.stack([shared[quarter] for quarter in quarters], -1).view(np.uint32)
+    quarters = (quarter(q, second) for q in range(4))
+    places = [(at ^ 16 * index ^ 8 * rows ^ 32 * deeper) + (step * 8 + deeper * 4) * pixels for rows, deeper in quarters]
+    return np.stack([shared[place] for place in places], -1).view(np.uint32)
 
 
-def matrix_of(words: Any, kind: str) -> Any:
+def matrix_of(words: Any, kind: str, second: bool) -> Any:
     """Return the 16 × 8 (tf32) or 16 × 16 matrix of which each lane holds four words."""
     whole = np.empty((16, 8), np.uint32)
-    for quarter in range(4):
-        whole[GROUP + quarter % 2 * 8, IN_GROUP + quarter // 2 * 4] = words[:, quarter]
+    for number in range(4):
+        below, beside = quarter(number, second)
+        whole[GROUP + below * 8, IN_GROUP + beside * 4] = words[:, number]
     return whole.view(np.float32) if kind == "tf32" else widened(whole.view(np.uint16), kind)
 
 
@@ -150,8 +158,9 @@ def multiply(kind: str, slab: int, pixels: int, x_first: bool) -> Any:
             sides = []
             for count, of_x in ((4, x_first), (2, not x_first)):
                 at, width = (x_at, pixels) if of_x else (w_at, 0)
-                parts = [load_fragment(shared[0], at, kind, slab, width, i, step) for i in range(count)]
-                side = np.concatenate([matrix_of(part, kind) for part in parts])
+                second = count == 2
+                parts = [load_fragment(shared[0], at, kind, slab, width, i, step, second) for i in range(count)]
+                side = np.concatenate([matrix_of(part, kind, second) for part in parts])
                 sides.append(rounded(side) if kind == "tf32" and of_x else side)
             total = total + (sides[0] @ sides[1].T)[rows, columns].reshape(32, 64)
         return list(total)
