@@ -53,14 +53,14 @@ def check(problem, op, rng, kind, bias=False, activation=None):
         assert np.all(np.abs(out - good) <= 8 * EPS * of_tiles(size, problem.channels_last))
 
 
-@pytest.mark.parametrize("op", ("fprop", "dgrad"))
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_named_problems_are_exact(case, op, rng):
-    check(case.problem, op, rng, "integers", bias=True, activation="relu")
+def test_named_problems_are_exact(case, rng):
+    both = case.name in ("textbook", "grouped", "last", "up")
+    for op in ("fprop", "dgrad") if both else (("fprop", "dgrad")[CASES.index(case) % 2],):
+        check(case.problem, op, rng, "integers", bias=True, activation="relu")
 
 
-@pytest.mark.parametrize("kind", ("signed", "positive"))
-@pytest.mark.parametrize("last", (False, True))
+@pytest.mark.parametrize(("kind", "last"), (("signed", False), ("positive", True)))
 def test_errors(kind, last, rng):
     for channels in (1, 10):
         x = (1, 6, 5, channels) if last else (1, channels, 6, 5)
@@ -68,7 +68,7 @@ def test_errors(kind, last, rng):
         check(problem, "fprop", rng, kind)
 
 
-@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@pytest.mark.parametrize("activation", ("gelu", "tanh"))  # all of them are tested with the kernels that share them
 def test_bias_and_activations(activation, rng):
     check(CASES[0].problem, "fprop", rng, "signed", bias=True, activation=activation)
 

@@ -46,7 +46,7 @@ def rounded(values: Any) -> Any:
 
 def round_tf32(value: Any) -> Any:
     """Return one value with 10 bits of fraction."""
-    return rounded(value)[()]
+    return rounded(value)[()] if value else value
 
 
 @functools.cache
@@ -75,19 +75,18 @@ def copy16(shared: Any, to: int, memory: Any, index: int, inside: bool) -> None:
     """Start to copy 16 bytes to shared memory, or zeros; both addresses are multiples of 16."""
     count = 16 // shared.array.itemsize
     assert to % count == index % count == 0, f"a copy from {index} to {to} is not aligned"
-    _copy(shared, to, count, memory[index : index + count] if inside else 0)
+    _copy(shared, slice(to, to + count), memory[index : index + count] if inside else 0)
 
 
 def copy4(shared: Any, to: int, memory: Any, index: int, inside: bool) -> None:
     """Start to copy 4 bytes to shared memory, or zeros."""
     assert shared.array.itemsize == 4
-    _copy(shared, to, 1, memory[index : index + 1] if inside else 0)
+    _copy(shared, to, memory[index] if inside else 0)
 
 
-def _copy(shared: Any, to: int, count: int, values: Any) -> None:
-    spoilt = shared.array.dtype.type(np.nan if shared.array.dtype.kind == "f" else 0xFFFF)
-    shared[to : to + count] = spoilt
-    shared.pending.setdefault(running_thread(), [[]])[-1].append((slice(to, to + count), values))
+def _copy(shared: Any, to: Any, values: Any) -> None:
+    shared[to] = np.nan if shared.array.dtype.kind == "f" else 0xFFFF
+    shared.pending.setdefault(running_thread(), [[]])[-1].append((to, values))
 
 
 def commit(shared: Any) -> None:

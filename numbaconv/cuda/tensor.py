@@ -144,7 +144,7 @@ def _finish(activation: str | None, kind: str) -> Kernel:
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:
-    """Yield the kernels that the compile gate looks at, by name: every tile, layout and way of gathering; bfloat16 stands for float16."""
+    """Yield the kernels that the compile gate looks at, by name: every layout and way of gathering; bfloat16 stands for float16."""
     for kind in ("tf32", "bf16"):
         long = 16 if kind == "tf32" else 32
         ways = {
@@ -154,11 +154,8 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
             "NHWC vectors": (long, True, True, True),
             "NHWC short vectors": (long // 2, True, True, True),
         }
-        for (pixels, columns), (name, (slab, last, vectors, aligned)) in itertools.product(gemm.TILES, ways.items()):
-            yield (
-                f"tensor {kind} {pixels}×{columns} {name}",
-                kernel(Variant(kind, pixels, columns, slab, last, vectors, aligned, False, "relu", False)),
-            )
+        for columns, (name, (slab, last, vectors, aligned)) in itertools.product((128, 64), ways.items()):
+            yield f"tensor {kind} 128×{columns} {name}", kernel(Variant(kind, 128, columns, slab, last, vectors, aligned, False, "relu", False))
         yield f"tensor {kind} partial", kernel(Variant(kind, 64, 64, 16, False, False, True, True, None, True))
         yield f"tensor pack {kind}", pack(kind)
         yield f"tensor finish {kind}", _finish("gelu", kind)
