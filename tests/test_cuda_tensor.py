@@ -137,7 +137,7 @@ def test_roundings():
 def test_copies_arrive_when_they_are_waited_for_and_not_before():
     def too_early(x, y, sizes):
         shared = cuda.shared.array(32, np.dtype(np.float32))
-        copy4(shared, cuda.threadIdx.x, x, cuda.threadIdx.x, True)
+        copy4(shared, cuda.threadIdx.x, 0, 0, x, cuda.threadIdx.x, True)
         commit(shared)
         if sizes[0]:
             commit(shared)
@@ -150,7 +150,7 @@ def test_copies_arrive_when_they_are_waited_for_and_not_before():
         shared[cuda.threadIdx.x] = x[cuda.threadIdx.x]
         cuda.syncthreads()
         y[cuda.threadIdx.x] = shared[31 - cuda.threadIdx.x]
-        copy4(shared, cuda.threadIdx.x, x, cuda.threadIdx.x, True)
+        copy4(shared, cuda.threadIdx.x, 0, 0, x, cuda.threadIdx.x, True)
 
     x = np.arange(32, dtype=np.float32)
     for waits in (0, 1):

@@ -31,9 +31,9 @@ def kernel(v: Variant) -> Kernel:
     warps = (pixels if v.channels_last else columns) // 64  # along the side of the product's rows
     channels_last, aligned, tf32 = v.channels_last, v.aligned, v.kind == "tf32"
     by_registers = not (vectors or tf32)
-    fetch_x, keep = gather(v)
-    if keep is None:
-        keep = fetch_x  # never called
+    fetch_x, keep_x = gather(v)
+    if keep_x is None:
+        keep_x = fetch_x  # never called
     product = multiply(v.kind, slab, 0 if vectors else pixels, channels_last)
     write = writer(v)
 
@@ -41,7 +41,7 @@ def kernel(v: Variant) -> Kernel:
         """Start to copy a slab's weights, which lie in memory as they shall lie here."""
         for j in range(w_copies):
             by = int32(int32(t + j * threads) * vector)
-            copy16(shared, int32(put + by), w, int32(at + by), True)
+            copy16(shared, put, int32(0), by, w, int32(at + by), True)
 
     def share_of(t):  # type: ignore[no-untyped-def]
         """Return the pixel that a thread gathers, its first row of the contraction and where that goes."""
@@ -126,7 +126,7 @@ def kernel(v: Variant) -> Kernel:
                 acc = product(acc, shared, int32(get + w_get), int32(get + x_get))
             if by_registers:
                 if more:
-                    keep(shared, int32(put + x_put), loaded)
+                    keep_x(shared, int32(put + x_put), loaded)
             put, get, step = get, int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
         m, k = owned(forgotten(t))
         y_base = int32(piece * geo.out_size + group * geo.y_group)

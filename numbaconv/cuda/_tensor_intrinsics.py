@@ -68,20 +68,39 @@ def store2(typingctx, memory, index, first, second):  # type: ignore[no-untyped-
     return types.void(memory, types.int32, memory.dtype, memory.dtype), codegen
 
 
+def _place(context: Any, builder: Any, kind: Any, memory: Any, to: Any, flip: Any, further: Any) -> Any:
+    """Return the address of element (to ^ flip) + further within shared memory; what a loop knows of it becomes the instruction's offset."""
+    size = I32(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+    start = _shared_address(context, builder, kind, memory, to)
+    return builder.add(builder.xor(start, builder.mul(flip, size)), builder.mul(further, size))
+
+
 def _copy(code: str, size: int) -> Any:
     @intrinsic
-    def copy(typingctx, shared, to, memory, index, inside):  # type: ignore[no-untyped-def]
+    def copy(typingctx, shared, to, flip, further, memory, index, inside):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            target = _shared_address(context, builder, shared, args[0], args[1])
-            source = builder.ptrtoint(_address(context, builder, memory, args[2], args[3]), I64)
-            count = builder.select(args[4], I32(size), I32(0))
+            target = _place(context, builder, shared, *args[:4])
+            source = builder.ptrtoint(_address(context, builder, memory, args[4], args[5]), I64)
+            count = builder.select(args[6], I32(size), I32(0))
             kind = ir.FunctionType(ir.VoidType(), [I32, I64, I32])
             builder.asm(kind, f"{code} [$0], [$1], {size}, $2;", "r,l,r,~{memory}", [target, source, count], side_effect=True)
             return context.get_dummy_value()
 
-        return types.void(shared, types.int32, memory, types.int32, types.boolean), codegen
+        return types.void(shared, types.int32, types.int32, types.int32, memory, types.int32, types.boolean), codegen
 
     return copy
+
+
+@intrinsic
+def keep(typingctx, shared, to, flip, further, value):  # type: ignore[no-untyped-def]
+    """Set shared[(to ^ flip) + further]."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        at = _place(context, builder, shared, *args[:4])
+        builder.store(args[4], builder.inttoptr(at, context.get_data_type(shared.dtype).as_pointer(3)))
+        return context.get_dummy_value()
+
+    return types.void(shared, types.int32, types.int32, types.int32, shared.dtype), codegen
 
 
 copy16 = _copy("cp.async.cg.shared.global", 16)

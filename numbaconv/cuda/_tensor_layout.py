@@ -8,7 +8,7 @@ import numpy as np
 
 from numbaconv.cuda._backend import device
 from numbaconv.cuda._prims import int32, load4, within
-from numbaconv.cuda._tensor_prims import copy4, copy16
+from numbaconv.cuda._tensor_prims import copy4, copy16, keep
 
 
 class Variant(NamedTuple):
@@ -38,7 +38,7 @@ class Variant(NamedTuple):
 
 # The shared memory of a stage holds the weights' tile, then x's. The weights lie by columns and x, if copied by vectors, by pixels, the
 # slab's rows side by side; which vector of 16 bytes of a line stands where is a permutation by the line's number, so that the eight lines
-# that one ldmatrix reads lie in different banks. Otherwise x lies by rows of the contraction, its pixels permuted in vectors of eight.
+# that one ldmatrix reads lie in different banks: the 64-byte swizzle of Hopper's wgmma, or the 32-byte one of short slabs. Otherwise x lies by rows of the contraction, its pixels permuted in vectors of eight.
 
 
 def vector_mask(slab: int, word: int, line: int) -> int:
@@ -92,19 +92,19 @@ def gather(v: Variant) -> tuple[Any, Any]:
         offset, inside = reached(table, geo, entry, d0, h0, w0)
         at = int32(base + offset)
         for j in range(0, each, vector):
-            copy16(shared, int32(put ^ int32(j * lanes)), x, int32(at + j * lanes), inside)
+            copy16(shared, put, int32(j * lanes), int32(0), x, int32(at + j * lanes), inside)
 
     def by_elements(x, shared, put, table, geo, entry, base, d0, h0, w0):  # type: ignore[no-untyped-def]
         if aligned:
             offset, inside = reached(table, geo, entry, d0, h0, w0)
             at = int32(base + offset)
             for j in range(each):
-                copy4(shared, int32(int32(put + j * pixels) ^ int32(j % 8 * 8)), x, at, inside)
+                copy4(shared, put, int32(j % 8 * 8), int32(j * pixels), x, at, inside)
                 at = int32(at + geo.x_c)
         else:
             for j in range(each):
                 offset, inside = reached(table, geo, int32(entry + 4 * j), d0, h0, w0)
-                copy4(shared, int32(int32(put + j * pixels) ^ int32(j % 8 * 8)), x, int32(base + offset), inside)
+                copy4(shared, put, int32(j % 8 * 8), int32(j * pixels), x, int32(base + offset), inside)
 
     def four(x, table, geo, entry, base, d0, h0, w0):  # type: ignore[no-untyped-def]
         if aligned:
@@ -128,10 +128,14 @@ def gather(v: Variant) -> tuple[Any, Any]:
         return first, eight_of(x, table, geo, int32(entry + 8 * entries), int32(base + 8 * channels * geo.x_c), d0, h0, w0)
 
     def keep8(shared, put, values):  # type: ignore[no-untyped-def]
-        shared[put], shared[int32(int32(put + pixels) ^ 8)] = values[0], values[1]
-        shared[int32(int32(put + 2 * pixels) ^ 16)], shared[int32(int32(put + 3 * pixels) ^ 24)] = values[2], values[3]
-        shared[int32(int32(put + 4 * pixels) ^ 32)], shared[int32(int32(put + 5 * pixels) ^ 40)] = values[4], values[5]
-        shared[int32(int32(put + 6 * pixels) ^ 48)], shared[int32(int32(put + 7 * pixels) ^ 56)] = values[6], values[7]
+        keep(shared, put, int32(0), int32(0), values[0])
+        keep(shared, put, int32(8), int32(1 * pixels), values[1])
+        keep(shared, put, int32(16), int32(2 * pixels), values[2])
+        keep(shared, put, int32(24), int32(3 * pixels), values[3])
+        keep(shared, put, int32(32), int32(4 * pixels), values[4])
+        keep(shared, put, int32(40), int32(5 * pixels), values[5])
+        keep(shared, put, int32(48), int32(6 * pixels), values[6])
+        keep(shared, put, int32(56), int32(7 * pixels), values[7])
 
     def keep16(shared, put, values):  # type: ignore[no-untyped-def]
         keep_eight(shared, put, values[0])

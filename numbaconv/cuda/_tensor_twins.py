@@ -71,22 +71,27 @@ def store2(memory: Any, index: int, first: Any, second: Any) -> None:
 # clashes with those who still read there, and written when it is waited for.
 
 
-def copy16(shared: Any, to: int, memory: Any, index: int, inside: bool) -> None:
-    """Start to copy 16 bytes to shared memory, or zeros; both addresses are multiples of 16."""
-    count = 16 // shared.array.itemsize
-    assert to % count == index % count == 0, f"a copy from {index} to {to} is not aligned"
+def copy16(shared: Any, to: int, flip: int, further: int, memory: Any, index: int, inside: bool) -> None:
+    """Start to copy 16 bytes, or zeros, to shared[(to ^ flip) + further :]; both addresses are multiples of 16."""
+    count, to = 16 // shared.array.itemsize, (to ^ flip) + further
+    assert to % count == 0 and (not inside or index % count == 0), f"a copy from {index} to {to} is not aligned"
     _copy(shared, slice(to, to + count), memory[index : index + count] if inside else 0)
 
 
-def copy4(shared: Any, to: int, memory: Any, index: int, inside: bool) -> None:
-    """Start to copy 4 bytes to shared memory, or zeros."""
+def copy4(shared: Any, to: int, flip: int, further: int, memory: Any, index: int, inside: bool) -> None:
+    """Start to copy 4 bytes, or a zero, to shared[(to ^ flip) + further]."""
     assert shared.array.itemsize == 4
-    _copy(shared, to, memory[index] if inside else 0)
+    _copy(shared, (to ^ flip) + further, memory[index] if inside else 0)
 
 
 def _copy(shared: Any, to: Any, values: Any) -> None:
     shared[to] = np.nan if shared.array.dtype.kind == "f" else 0xFFFF
     shared.pending.setdefault(running_thread(), [[]])[-1].append((to, values))
+
+
+def keep(shared: Any, to: int, flip: int, further: int, value: Any) -> None:
+    """Set shared[(to ^ flip) + further]."""
+    shared[(to ^ flip) + further] = value
 
 
 def commit(shared: Any) -> None:

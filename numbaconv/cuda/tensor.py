@@ -25,7 +25,6 @@ from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 KINDS = {"float32": "tf32", "float16": "f16", "bfloat16": "bf16", "uint16": "bf16"}
 # The precisions by which a dtype has to be asked for; a dtype that is not here needs no asking.
 PRECISIONS = {"float32": ("tf32",), "uint16": ("bf16",)}
-EXACT = False
 CHUNK = 16384  # terms of one accumulator: tensor cores cut sums off rather than round them, which 2,000 steps later is 2⁻¹³
 LEAST_TERMS = 256  # of a piece
 PEAK = {"tf32": 200e12, "bf16": 400e12, "f16": 400e12}  # operations a second
