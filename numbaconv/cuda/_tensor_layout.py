@@ -38,7 +38,8 @@ class Variant(NamedTuple):
 
 # The shared memory of a stage holds the weights' tile, then x's. The weights lie by columns and x, if copied by vectors, by pixels, the
 # slab's rows side by side; which vector of 16 bytes of a line stands where is a permutation by the line's number, so that the eight lines
-# that one ldmatrix reads lie in different banks: the 64-byte swizzle of Hopper's wgmma, or the 32-byte one of short slabs. Otherwise x lies by rows of the contraction, its pixels permuted in vectors of eight.
+# that one ldmatrix reads lie in different banks: the 64-byte swizzle of Hopper's wgmma, or the 32-byte one of short slabs. Otherwise x
+# lies by rows of the contraction, its pixels permuted in vectors of eight.
 
 
 def vector_mask(slab: int, word: int, line: int) -> int:
