@@ -105,7 +105,8 @@ def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     """Return ``array`` as a C-contiguous, aligned, writable array of ``dtype``; kernels do not write to it, so no copy for that."""
     if type(array) is not np.ndarray:
         array = namespace(array).ascontiguousarray(array, dtype)
-        return array.copy() if array.__cuda_array_interface__["data"][0] % GPU_ALIGNMENT else array
+        (address, _) = array.__cuda_array_interface__["data"]  # type: ignore[attr-defined]
+        return array.copy() if address % GPU_ALIGNMENT else array
     if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
         array = array.astype(dtype, order="C", subok=False)
     if not array.flags.writeable:

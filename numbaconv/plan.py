@@ -15,7 +15,7 @@ from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
 
 DEVICES = {"cpu": "numbaconv.cpu", "cuda": "numbaconv.cuda"}
 MACHINES = {"cpu": "one core", "cuda": "an H200"}  # whose time an estimate is
-PRECISIONS = ("default", "highest")
+PRECISIONS = ("default", "highest")  # and what algorithms of a room name in PRECISIONS of their own
 MEASURED_SECONDS, MEASURED_CALLS = 0.3, 50  # `explain` measures an algorithm for so long, or so often, and at least 3 times
 UNCHECKED_BYTES = 64 << 20  # smaller requests are made without asking the system first
 
@@ -66,13 +66,15 @@ def candidates(problem: ConvProblem, op: Op, dtype: np.dtype[Any], device: str =
 
 def plan(problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str = "auto", precision: str = "default", device: str = "cpu") -> Plan:
     """Choose the cheapest algorithm, or the one that ``method`` names; ties go by the order of the room's table."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
     algorithms = room(device)
-    found = candidates(problem, op, dtype, device)
+    if precision not in (known := precisions(device)):
+        raise ValueError(f"precision must be one of {known}, got {precision!r}")
+    found = [(name, _unless_asked_otherwise(answer, algorithms[name], dtype, precision)) for name, answer in candidates(problem, op, dtype, device)]
     if method == "auto":
         exact = precision == "highest"  # an algorithm that rounds more than the direct sum says EXACT = False
         able = [(c, n) for n, c in found if isinstance(c, float) and not (exact and not getattr(algorithms[n], "EXACT", True))]
+        if not able:
+            raise NotImplementedError(f"nothing on {device!r} can do this problem in {dtype.name}: " + "; ".join(f"{n} {c}" for n, c in found))
         # What an algorithm must save before its rounding is accepted, it says as WORTH.
         _, name = min(able, key=lambda entry: entry[0] + getattr(algorithms[entry[1]], "WORTH", 0.0))
     elif method in algorithms:
@@ -82,6 +84,26 @@ def plan(problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str = "auto
     else:
         raise ValueError(f"method must be 'auto' or one of {tuple(algorithms)}, got {method!r}")
     return Plan(problem, op, dtype, name, algorithms[name], algorithms[name].workspace(problem, op, dtype), device)
+
+
+@functools.cache
+def precisions(device: str) -> tuple[str, ...]:
+    """Return the precisions that can be asked for on a device."""
+    return (*PRECISIONS, *sorted({p for module in room(device).values() for names in getattr(module, "PRECISIONS", {}).values() for p in names}))
+
+
+def _unless_asked_otherwise(answer: float | str, algorithm: ModuleType, dtype: np.dtype[Any], precision: str) -> float | str:
+    """Return an algorithm's answer, or why the precision that is asked for leaves it out.
+
+    An algorithm says in PRECISIONS by which names a dtype has to be asked for; integers that are to be read as something else are for those
+    algorithms alone.
+    """
+    needed = getattr(algorithm, "PRECISIONS", {}).get(dtype.name)
+    if needed and precision not in needed:
+        return f"needs precision={needed[0]!r} for {dtype.name}, got {precision!r}"
+    if not needed and precision not in PRECISIONS and dtype.kind != "f":
+        return f"needs numbers of {dtype.name}, not patterns of {precision!r}"
+    return answer
 
 
 def require_memory(size: int, purpose: str) -> None:
@@ -147,6 +169,7 @@ def explain_problem(
     ]
     algorithms = room(device)
     for name, answer in candidates(problem, op, dtype, device):
+        answer = _unless_asked_otherwise(answer, algorithms[name], dtype, precision)
         mark = "→" if name == chosen else " "
         if isinstance(answer, str):
             lines.append(f"{mark} {name:<10} cannot: it {answer}")

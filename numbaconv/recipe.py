@@ -99,13 +99,23 @@ def _decide(
     for name, value in (("method", method), ("precision", precision), ("device", device or "cpu")):
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a string, got {value!r}")
-    chosen = planning.plan(problem, op, COMPUTE[dtype], method, precision, device or "cpu")
+    chosen = _planned(problem, op, dtype, method, precision, device or "cpu")
     a, b, out = TENSORS[op]
     shapes = {t: problem.shape(t, rank)[1 if unbatched and t != "w" else 0 :] for t in ("x", "w", "y")}
     grad_shape = shapes["x" if transposed else "y"] if kind != "forward" else None
-    size = int(np.prod(problem.shape(out), dtype=object)) * COMPUTE[dtype].itemsize
+    size = int(np.prod(problem.shape(out), dtype=object)) * chosen.dtype.itemsize
     channels = problem.in_channels if transposed else problem.out_channels
     return Recipe(chosen, dtype, grad_shape, problem.shape(a), problem.shape(b), shapes[out], problem.shape(out), channels, size + chosen.workspace)
+
+
+def _planned(problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str, precision: str, device: str) -> planning.Plan:
+    """Plan in the dtype of the result where a GPU can compute in it, else in the one that stands for it."""
+    if device == "cuda" and COMPUTE[dtype] != dtype:
+        try:
+            return planning.plan(problem, op, dtype, method, precision, device)
+        except NotImplementedError:
+            pass
+    return planning.plan(problem, op, COMPUTE[dtype], method, precision, device)
 
 
 def problem_for(

@@ -122,13 +122,13 @@ def test_long_sums_are_cut_into_pieces_and_parts(rng, monkeypatch):
     monkeypatch.setattr(gemm, "LEAST_SLABS", 4)
     problem = ConvProblem.from_shapes((2, 9, 7, 6), (5, 9, 3, 3), rank=2, padding=1)
     for op in OPS:
-        cut = gemm._cut(problem, op)
+        cut = gemm.cut_of(problem, op)
         assert cut.pieces > 1 or op != "fprop"
         assert check_exact("gemm", problem, op, "float32", rng, True, "relu")
     monkeypatch.setattr(gemm, "BLOCKS", 1)
     problem = ConvProblem.from_shapes((2, 9, 7, 6), (5, 9, 3, 3), rank=2, padding=1)
     for op in OPS:
-        cut = gemm._cut(problem, op)
+        cut = gemm.cut_of(problem, op)
         assert cut.pieces == 1 and cut.parts > 1
         assert check_exact("gemm", problem, op, "float32", rng, True, "relu")
 

@@ -79,3 +79,18 @@ def test_stencils_load_and_store_16_bytes_at_once(code):
             counts = code[f"stencil {layout} {size}×{size} stride 1"]["counts"]
             assert counts["FFMA"] >= size * size * outputs
             assert all(counts.get(name, 0) >= 4 for name in ("LDG.E.128", "LDS.128", "STG.E.128")), counts
+
+
+def test_tensor_cores_are_used_and_fed_by_asynchronous_copies(code):
+    tensor = {name: found for name, found in code.items() if name.startswith("tensor") and ("×" in name or "partial" in name)}
+    assert tensor
+    for name, found in tensor.items():
+        kinds = {kind: sum(n for op, n in found["counts"].items() if op.startswith(kind)) for kind in ("HMMA", "LDGSTS", "LDSM")}
+        assert kinds["HMMA"] >= 16 and kinds["LDGSTS"] >= 1 and kinds["LDSM"] >= 4, (name, kinds)
+        crowded = "bf16" in name and "×64" in name and "any channels" in name  # their bound is 168: see _tensor.kernel
+        assert found["registers"] <= (168 if crowded else 128), (name, found["registers"])
+
+
+def test_winograd_s_transforms_stay_small(code):
+    found = {name: kernel["registers"] for name, kernel in code.items() if name.startswith("winograd")}
+    assert found and max(found.values()) <= 64, found

@@ -111,8 +111,8 @@ class Product:
     aligned: bool
 
 
-def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int) -> Product:
-    """Return the tables of fprop or dgrad for tiles of so many pixels and columns."""
+def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int, slab: int = SLAB) -> Product:
+    """Return the tables of fprop or dgrad for tiles of so many pixels and columns, and slabs of so many rows of the contraction."""
     p = problem.transpose() if op == "dgrad" else problem
     groups, channels, columns = p.groups, p.in_channels // p.groups, p.out_channels // p.groups
     taps_of_w = math.prod(p.filter)
@@ -120,7 +120,7 @@ def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int) ->
         from_column, from_channel = taps_of_w, columns * taps_of_w
     else:
         from_column, from_channel = channels * taps_of_w, taps_of_w
-    aligned = channels > 0 and channels % SLAB == 0
+    aligned = channels > 0 and channels % slab == 0
     padded = -(-columns // tile[1]) * tile[1]
     xn, xc, xd, xh, xw = p.strides("x")
     yn, yk, yd, yh, yw = p.strides("y")
@@ -139,11 +139,11 @@ def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int) ->
         else:
             own = [(dd * xd + dh * xh + dw * xw + c * xc, dd, dh, dw) for _, dd, dh, dw in taps for c in range(channels)]
             sources = [tap + c * from_channel for tap, *_ in taps for c in range(channels)]
-            missing = -len(own) % SLAB
+            missing = -len(own) % slab
             own += [(0, NOWHERE, NOWHERE, NOWHERE)] * missing
             sources += [-1] * missing
         first = [a.first for a in phase]
-        slabs = len(sources) // SLAB
+        slabs = len(sources) // slab
         most_rows, most_slabs = max(most_rows, p.batch * math.prod(sizes)), max(most_slabs, slabs)
         rows.append([p.batch * math.prod(sizes), *sizes, first[0] * yd + first[1] * yh + first[2] * yw, len(entries), slabs, len(weight_rows)])
         entries += own
@@ -153,7 +153,7 @@ def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int) ->
     values: list[int] = [
         len(rows), groups, columns, padded, int(_vectors(p, columns, out_steps)), math.prod(p.shape("y")), *p.input, *steps,
         xn, xc, xd, xh, xw, channels * xc, yn, yk, yd, yh, yw, columns * yk, *out_steps,
-        channels // SLAB if aligned else 1, SLAB * xc, groups * padded,
+        channels // slab if aligned else 1, slab * xc, groups * padded,
     ]  # fmt: skip
     geo = Geometry(*values)
     for row in rows:

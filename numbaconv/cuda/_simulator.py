@@ -34,13 +34,19 @@ class State(threading.local):
 _now = State()
 
 
+def running_thread() -> int:
+    """Return the number of the running thread in its launch."""
+    return _now.thread
+
+
 class Memory:
     """A flat array as kernels see it. Touching an element out of its bounds, or racing with another thread for one, raises."""
 
-    __slots__ = ("array", "read_at", "reader", "shared", "writer", "written_at")
+    __slots__ = ("array", "pending", "read_at", "reader", "shared", "writer", "written_at")
 
     def __init__(self, array: Any, shared: bool = False) -> None:
         self.array, self.shared = array.reshape(-1), shared
+        self.pending: dict[int, list[Any]] = {}  # copies to it that threads have started
         assert self.array.size == 0 or np.shares_memory(self.array, array), "kernels take contiguous arrays"
         # The last thread to write and to read each element, and in which epoch: −1 for never, −2 for several readers.
         self.writer, self.reader = np.full((2, self.array.size), -1)

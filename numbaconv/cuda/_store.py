@@ -96,11 +96,17 @@ def put4(name: str | None, dtype: np.dtype[Any]) -> Any:
     return device(put)
 
 
+def same(value: Any) -> Any:
+    """Return the value."""
+    return value
+
+
 @functools.cache
-def finish(name: str | None, dtype: np.dtype[Any]) -> Kernel:
-    """Return the kernel that adds the pieces of a sum, then bias and activation."""
+def finish(name: str | None, dtype: np.dtype[Any], stored: np.dtype[Any] | None = None, wider: Any = same, narrower: Any = same) -> Kernel:
+    """Return the kernel that adds the pieces of a sum, then bias and activation; ``stored`` is the dtype of bias and output, if not dtype."""
     activate, zero = activation(name, dtype), dtype.type(0)
     narrow, wide = (dtype.type, np.float64) if dtype.kind == "f" else (held(dtype), held(dtype))
+    wider, narrower = (device(f) if f is same else f for f in (wider, narrower))
 
     def finish_pieces(parts, bias, y, sizes):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[i] = activation(Σ_p parts[p, i] + bias[channel of i]), the pieces in their order and in float64.
@@ -112,8 +118,8 @@ def finish(name: str | None, dtype: np.dtype[Any]) -> Kernel:
                 total = wide(parts[at])
                 for piece in range(1, pieces):
                     total = total + wide(parts[int32(at + piece * size)])
-                shift = bias[int32(at // inner % channels)] if has_bias else zero
-                y[at] = activate(narrow(total + shift))
+                shift = wider(bias[int32(at // inner % channels)]) if has_bias else zero
+                y[at] = narrower(activate(narrow(total + shift)))
             at = int32(at + THREADS)
 
-    return Kernel(finish_pieces, (dtype,) * 3, 5, THREADS)
+    return Kernel(finish_pieces, (dtype, stored or dtype, stored or dtype), 5, THREADS)

@@ -42,7 +42,7 @@ class Cut(NamedTuple):
     parts: int  # one after the other, where a sum is too long for one accumulator
 
 
-def _cut(problem: ConvProblem, op: Op) -> Cut:
+def cut_of(problem: ConvProblem, op: Op) -> Cut:
     """Take the tile that needs the fewest waves of blocks, by their size."""
     key = ("cuda gemm cut", op)
     if key in problem.derived:
@@ -50,7 +50,7 @@ def _cut(problem: ConvProblem, op: Op) -> Cut:
     rows, columns, terms = problem.gemm_shape(op)
     if op == "wgrad":
         rows, columns = columns, rows  # below, columns are the operand whose filters are side by side
-    phases = max(1, math.prod(_phases(problem, op)))
+    phases = max(1, math.prod(phases_of(problem, op)))
     best: tuple[float, tuple[int, int], int] | None = None
     for tile, overhead in zip(TILES, (1.0, 1.05, 1.15), strict=True):
         sides = (columns, rows) if op == "wgrad" else (rows // phases, columns)
@@ -62,13 +62,18 @@ def _cut(problem: ConvProblem, op: Op) -> Cut:
             best = taken, tile, blocks
     assert best is not None
     slabs = -(-terms // phases // SLAB)
-    room = PIECES_BYTES // (4 * max(1, math.prod(problem.shape(TENSORS[op][2]))))
-    pieces = max(1, min(BLOCKS // best[2], slabs // LEAST_SLABS, room))
+    pieces = max(1, min(most_pieces(problem, op, best[2]), slabs // LEAST_SLABS))
     problem.derived[key] = Cut(best[1], best[2], pieces, max(1, -(-slabs // pieces // CHUNK)))
     return problem.derived[key]
 
 
-def _phases(problem: ConvProblem, op: Op) -> list[int]:
+def most_pieces(problem: ConvProblem, op: Op, blocks: int) -> int:
+    """Return how many pieces of a sum occupy the GPU and take no more memory than they may."""
+    return min(BLOCKS // blocks, PIECES_BYTES // (4 * max(1, math.prod(problem.shape(TENSORS[op][2])))))
+
+
+def phases_of(problem: ConvProblem, op: Op) -> list[int]:
+    """Return into how many phases the outputs fall on each axis."""
     if op == "wgrad":
         return [1]
     p = problem.transpose() if op == "dgrad" else problem
@@ -80,8 +85,8 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     """Estimate the seconds on a large GPU, or say why it can't be done."""
     if dtype not in (np.float32, np.float64):
         raise Unsupported(f"needs float32 or float64, got {dtype}")
-    cut, (rows, columns, terms) = _cut(problem, op), problem.gemm_shape(op)
-    phases = math.prod(_phases(problem, op))
+    cut, (rows, columns, terms) = cut_of(problem, op), problem.gemm_shape(op)
+    phases = math.prod(phases_of(problem, op))
     if problem.groups * phases * cut.pieces > GRID_LIMIT or -(-(rows if op == "wgrad" else columns) // cut.tile[1]) > GRID_LIMIT:
         raise Unsupported("needs fewer groups, strides and filters: a launch has no room for so many blocks")
     if columns * terms > MOST_WEIGHTS and op != "wgrad":
@@ -96,15 +101,15 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the packed weights, and the pieces of sums."""
-    pieces, out = _cut(problem, op).pieces, math.prod(problem.shape(TENSORS[op][2]))
-    packed = 0 if op == "wgrad" else _packed_size(_tables(problem, op), problem.groups)
+    pieces, out = cut_of(problem, op).pieces, math.prod(problem.shape(TENSORS[op][2]))
+    packed = 0 if op == "wgrad" else packed_size(_tables(problem, op), problem.groups)
     return (packed + (out * pieces if pieces > 1 else 0)) * dtype.itemsize
 
 
 def _tables(problem: ConvProblem, op: Op) -> Any:
     key = ("cuda gemm", op)
     if key not in problem.derived:
-        cut = _cut(problem, op)
+        cut = cut_of(problem, op)
         if op == "wgrad":
             problem.derived[key] = _wgrad.tables(problem, cut.pieces)
         else:
@@ -112,7 +117,8 @@ def _tables(problem: ConvProblem, op: Op) -> Any:
     return problem.derived[key]
 
 
-def _packed_size(product: Product, groups: int) -> int:
+def packed_size(product: Product, groups: int) -> int:
+    """Return how many elements the packed weights have."""
     return max(1, product.weight_rows.size * groups * product.padded_columns)
 
 
@@ -149,7 +155,7 @@ def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
     """Pack the weights; what `run` reads."""
     product = _tables(problem, op)
     size = product.weight_rows.size * problem.groups * product.padded_columns
-    packed = arrays().empty(_packed_size(product, problem.groups), w.dtype)
+    packed = arrays().empty(packed_size(product, problem.groups), w.dtype)
     sizes = (size, problem.groups, product.columns, product.padded_columns, *product.weight_strides)
     pointers = (w, _on_device(problem, op, "weight_rows"), packed)
     _pack_kernel(w.dtype).launch((-(-size // PER_BLOCK), 1, 1), stream, pointers, sizes)
@@ -158,7 +164,7 @@ def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
 
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``."""
-    cut, tables, stream = _cut(problem, op), _tables(problem, op), options.stream
+    cut, tables, stream = cut_of(problem, op), _tables(problem, op), options.stream
     p = problem.transpose() if op == "dgrad" else problem
     target = arrays().empty((cut.pieces, out.size), out.dtype) if cut.pieces > 1 else out
     bias = target if options.bias is None else options.bias

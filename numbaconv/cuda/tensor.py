@@ -1,0 +1,160 @@
+"""Tensor cores: fprop and dgrad of bfloat16 and float16, and of float32 in tf32 where that is asked for. Sums are float32.
+
+The products are `gemm`'s, in the same tables; the weights are packed as blocks hold them in shared memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from numbaconv.cuda import _geometry, gemm
+from numbaconv.cuda._backend import Kernel, arrays, current_device, on_device
+from numbaconv.cuda._geometry import Product
+from numbaconv.cuda._store import PER_BLOCK, finish
+from numbaconv.cuda._tensor import kernel, pack
+from numbaconv.cuda._tensor_layout import Variant
+from numbaconv.cuda._tensor_prims import narrow, widen
+from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+
+# What each dtype is computed in. NumPy has no bfloat16: it is ml_dtypes' where that is installed, else its patterns as uint16.
+KINDS = {"float32": "tf32", "float16": "f16", "bfloat16": "bf16", "uint16": "bf16"}
+# The precisions by which a dtype has to be asked for; a dtype that is not here needs no asking.
+PRECISIONS = {"float32": ("tf32",), "uint16": ("bf16",)}
+CHUNK = 16384  # terms of one accumulator: tensor cores cut sums off rather than round them, which 2,000 steps later is 2⁻¹³
+LEAST_TERMS = 256  # of a piece
+PEAK = {"tf32": 200e12, "bf16": 400e12, "f16": 400e12}  # operations a second
+
+
+def _slab(problem: ConvProblem, op: Op, kind: str) -> tuple[int, bool]:
+    """Return how many rows of the contraction are multiplied at a time, and whether x is copied by vectors of 16 bytes."""
+    p = problem.transpose() if op == "dgrad" else problem
+    channels, word = p.in_channels // p.groups, 1 if kind == "tf32" else 2
+    if p.channels_last and channels and channels % (8 * word) == 0:
+        return (16 if channels % (16 * word) == 0 else 8) * word, True
+    return 16, False
+
+
+def _pieces(problem: ConvProblem, op: Op) -> int:
+    """Return into how many pieces sums are cut: to occupy the GPU, and so that none is too long."""
+    terms = -(-problem.gemm_shape(op)[2] // max(1, math.prod(gemm.phases_of(problem, op))))
+    return max(1, min(gemm.most_pieces(problem, op, gemm.cut_of(problem, op).blocks), terms // LEAST_TERMS), -(-terms // CHUNK))
+
+
+def _kind(dtype: Any) -> str:
+    if np.dtype(dtype).name not in KINDS:
+        raise Unsupported(f"needs {', '.join(KINDS)}, got {dtype}")
+    return KINDS[np.dtype(dtype).name]
+
+
+def _check(problem: ConvProblem, op: Op, dtype: Any) -> str:
+    if op == "wgrad":
+        raise Unsupported("needs fprop or dgrad")
+    kind = _kind(dtype)
+    tile = gemm.cut_of(problem, op).tile
+    blocks = problem.groups * math.prod(gemm.phases_of(problem, op)) * _pieces(problem, op)
+    if blocks > gemm.GRID_LIMIT or -(-problem.gemm_shape(op)[1] // tile[1]) > gemm.GRID_LIMIT:
+        raise Unsupported("needs fewer groups, strides and filters: a launch has no room for so many blocks")
+    return kind
+
+
+def cost(problem: ConvProblem, op: Op, dtype: Any) -> float:
+    """Estimate the seconds on a large GPU."""
+    kind = _check(problem, op, dtype)
+    product, slab = _tables(problem, op, kind), _slab(problem, op, kind)[0]
+    tile, blocks = gemm.cut_of(problem, op)[:2]
+    share = min(1.0, blocks * _pieces(problem, op) / gemm.BLOCKS)
+    padded = max(blocks, 1) * tile[0] * tile[1] * product.slabs * slab
+    seconds = 2 * padded / PEAK[kind] / max(share, 1e-3)
+    traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * np.dtype(dtype).itemsize
+    return float(max(seconds, traffic / gemm.BANDWIDTH) + 2 * gemm.LAUNCH)
+
+
+def workspace(problem: ConvProblem, op: Op, dtype: Any) -> int:
+    """Bytes allocated besides the output: the packed weights, and the pieces of sums, which are float32."""
+    product, pieces = _tables(problem, op, _kind(dtype)), _pieces(problem, op)
+    out = math.prod(problem.shape("y" if op == "fprop" else "x"))
+    return gemm.packed_size(product, problem.groups) * np.dtype(dtype).itemsize + (out * pieces * 4 if pieces > 1 else 0)
+
+
+def _tables(problem: ConvProblem, op: Op, kind: str) -> Product:
+    slab, _ = _slab(problem, op, kind)
+    key = ("cuda tensor", op, slab)
+    if key not in problem.derived:
+        problem.derived[key] = _geometry.product(problem, op, gemm.cut_of(problem, op).tile, _pieces(problem, op), slab)
+    return problem.derived[key]
+
+
+def _on_device(problem: ConvProblem, op: Op, kind: str) -> tuple[Any, Any]:
+    """Return the table and the rows of the weights where kernels read them, kept per problem and device."""
+    key = ("cuda tensor", op, _slab(problem, op, kind)[0], current_device())
+    if key not in problem.derived:
+        product = _tables(problem, op, kind)
+        problem.derived[key] = on_device(product.table), on_device(product.weight_rows)
+    return problem.derived[key]
+
+
+def _cells(array: Any, kind: str) -> Any:
+    """Return an array as kernels take it: 16-bit formats as patterns."""
+    return array if kind == "tf32" else array.view(np.uint16)
+
+
+def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
+    """Pack the weights; what `run` reads."""
+    kind = _kind(w.dtype)
+    product, cells = _tables(problem, op, kind), _cells(w, kind)
+    size = product.weight_rows.size * problem.groups * product.padded_columns
+    packed = arrays().empty(gemm.packed_size(product, problem.groups), cells.dtype)
+    sizes = (size, problem.groups, product.columns, product.padded_columns, *product.weight_strides, _slab(problem, op, kind)[0])
+    pack(kind).launch((-(-size // PER_BLOCK), 1, 1), stream, (cells, _on_device(problem, op, kind)[1], packed), sizes)
+    return packed
+
+
+def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
+    """Overwrite all of ``out``; a bias has its dtype."""
+    kind, stream = _kind(a.dtype), options.stream
+    (slab, vectors), tile, pieces = _slab(problem, op, kind), gemm.cut_of(problem, op).tile, _pieces(problem, op)
+    product, table = _tables(problem, op, kind), _on_device(problem, op, kind)[0]
+    packed = prepare(problem, op, b, stream) if options.packed is None else options.packed
+    p = problem.transpose() if op == "dgrad" else problem
+    grid = (-(-product.most_rows // tile[0]), product.padded_columns // tile[1], product.phases * p.groups * pieces)
+    cells = _cells(out, kind)
+    target = arrays().empty((pieces, out.size), np.float32) if pieces > 1 else cells
+    bias = cells if options.bias is None else _cells(options.bias, kind)
+    depth = p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
+    activation = None if pieces > 1 else options.activation
+    variant = Variant(kind, *tile, slab, p.channels_last, vectors, product.aligned, depth, activation, pieces > 1)
+    geo = product.geo._replace(has_bias=int(options.bias is not None), parts=pieces)
+    kernel(variant).launch(grid, stream, (_cells(a, kind), packed, target, bias, table), geo)
+    if pieces > 1:
+        inner = 1 if p.channels_last else math.prod(p.output)
+        sizes = (out.size, pieces, p.out_channels, inner, int(options.bias is not None))
+        _finish(options.activation, kind).launch((-(-out.size // PER_BLOCK), 1, 1), stream, (target, bias, cells), sizes)
+
+
+def _finish(activation: str | None, kind: str) -> Kernel:
+    sums = np.dtype(np.float32)
+    return finish(activation, sums) if kind == "tf32" else finish(activation, sums, np.dtype(np.uint16), widen(kind), narrow(kind))
+
+
+def kernels() -> Iterator[tuple[str, Kernel]]:
+    """Yield the kernels that the compile gate looks at, by name: every layout and way of gathering; bfloat16 stands for float16."""
+    for kind in ("tf32", "bf16"):
+        long = 16 if kind == "tf32" else 32
+        ways = {
+            "NCHW aligned": (16, False, False, True),
+            "NCHW any channels": (16, False, False, False),
+            "NHWC any channels": (16, True, False, False),
+            "NHWC vectors": (long, True, True, True),
+            "NHWC short vectors": (long // 2, True, True, True),
+        }
+        for columns, (name, (slab, last, vectors, aligned)) in itertools.product((128, 64), ways.items()):
+            yield f"tensor {kind} 128×{columns} {name}", kernel(Variant(kind, 128, columns, slab, last, vectors, aligned, False, "relu", False))
+        yield f"tensor {kind} partial", kernel(Variant(kind, 64, 64, 16, False, False, True, True, None, True))
+        yield f"tensor pack {kind}", pack(kind)
+        yield f"tensor finish {kind}", _finish("gelu", kind)
+    yield "tensor f16 128×128", kernel(Variant("f16", 128, 128, 32, True, True, True, True, None, False))

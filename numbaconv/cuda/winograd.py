@@ -1,0 +1,122 @@
+"""Winograd's F(2×2, 3×3): fprop and dgrad of float32 with 3 × 3 filters, stride 1 and no dilation (A. Lavin and S. Gray, arXiv:1509.09308).
+
+    y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A        on tiles of 2 × 2 outputs
+
+The sums over channels at the 16 positions of a tile are `gemm`'s: a 1 × 1 convolution of the tiles, in 16 times as many groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbaconv.cuda import gemm
+from numbaconv.cuda._backend import Kernel, arrays
+from numbaconv.cuda._winograd import THREADS, Tiles, filters, forward, inverse
+from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+
+EXACT = False  # its errors are several times those of the direct sum
+POSITIONS = 16
+
+
+class Plan(NamedTuple):
+    """A problem as its transforms and its products."""
+
+    products: ConvProblem
+    inputs: Tiles
+    outputs: Tiles
+    weights: tuple[int, ...]  # size, columns, channels and where w's elements are
+    flipped: bool
+
+
+def _check(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> None:
+    if op == "wgrad":
+        raise Unsupported("needs fprop or dgrad")
+    if dtype != np.float32:
+        raise Unsupported(f"needs float32, got {dtype}")
+    if problem.filter != (1, 3, 3):
+        raise Unsupported(f"needs a 3×3 filter, got {'×'.join(map(str, problem.filter[3 - problem.rank :]))}")
+    if problem.stride != (1, 1, 1) or problem.dilation != (1, 1, 1) or problem.input_dilation != (1, 1, 1):
+        raise Unsupported("needs stride 1 and no dilation")
+    if problem.low[0] or problem.input[0] != problem.output[0]:
+        raise Unsupported("needs no padding along the first axis")
+
+
+def _plan(problem: ConvProblem, op: Op) -> Plan:
+    key = ("cuda winograd", op)
+    if key in problem.derived:
+        return problem.derived[key]
+    p = problem.transpose() if op == "dgrad" else problem
+    groups, channels, columns = p.groups, p.in_channels // p.groups, p.out_channels // p.groups
+    depth, down, across = p.output[0], -(-p.output[1] // 2), -(-p.output[2] // 2)
+    tiles = p.batch * depth * down * across
+    room = -(-tiles // 4) * 4  # gemm stores fours; nobody reads what is beyond the last tile
+    products = ConvProblem(
+        1, POSITIONS * p.in_channels, POSITIONS * p.out_channels, POSITIONS * groups,
+        (1, 1, room), (1, 1, 1), (1, 1, room), channels_last=p.channels_last, rank=1,
+    )  # fmt: skip
+
+    def side(tensor: Any, total: int, size: tuple[int, int, int], low: tuple[int, int]) -> Tiles:
+        n, c, d, h, w = p.strides(tensor)
+        places = (POSITIONS * total, 1, total) if p.channels_last else (1, room, total * room)
+        return Tiles(total * tiles, total, tiles, across, down, depth, *size[1:], *low, n, c, d, h, w, *places)
+
+    taps = (9, columns * 9) if op == "dgrad" else (channels * 9, 9)
+    plan = Plan(
+        products, side("x", p.in_channels, p.input, p.low[1:]), side("y", p.out_channels, p.output, (0, 0)),
+        (groups * columns * channels, columns, channels, *taps, columns * channels * 9), p.flipped,
+    )  # fmt: skip
+    problem.derived[key] = plan
+    return plan
+
+
+def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
+    """Estimate the seconds on a large GPU."""
+    _check(problem, op, dtype)
+    plan = _plan(problem, op)
+    traffic = (plan.inputs.size + plan.outputs.size) * (4 + POSITIONS) * dtype.itemsize
+    return float(gemm.cost(plan.products, "fprop", dtype) + traffic / gemm.BANDWIDTH + 3 * gemm.LAUNCH)
+
+
+def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
+    """Bytes allocated besides the output: transformed inputs and weights, products, and what `gemm` takes for them."""
+    plan = _plan(problem, op)
+    elements = math.prod(plan.products.shape("x")) + math.prod(plan.products.shape("y")) + POSITIONS * plan.weights[0]
+    return elements * dtype.itemsize + gemm.workspace(plan.products, "fprop", dtype)
+
+
+def _blocks(size: int) -> tuple[int, int, int]:
+    return -(-size // THREADS), 1, 1
+
+
+def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
+    """Transform and pack the weights; what `run` reads."""
+    plan = _plan(problem, op)
+    transformed = arrays().empty(plan.products.shape("w"), w.dtype)
+    filters(w.dtype, plan.flipped).launch(_blocks(plan.weights[0]), stream, (w, transformed), plan.weights)
+    return gemm.prepare(plan.products, "fprop", transformed, stream)
+
+
+def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
+    """Overwrite all of ``out``."""
+    plan, stream = _plan(problem, op), options.stream
+    packed = prepare(problem, op, b, stream) if options.packed is None else options.packed
+    tiles, sums = (arrays().empty(plan.products.shape(t), out.dtype) for t in ("x", "y"))
+    last = plan.products.channels_last
+    forward(out.dtype, last).launch(_blocks(plan.inputs.size), stream, (a, tiles), plan.inputs)
+    gemm.run(plan.products, "fprop", tiles, None, sums, Options(packed=packed, stream=stream))
+    bias = out if options.bias is None else options.bias
+    geo = plan.outputs._replace(has_bias=int(options.bias is not None))
+    inverse(out.dtype, last, options.activation).launch(_blocks(geo.size), stream, (sums, bias, out), geo)
+
+
+def kernels() -> Iterator[tuple[str, Kernel]]:
+    """Yield the kernels that the compile gate looks at, by name; the products are `gemm`'s."""
+    dtype = np.dtype(np.float32)
+    for last in (False, True):
+        yield f"winograd input {'NHWC' if last else 'NCHW'}", forward(dtype, last)
+        yield f"winograd output {'NHWC' if last else 'NCHW'}", inverse(dtype, last, "gelu")
+        yield f"winograd weights{' flipped' * last}", filters(dtype, last)
