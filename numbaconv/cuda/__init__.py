@@ -3,6 +3,6 @@
 Besides the functions of every algorithm, a module lists one of each of its ``kernels`` for the compile gate (tests/test_cuda_code.py).
 """
 
-from numbaconv.cuda import gemm
+from numbaconv.cuda import fft, gemm
 
-ALGORITHMS = {"gemm": gemm}
+ALGORITHMS = {"gemm": gemm, "fft": fft}

@@ -20,16 +20,16 @@ def _address(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> 
     return builder.gep(builder.bitcast(base, element.as_pointer(base.type.addrspace)), [builder.zext(index, ir.IntType(64))])
 
 
-def _load(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> list[Any]:
-    """Load four neighbours, as vectors of 16 bytes."""
+def _load(context: Any, builder: Any, kind: Any, memory: Any, index: Any, count: int = 4) -> list[Any]:
+    """Load neighbours, as vectors of 16 bytes or of all that there are."""
     element = context.get_data_type(kind.dtype)
-    width = 16 // context.get_abi_sizeof(element)
+    width = min(count, 16 // context.get_abi_sizeof(element))
     values = []
-    for first in range(0, 4, width):
+    for first in range(0, count, width):
         vector = ir.VectorType(element, width)
         at = _address(context, builder, kind, memory, builder.add(index, I32(first)))
         loaded = builder.load(builder.bitcast(at, vector.as_pointer(at.type.addrspace)))
-        loaded.align = 16
+        loaded.align = width * context.get_abi_sizeof(element)
         values += [builder.extract_element(loaded, I32(i)) for i in range(width)]
     return values
 
@@ -46,22 +46,100 @@ def load4(typingctx, memory, index):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def load2(typingctx, memory, index):  # type: ignore[no-untyped-def]
+    """Return memory[index : index + 2]; the index is even."""
+    result = types.UniTuple(memory.dtype, 2)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return context.make_tuple(builder, result, _load(context, builder, memory, *args, 2))
+
+    return result(memory, types.int32), codegen
+
+
+def _store(context: Any, builder: Any, kind: Any, memory: Any, index: Any, given: Any, count: int) -> Any:
+    """Store neighbours, as vectors of 16 bytes or of all that there are."""
+    element = context.get_data_type(kind.dtype)
+    width = min(count, 16 // context.get_abi_sizeof(element))
+    for first in range(0, count, width):
+        vector = ir.Constant(ir.VectorType(element, width), ir.Undefined)
+        for i in range(width):
+            vector = builder.insert_element(vector, builder.extract_value(given, first + i), I32(i))
+        at = _address(context, builder, kind, memory, builder.add(index, I32(first)))
+        stored = builder.store(vector, builder.bitcast(at, vector.type.as_pointer(at.type.addrspace)))
+        stored.align = width * context.get_abi_sizeof(element)
+    return context.get_dummy_value()
+
+
+@intrinsic
 def store4(typingctx, memory, index, values):  # type: ignore[no-untyped-def]
     """Set memory[index : index + 4] = values; the address is a multiple of 16 bytes."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        target, index, given = args
-        element = context.get_data_type(memory.dtype)
-        width = 16 // context.get_abi_sizeof(element)
-        for first in range(0, 4, width):
-            vector = ir.Constant(ir.VectorType(element, width), ir.Undefined)
-            for i in range(width):
-                vector = builder.insert_element(vector, builder.extract_value(given, first + i), I32(i))
-            at = _address(context, builder, memory, target, builder.add(index, I32(first)))
-            builder.store(vector, builder.bitcast(at, vector.type.as_pointer(at.type.addrspace))).align = 16
-        return context.get_dummy_value()
+        return _store(context, builder, memory, *args, 4)
 
     return types.void(memory, types.int32, values), codegen
+
+
+@intrinsic
+def store2(typingctx, memory, index, values):  # type: ignore[no-untyped-def]
+    """Set memory[index : index + 2] = values; the index is even."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return _store(context, builder, memory, *args, 2)
+
+    return types.void(memory, types.int32, values), codegen
+
+
+def _planes(context: Any, builder: Any, kind: Any, memory: Any, plane: Any, at: Any) -> tuple[Any, Any]:
+    """Return the addresses of one element in two planes."""
+    real = _address(context, builder, kind, memory, at)
+    return real, _further(builder, real, plane, 1)
+
+
+def _further(builder: Any, address: Any, step: Any, count: int) -> Any:
+    """Return the address some steps further on: a constant distance for a constant step, which the instruction then holds."""
+    return builder.gep(address, [builder.zext(builder.mul(step, I32(count)), ir.IntType(64))])
+
+
+@intrinsic
+def spread(typingctx, memory, plane, at, step, values):  # type: ignore[no-untyped-def]
+    """Set memory[at + i·step] and memory[plane + at + i·step] to the real and the imaginary part of the i-th value, a pair."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        target, second, first, by, given = args
+        for part, start in enumerate(_planes(context, builder, memory, target, second, first)):
+            for i in range(values.count):
+                builder.store(builder.extract_value(given, [i, part]), _further(builder, start, by, i))
+        return context.get_dummy_value()
+
+    return types.void(memory, types.int32, types.int32, types.int32, values), codegen
+
+
+@intrinsic
+def gathered(typingctx, memory, plane, at, one, two):  # type: ignore[no-untyped-def]
+    """Return 16 complex numbers, as pairs, of two planes: the i-th at at + (i div 2)·two + (i mod 2)·one."""
+    pair = types.UniTuple(memory.dtype, 2)
+    result = types.UniTuple(pair, 16)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        source, second, first, by, by_two = args
+        starts = _planes(context, builder, memory, source, second, first)
+        addresses = [[_further(builder, _further(builder, start, by_two, i // 2), by, i % 2) for start in starts] for i in range(16)]
+        found = [[builder.load(address) for address in pair_of] for pair_of in addresses]
+        return context.make_tuple(builder, result, [context.make_tuple(builder, pair, parts) for parts in found])
+
+    return result(memory, types.int32, types.int32, types.int32, types.int32), codegen
+
+
+@intrinsic
+def raise_flag(typingctx, memory, index):  # type: ignore[no-untyped-def]
+    """Set memory[index] = 1; several threads may do so at once."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(context.get_data_type(memory.dtype)(1), _address(context, builder, memory, *args))
+        return context.get_dummy_value()
+
+    return types.void(memory, types.int32), codegen
 
 
 @intrinsic

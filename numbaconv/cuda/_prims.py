@@ -7,8 +7,50 @@ a tuple of 64 sums, 8 rows of 8; it is never indexed by a loop's variable, or it
 from numbaconv.cuda._backend import SIMULATED
 
 if SIMULATED:
-    from numbaconv.cuda._twins import divide, forgotten, int32, load4, multiply_slab, store4, tile, within
+    from numbaconv.cuda._twins import (
+        divide,
+        forgotten,
+        gathered,
+        int32,
+        load2,
+        load4,
+        multiply_slab,
+        raise_flag,
+        spread,
+        store2,
+        store4,
+        tile,
+        within,
+    )
 else:
-    from numbaconv.cuda._intrinsics import divide, forgotten, int32, load4, multiply_slab, store4, tile, within
+    from numbaconv.cuda._intrinsics import (
+        divide,
+        forgotten,
+        gathered,
+        int32,
+        load2,
+        load4,
+        multiply_slab,
+        raise_flag,
+        spread,
+        store2,
+        store4,
+        tile,
+        within,
+    )
 
-__all__ = ["divide", "forgotten", "int32", "load4", "multiply_slab", "store4", "tile", "within"]
+__all__ = [
+    "divide",
+    "forgotten",
+    "gathered",
+    "int32",
+    "load2",
+    "load4",
+    "multiply_slab",
+    "raise_flag",
+    "spread",
+    "store2",
+    "store4",
+    "tile",
+    "within",
+]

@@ -29,6 +29,36 @@ def store4(memory: Any, index: int, values: Any) -> None:
     memory[index : index + 4] = values
 
 
+def load2(memory: Any, index: int) -> Any:
+    """Return memory[index : index + 2]; the index is even."""
+    assert index % 2 == 0, f"element {index} is not aligned"
+    return memory[index], memory[index + 1]
+
+
+def store2(memory: Any, index: int, values: Any) -> None:
+    """Set memory[index : index + 2] = values; the index is even."""
+    assert index % 2 == 0, f"element {index} is not aligned"
+    memory[index], memory[index + 1] = values
+
+
+def spread(memory: Any, plane: int, at: int, step: int, values: Any) -> None:
+    """Set memory[at + i·step] and memory[plane + at + i·step] to the real and the imaginary part of the i-th value, a pair."""
+    places = at + step * np.arange(len(values))
+    memory[places] = [value[0] for value in values]
+    memory[places + plane] = [value[1] for value in values]
+
+
+def gathered(memory: Any, plane: int, at: int, one: int, two: int) -> Any:
+    """Return 16 complex numbers, as pairs, of two planes: the i-th at at + (i div 2)·two + (i mod 2)·one."""
+    places = at + np.arange(16) // 2 * two + np.arange(16) % 2 * one
+    return tuple(zip(memory[places], memory[places + plane], strict=True))
+
+
+def raise_flag(memory: Any, index: int) -> None:
+    """Set memory[index] = 1; several threads may do so at once."""
+    memory.array[index] = 1
+
+
 def tile(zero: Any) -> Any:
     """Return a register tile of zeros."""
     return np.full(64, zero)

@@ -1,0 +1,304 @@
+"""The kernels around the library's transforms: planes filled from images or filters, spectra multiplied, outputs picked from planes.
+
+An axis becomes a circle of L places on which the input starts at place `low` and output o is read at place o·s. Padding in front of the
+input and behind it may be the same places. The second factor, filters or dy, is laid the other way round: tap r at −r·d. Then the
+product of both spectra is the correlation for each of the three operations.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.fft import next_fast_len
+
+from numbaconv.cuda._backend import Kernel, cuda, device
+from numbaconv.cuda._prims import divide, int32, load2, raise_flag, store2
+from numbaconv.cuda._store import PER_BLOCK, THREADS
+from numbaconv.cuda._store import activation as activation_of
+from numbaconv.problem import ConvProblem, Op
+
+ENDLESS = 2**30  # a circle that no index goes around
+TILE = 4  # rows and columns of spectra that a thread multiplies
+
+
+class Circle(NamedTuple):
+    """One axis: its places, and what of the input is laid on them from where."""
+
+    length: int
+    from_: int  # of the input, dilated, at place 0
+    wrap: int
+    size: int  # elements of the input that an output sees
+
+
+def circle(p: ConvProblem, op: Op, axis: int) -> Circle:
+    """Return the smallest circle for an axis that has a fast transform."""
+    s, u, d, lo = p.stride[axis], p.input_dilation[axis], p.dilation[axis], p.low[axis]
+    covers, outputs = (p.filter[axis] - 1) * d + 1, (p.output[axis] - 1) * s + 1
+    span = outputs + covers - 1  # places from the first that an output sees to the last
+    size = max(0, min(p.input[axis], -(-(span - lo) // u)))
+    if lo < 0:
+        least = span
+    else:  # places from L on are padding on their way around: those at the low end
+        least = max(span - lo, lo + (size - 1) * u + 1 if size else 1, covers)
+    if op == "wgrad":
+        least = max(least, outputs)
+    if least > 1:
+        least = 2 * next_fast_len(-(-least // 2), real=True) if axis == 2 else next_fast_len(least, real=axis == 2)
+    if lo < 0:
+        return Circle(least, -lo, ENDLESS, size)
+    return Circle(least, least - lo % least if size and lo else 0, least, size)
+
+
+class Filling(NamedTuple):
+    """What `fill` takes: the circle of each axis, and where the elements are."""
+
+    total: int
+    length_d: int
+    length_h: int
+    length_w: int
+    from_d: int
+    from_h: int
+    from_w: int
+    wrap_d: int
+    wrap_h: int
+    wrap_w: int
+    step_d: int
+    step_h: int
+    step_w: int
+    size_d: int
+    size_h: int
+    size_w: int
+    backward: int  # whether the elements are laid from the last to the first
+    inners: int
+    of_outer: int  # elements from one image, channel, … to the next
+    of_inner: int
+    of_d: int
+    of_h: int
+    of_w: int
+    whole_d: int  # elements of the axis, of which `size` are laid
+    whole_h: int
+    whole_w: int
+
+
+@device
+def laid(j, from_, wrap, step, size, whole, backward):  # type: ignore[no-untyped-def]
+    """Return the index of the element at a place of a circle, −1 for none."""
+    at = int32(j + from_)
+    if at >= wrap:
+        at = int32(at - wrap)
+    found, rest = divide(at, step)
+    if rest != int32(0) or found >= size:
+        return int32(-1)
+    return int32(whole - 1 - found) if backward else found
+
+
+@functools.cache
+def fill(dtype: np.dtype[Any], complex_: bool) -> Kernel:
+    """Return the kernel that lays images, or filters, on their planes."""
+    zero = dtype.type(0)
+
+    def fill_planes(x, planes, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: planes[row, j] = the element of the row's image that is laid at place j, or 0.
+        # THE SCHEDULE: a thread owns four places, a block's width apart.
+        at = int32(int32(cuda.blockIdx.x) * PER_BLOCK + int32(cuda.threadIdx.x))
+        for _ in range(4):
+            if at < geo.total:
+                rest, w = divide(at, geo.length_w)
+                rest, h = divide(rest, geo.length_h)
+                row, d = divide(rest, geo.length_d)
+                outer, inner = divide(row, geo.inners)
+                i = laid(d, geo.from_d, geo.wrap_d, geo.step_d, geo.size_d, geo.whole_d, geo.backward)
+                j = laid(h, geo.from_h, geo.wrap_h, geo.step_h, geo.size_h, geo.whole_h, geo.backward)
+                k = laid(w, geo.from_w, geo.wrap_w, geo.step_w, geo.size_w, geo.whole_w, geo.backward)
+                there = i >= int32(0) and j >= int32(0) and k >= int32(0)
+                source = int32(outer * geo.of_outer + inner * geo.of_inner + i * geo.of_d + j * geo.of_h + k * geo.of_w)
+                if complex_:
+                    store2(planes, int32(2 * at), load2(x, int32(2 * source)) if there else (zero, zero))
+                else:
+                    planes[at] = x[source] if there else zero
+            at = int32(at + THREADS)
+
+    return Kernel(fill_planes, (dtype, dtype), Filling, THREADS)
+
+
+class Picking(NamedTuple):
+    """What `pick` takes: sizes of the output and of its planes, and where outputs are stored."""
+
+    total: int
+    inners: int
+    size_d: int
+    size_h: int
+    size_w: int
+    length_d: int
+    length_h: int
+    length_w: int
+    step_d: int
+    step_h: int
+    step_w: int
+    of_outer: int
+    of_inner: int
+    of_d: int
+    of_h: int
+    of_w: int
+    points: int  # of a transform, whose inverse is not yet divided by them
+    has_bias: int
+
+
+@functools.cache
+def pick(dtype: np.dtype[Any], complex_: bool, activation: str | None) -> Kernel:
+    """Return the kernel that stores outputs, with bias and activation."""
+    zero, one, real, activate = dtype.type(0), dtype.type(1), dtype.type, activation_of(activation, dtype)
+
+    def pick_outputs(planes, bias, y, flags, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[n, k, o] = activation(planes[n, k, o·s] / points + bias[k]); a flag says that one is not finite.
+        # THE SCHEDULE: a thread owns four outputs, a block's width apart.
+        at, scale, strange = int32(int32(cuda.blockIdx.x) * PER_BLOCK + int32(cuda.threadIdx.x)), one / real(geo.points), zero
+        for _ in range(4):
+            if at < geo.total:
+                rest, w = divide(at, geo.size_w)
+                rest, h = divide(rest, geo.size_h)
+                row, d = divide(rest, geo.size_d)
+                outer, inner = divide(row, geo.inners)
+                i = divide(int32(d * geo.step_d), geo.length_d)[1]
+                j = divide(int32(h * geo.step_h), geo.length_h)[1]
+                k = divide(int32(w * geo.step_w), geo.length_w)[1]
+                source = int32(((row * geo.length_d + i) * geo.length_h + j) * geo.length_w + k)
+                target = int32(outer * geo.of_outer + inner * geo.of_inner + d * geo.of_d + h * geo.of_h + w * geo.of_w)
+                if complex_:
+                    value, shift = load2(planes, int32(2 * source)), (zero, zero)
+                    if geo.has_bias:
+                        shift = load2(bias, int32(2 * inner))
+                    store2(y, int32(2 * target), (value[0] * scale + shift[0], value[1] * scale + shift[1]))
+                    strange += (value[0] + value[1]) * zero
+                else:
+                    shift = bias[inner] if geo.has_bias else zero
+                    y[target] = activate(planes[source] * scale + shift)
+                    strange += planes[source] * zero
+            at = int32(at + THREADS)
+        if not strange == zero:
+            raise_flag(flags, int32(0))
+
+    return Kernel(pick_outputs, (dtype, dtype, dtype, np.dtype(np.int32)), Picking, THREADS)
+
+
+class Contraction(NamedTuple):
+    """What `multiply` takes: c[group, row, column] = Σ a[group, row, term] · b[group, column, term] for each frequency."""
+
+    frequencies: int
+    groups: int
+    rows: int
+    columns: int
+    terms: int
+    a_group: int  # spectra from one group, row, … to the next
+    a_row: int
+    a_term: int
+    b_group: int
+    b_column: int
+    b_term: int
+    c_group: int
+    c_row: int
+    c_column: int
+    row_tiles: int
+    column_tiles: int
+    again: int  # whether c holds the sum of earlier terms
+
+
+def tiled(geo: Contraction) -> tuple[Contraction, bool, int]:
+    """Return the product with the fewer spectra as its rows and cut into tiles, whether they are several rows high, and their number."""
+    if geo.rows > geo.columns:
+        geo = geo._replace(
+            rows=geo.columns, columns=geo.rows, a_group=geo.b_group, a_row=geo.b_column, a_term=geo.b_term, b_group=geo.a_group,
+            b_column=geo.a_row, b_term=geo.a_term, c_row=geo.c_column, c_column=geo.c_row,
+        )  # fmt: skip
+        geo, tall, count = tiled(geo)
+        return geo, tall, count
+    tall = geo.rows > 1
+    geo = geo._replace(row_tiles=-(-geo.rows // TILE) if tall else 1, column_tiles=-(-geo.columns // TILE))
+    return geo, tall, geo.row_tiles * geo.column_tiles * geo.groups * -(-geo.frequencies // THREADS)
+
+
+@device
+def added(sum_, a, b):  # type: ignore[no-untyped-def]
+    """Return sum + a · b of complex numbers."""
+    return sum_[0] + a[0] * b[0] - a[1] * b[1], sum_[1] + a[0] * b[1] + a[1] * b[0]
+
+
+@device
+def added_row(row, a, b):  # type: ignore[no-untyped-def]
+    """Return a row of four sums, plus one number of a times four of b."""
+    return added(row[0], a, b[0]), added(row[1], a, b[1]), added(row[2], a, b[2]), added(row[3], a, b[3])
+
+
+@device
+def four_of(spectra, at, step, last):  # type: ignore[no-untyped-def]
+    """Return four complex numbers a step apart; those behind the last are the last."""
+    a1, a2, a3 = int32(min(int32(1), last)), int32(min(int32(2), last)), int32(min(int32(3), last))
+    z0, z1 = load2(spectra, int32(2 * at)), load2(spectra, int32(2 * (at + a1 * step)))
+    return z0, z1, load2(spectra, int32(2 * (at + a2 * step))), load2(spectra, int32(2 * (at + a3 * step)))
+
+
+@device
+def store_row(spectra, at, step, last, row):  # type: ignore[no-untyped-def]
+    """Store those of four complex numbers that are not behind the last."""
+    store2(spectra, int32(2 * at), row[0])
+    if last >= int32(1):
+        store2(spectra, int32(2 * (at + step)), row[1])
+    if last >= int32(2):
+        store2(spectra, int32(2 * (at + 2 * step)), row[2])
+    if last >= int32(3):
+        store2(spectra, int32(2 * (at + 3 * step)), row[3])
+
+
+@functools.cache
+def multiply(dtype: np.dtype[Any], tall: bool) -> Kernel:
+    """Return the kernel that multiplies spectra; ``tall`` tiles are 4 × 4 spectra, the others 1 × 4."""
+    zero = dtype.type(0)
+
+    def products_of_spectra(a, b, c, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: c[group, row, column, f] = Σ_term a[group, row, term, f] · b[group, column, term, f].
+        # THE SCHEDULE: a thread owns one frequency of a tile, a block 256 neighbouring ones, so that every load is of neighbours. Blocks
+        # with the same frequencies follow one another: what they share they find in the second-level cache.
+        rest, column = divide(int32(cuda.blockIdx.x), geo.column_tiles)
+        rest, row = divide(rest, geo.row_tiles)
+        block, group = divide(rest, geo.groups)
+        f, n = int32(block * THREADS + int32(cuda.threadIdx.x)), geo.frequencies
+        row, column = int32(row * (TILE if tall else 1)), int32(column * TILE)
+        last_row, last_column = int32(geo.rows - 1 - row), int32(geo.columns - 1 - column)
+        a_step, b_step, c_row, c_column = int32(geo.a_row * n), int32(geo.b_column * n), int32(geo.c_row * n), int32(geo.c_column * n)
+        if f < n:
+            a_at = int32((group * geo.a_group + row * geo.a_row) * n + f)
+            b_at = int32((group * geo.b_group + column * geo.b_column) * n + f)
+            c_at = int32((group * geo.c_group + row * geo.c_row + column * geo.c_column) * n + f)
+            nothing = ((zero, zero), (zero, zero), (zero, zero), (zero, zero))
+            s0, s1, s2, s3 = nothing, nothing, nothing, nothing
+            if geo.again:
+                s0 = four_of(c, c_at, c_column, last_column)
+                if tall:
+                    s1 = four_of(c, int32(c_at + min(int32(1), last_row) * c_row), c_column, last_column)
+                    s2 = four_of(c, int32(c_at + min(int32(2), last_row) * c_row), c_column, last_column)
+                    s3 = four_of(c, int32(c_at + min(int32(3), last_row) * c_row), c_column, last_column)
+            for _ in range(geo.terms):
+                of_b = four_of(b, b_at, b_step, last_column)
+                if tall:
+                    of_a = four_of(a, a_at, a_step, last_row)
+                    s0, s1, s2, s3 = (
+                        added_row(s0, of_a[0], of_b),
+                        added_row(s1, of_a[1], of_b),
+                        added_row(s2, of_a[2], of_b),
+                        added_row(s3, of_a[3], of_b),
+                    )
+                else:
+                    s0 = added_row(s0, load2(a, int32(2 * a_at)), of_b)
+                a_at, b_at = int32(a_at + geo.a_term * n), int32(b_at + geo.b_term * n)
+            store_row(c, c_at, c_column, last_column, s0)
+            if tall:
+                if last_row >= int32(1):
+                    store_row(c, int32(c_at + c_row), c_column, last_column, s1)
+                if last_row >= int32(2):
+                    store_row(c, int32(c_at + 2 * c_row), c_column, last_column, s2)
+                if last_row >= int32(3):
+                    store_row(c, int32(c_at + 3 * c_row), c_column, last_column, s3)
+
+    return Kernel(products_of_spectra, (dtype,) * 3, Contraction, THREADS)
