@@ -11,11 +11,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
-from numbaconv.cuda._prims import divide, forgotten, gathered, int32, load2, raise_flag, spread, store2, within
-from numbaconv.cuda._radix import EACH, Pass, leaves_at, mul, passes, place, shared_elements, transforms, turn_eights, turn_sixteen
+from numbaconv.cuda._prims import divide, forgotten, gathered, int32, load2, peek, poke, raise_flag, spread, store2, warp_sum, within
+from numbaconv.cuda._radix import (
+    EACH,
+    Pass,
+    for_sixteen,
+    leaves_at,
+    mul,
+    passes,
+    place,
+    shared_elements,
+    sixteen_of,
+    sum_of,
+    transforms,
+    turn_eights,
+    turn_sixteen,
+)
 from numbaconv.cuda._store import activation as activation_of
 
 NOWHERE = -(2**30)  # an input index that no signal has
+WARP = 32
+UNEVEN = 2.0**10  # ratio of the energies of two tiles that are better computed apart
+# A tile is peaked, and better computed directly, if it has at least 200 numbers, of which a thread's 16 have more than a 16th of its energy
+# and 8 times their share; normal deviates come to 3 times.
+PEAKED, SHARE, LEAST = 16, 8, 200
 
 
 class Fused(NamedTuple):
@@ -49,7 +68,7 @@ def _turner(made: Pass, threads: int) -> Any:
     apart = threads % before  # the second transform of 8 has factors of its own unless this is 0
 
     def read(table, power, at):  # type: ignore[no-untyped-def]
-        return load2(table, int32(2 * (first + power * before + at % before)))
+        return load2(table, int32(2 * (at % before)), 2 * (first + power * before))
 
     read = device(read)
 
@@ -95,62 +114,66 @@ def _taker(made: Pass, threads: int, plane: int) -> Any:
     return device(take)
 
 
-def _loader(dtype: np.dtype[Any], threads: int, complex_: bool, stepped: bool) -> Any:
-    """Return what loads a thread's 16 numbers of a pair of tiles, zeros where there is no signal."""
-    zero = dtype.type(0)
+def _loader(dtype: np.dtype[Any], threads: int, complex_: bool, plain: bool) -> Any:
+    """Return what loads a thread's 16 numbers of a pair of tiles, or of one of them (part 1 or 2), zeros where there is no signal."""
+    zero, size, parts = dtype.type(0), threads * EACH, 1 + complex_
 
-    def index(at, geo):  # type: ignore[no-untyped-def]
-        if stepped:
+    def pick(x, p, by, geo):  # type: ignore[no-untyped-def]
+        # An index into the signal, or −1.
+        at = int32(p[1] + by)
+        if not plain:
             if at < int32(0):
                 return int32(-1)
-            found, rest = divide(at, geo.input_dilation)
-            at = found if rest == int32(0) else int32(-1)
-        return int32(at * geo.x_w) if within(at, geo.size) else int32(-1)
-
-    index = device(index)
-
-    def pick(x, base, at, geo):  # type: ignore[no-untyped-def]
-        found = index(at, geo)
-        return x[int32(base + found)] if found >= int32(0) else zero
+            at, rest = divide(at, geo.input_dilation)
+            if rest != int32(0):
+                return int32(-1)
+        return int32((p[0] + at * geo.x_w) * parts) if within(at, geo.size) else int32(-1)
 
     pick = device(pick)
 
-    def of_two(x, p, q, by, geo):  # type: ignore[no-untyped-def]
-        return pick(x, p[0], int32(p[1] + by), geo), pick(x, q[0], int32(q[1] + by), geo)
+    def one_anywhere(a, by):  # type: ignore[no-untyped-def]
+        x, p, q, geo = a
+        at = pick(x, p, by, geo)
+        if complex_:
+            return load2(x, at, 0) if at >= int32(0) else (zero, zero)
+        other = pick(x, q, by, geo)
+        return x[at] if at >= int32(0) else zero, x[other] if other >= int32(0) else zero
 
-    def of_complex(x, p, q, by, geo):  # type: ignore[no-untyped-def]
-        found = index(int32(p[1] + by), geo)
-        return load2(x, int32(2 * (p[0] + found))) if found >= int32(0) else (zero, zero)
+    def one_inside(a, by):  # type: ignore[no-untyped-def]
+        x, p, q, geo = a
+        if complex_:
+            return load2(x, int32(2 * (p[0] + p[1])), 2 * by)
+        return peek(x, int32(p[0] + p[1]), by), peek(x, int32(q[0] + q[1]), by)
 
-    one = device(of_complex if complex_ else of_two)
-
-    def start(member, channel, geo):  # type: ignore[no-untyped-def]
+    def start(member, there, channel, geo):  # type: ignore[no-untyped-def]
         n, tile = divide(member, geo.tiles)
-        return int32(n * geo.x_n + channel * geo.x_c), int32(tile * geo.valid - geo.low if member < geo.members else NOWHERE)
+        there = there and member < geo.members
+        return int32(n * geo.x_n + channel * geo.x_c), int32(tile * geo.valid - geo.low) if there else int32(NOWHERE)
 
-    start = device(start)
+    anywhere, inside, start = sixteen_of(device(one_anywhere), threads), sixteen_of(device(one_inside), threads), device(start)
 
-    def load(x, k, pair, t, geo):  # type: ignore[no-untyped-def]
+    def load(x, k, pair, part, t, geo):  # type: ignore[no-untyped-def]
         channel, _ = divide(k, geo.rows)
         first = int32(pair if complex_ else 2 * pair)
-        p, q = start(first, channel, geo), start(int32(first + 1), channel, geo)
-        p, q = (p[0], int32(p[1] + t)), (q[0], int32(q[1] + t))
-        z0, z1, z2, z3 = one(x, p, q, 0, geo), one(x, p, q, threads, geo), one(x, p, q, 2 * threads, geo), one(x, p, q, 3 * threads, geo)
-        z4, z5, z6 = one(x, p, q, 4 * threads, geo), one(x, p, q, 5 * threads, geo), one(x, p, q, 6 * threads, geo)
-        z7, z8, z9 = one(x, p, q, 7 * threads, geo), one(x, p, q, 8 * threads, geo), one(x, p, q, 9 * threads, geo)
-        z10, z11, z12 = one(x, p, q, 10 * threads, geo), one(x, p, q, 11 * threads, geo), one(x, p, q, 12 * threads, geo)
-        z13, z14, z15 = one(x, p, q, 13 * threads, geo), one(x, p, q, 14 * threads, geo), one(x, p, q, 15 * threads, geo)
-        return z0, z1, z2, z3, z4, z5, z6, z7, z8, z9, z10, z11, z12, z13, z14, z15
+        p, q = start(first, part != int32(2), channel, geo), start(int32(first + 1), part != int32(1), channel, geo)
+        all_of_p = p[1] >= int32(0) and int32(p[1] + size) <= geo.size
+        all_of_q = complex_ or (q[1] >= int32(0) and int32(q[1] + size) <= geo.size)
+        a = x, (p[0], int32(p[1] + t)), (q[0], int32(q[1] + t)), geo
+        if plain:
+            if all_of_p and all_of_q:
+                return inside(a)
+        return anywhere(a)
 
     return device(load)
 
 
 def _tap_loader(dtype: np.dtype[Any], size: int, complex_: bool) -> Any:
     """Return what loads a thread's 16 numbers of a filter: tap r is at −r·dilation, so that products of spectra are correlations."""
-    zero, scale, threads = dtype.type(0), dtype.type(1 / size), size // EACH
+    zero, scale = dtype.type(0), dtype.type(1 / size)
 
-    def one(w, k, at, geo):  # type: ignore[no-untyped-def]
-        at = int32(at + (geo.taps - 1) * geo.dilation)
+    def one(a, by):  # type: ignore[no-untyped-def]
+        w, k, t, geo = a
+        at = int32(t + by + (geo.taps - 1) * geo.dilation)
         if at >= size:
             at = int32(at - size)
         tap, rest = divide(at, geo.dilation)
@@ -160,176 +183,193 @@ def _tap_loader(dtype: np.dtype[Any], size: int, complex_: bool) -> Any:
             tap = int32(geo.taps - 1 - tap)
         tap = int32(k * geo.taps + tap)
         if complex_:
-            re, im = load2(w, int32(2 * tap))
+            re, im = load2(w, int32(2 * tap), 0)
             return re * scale, im * scale
         return w[tap] * scale, zero
 
-    one = device(one)
+    taps = sixteen_of(device(one), size // EACH)
 
-    def load(w, k, pair, t, geo):  # type: ignore[no-untyped-def]
-        z0, z1, z2 = one(w, k, t, geo), one(w, k, int32(t + threads), geo), one(w, k, int32(t + 2 * threads), geo)
-        z3, z4, z5 = one(w, k, int32(t + 3 * threads), geo), one(w, k, int32(t + 4 * threads), geo), one(w, k, int32(t + 5 * threads), geo)
-        z6, z7, z8 = one(w, k, int32(t + 6 * threads), geo), one(w, k, int32(t + 7 * threads), geo), one(w, k, int32(t + 8 * threads), geo)
-        z9, z10, z11 = one(w, k, int32(t + 9 * threads), geo), one(w, k, int32(t + 10 * threads), geo), one(w, k, int32(t + 11 * threads), geo)
-        z12, z13 = one(w, k, int32(t + 12 * threads), geo), one(w, k, int32(t + 13 * threads), geo)
-        z14, z15 = one(w, k, int32(t + 14 * threads), geo), one(w, k, int32(t + 15 * threads), geo)
-        return z0, z1, z2, z3, z4, z5, z6, z7, z8, z9, z10, z11, z12, z13, z14, z15
+    def load(w, k, pair, part, t, geo):  # type: ignore[no-untyped-def]
+        return taps((w, k, t, geo))
 
     return device(load)
 
 
-def _multiplier(threads: int) -> Any:
-    """Return what multiplies with the filter's spectrum; real and imaginary parts change places, which makes the next transform an inverse."""
-
-    def one(z, spectra, at):  # type: ignore[no-untyped-def]
-        product = mul(z, load2(spectra, int32(2 * at)))
-        return product[1], product[0]
-
-    one = device(one)
-
-    def multiply(z, spectra, at):  # type: ignore[no-untyped-def]
-        z0, z1, z2 = one(z[0], spectra, at), one(z[1], spectra, at + threads), one(z[2], spectra, at + 2 * threads)
-        z3, z4, z5 = one(z[3], spectra, at + 3 * threads), one(z[4], spectra, at + 4 * threads), one(z[5], spectra, at + 5 * threads)
-        z6, z7, z8 = one(z[6], spectra, at + 6 * threads), one(z[7], spectra, at + 7 * threads), one(z[8], spectra, at + 8 * threads)
-        z9, z10, z11 = one(z[9], spectra, at + 9 * threads), one(z[10], spectra, at + 10 * threads), one(z[11], spectra, at + 11 * threads)
-        z12, z13 = one(z[12], spectra, at + 12 * threads), one(z[13], spectra, at + 13 * threads)
-        z14, z15 = one(z[14], spectra, at + 14 * threads), one(z[15], spectra, at + 15 * threads)
-        return z0, z1, z2, z3, z4, z5, z6, z7, z8, z9, z10, z11, z12, z13, z14, z15
-
-    return device(multiply)
-
-
-def _keeper(threads: int) -> Any:
-    """Return what stores a thread's 16 numbers of a spectrum."""
-
-    def keep(spectra, at, z):  # type: ignore[no-untyped-def]
-        by = int32(2 * threads)
-        at = int32(2 * at)
-        keep_four(spectra, at, by, z[0], z[1], z[2], z[3])
-        keep_four(spectra, int32(at + 4 * by), by, z[4], z[5], z[6], z[7])
-        keep_four(spectra, int32(at + 8 * by), by, z[8], z[9], z[10], z[11])
-        keep_four(spectra, int32(at + 12 * by), by, z[12], z[13], z[14], z[15])
-
-    return device(keep)
+@device
+def times_spectrum(a, z, by):  # type: ignore[no-untyped-def]
+    """Return a product whose real and imaginary parts have changed places, which makes the next transform an inverse."""
+    spectra, at = a
+    product = mul(z, load2(spectra, at, 2 * by))
+    return product[1], product[0]
 
 
 @device
-def keep_four(spectra, at, by, a, b, c, d):  # type: ignore[no-untyped-def]
-    """Store four complex numbers."""
-    store2(spectra, at, a)
-    store2(spectra, int32(at + by), b)
-    store2(spectra, int32(at + 2 * by), c)
-    store2(spectra, int32(at + 3 * by), d)
+def keep(a, z, by):  # type: ignore[no-untyped-def]
+    """Store a number of a spectrum."""
+    spectra, at = a
+    store2(spectra, int32(at + 2 * by), z)
+    return at
 
 
-def _storer(dtype: np.dtype[Any], threads: int, complex_: bool, stepped: bool, activation: str | None) -> Any:
+@device
+def real_square(a, z, by):  # type: ignore[no-untyped-def]
+    """Return the square of a real part."""
+    return z[0] * z[0]
+
+
+@device
+def imaginary_square(a, z, by):  # type: ignore[no-untyped-def]
+    """Return the square of an imaginary part."""
+    return z[1] * z[1]
+
+
+def _energies(dtype: np.dtype[Any], complex_: bool) -> Any:
+    """Return what returns the sum of squares of both tiles; complex numbers are one tile."""
+    zero = dtype.type(0)
+    real, imaginary = for_sixteen(real_square, 0), for_sixteen(imaginary_square, 0)
+
+    def energies(z):  # type: ignore[no-untyped-def]
+        first, second = sum_of(real(0, z)), sum_of(imaginary(0, z))
+        return (first + second, zero) if complex_ else (first, second)
+
+    return device(energies)
+
+
+def _filled(size: int) -> Any:
+    """Return what says whether a tile has numbers enough to be judged by its peaks."""
+
+    def filled(member, geo):  # type: ignore[no-untyped-def]
+        _, tile = divide(member, geo.tiles)
+        first = int32(tile * geo.valid - geo.low)
+        last = min(int32((geo.size - 1) * geo.input_dilation + 1), int32(first + size))
+        return int32(last - max(first, int32(0))) >= int32(LEAST * geo.input_dilation)
+
+    return device(filled)
+
+
+def _storer(dtype: np.dtype[Any], threads: int, complex_: bool, plain: bool, activation: str | None) -> Any:
     """Return what stores the outputs among a thread's 16 numbers, and returns NaN if one of them is not finite, else 0."""
     zero, activate = dtype.type(0), activation_of(activation, dtype)
 
-    def index(at, first, geo):  # type: ignore[no-untyped-def]
-        # −1 for what is no output: beyond the tile, between strides, or beyond the last.
-        if at >= geo.valid:
-            return int32(-1)
-        at = int32(at + first)
-        if stepped:
-            found, rest = divide(at, geo.stride)
-            at = found if rest == int32(0) else geo.outputs
-        return int32(at * geo.y_w) if at < geo.outputs else int32(-1)
-
-    index = device(index)
-
-    def put(y, p, at, value, shift, geo):  # type: ignore[no-untyped-def]
-        found = index(at, p[1], geo)
-        if found < int32(0):
+    def put(y, p, t, by, value, shift, geo):  # type: ignore[no-untyped-def]
+        # p: where the channel begins, the tile's first output before strides, how many there are.
+        if int32(t + by) >= p[2]:
             return zero
-        y[int32(p[0] + found)] = activate(value + shift)
+        if plain:
+            poke(y, int32(p[0] + p[1] + t), by, activate(value + shift))
+            return value * zero
+        at, rest = divide(int32(p[1] + t + by), geo.stride)
+        if rest != int32(0):
+            return zero
+        y[int32(p[0] + at * geo.y_w)] = activate(value + shift)
         return value * zero
 
     put = device(put)
 
-    def of_two(y, p, q, at, z, shift, geo):  # type: ignore[no-untyped-def]
-        return put(y, p, at, z[1], shift, geo) + put(y, q, at, z[0], shift, geo)
+    def one_of_two(a, z, by):  # type: ignore[no-untyped-def]
+        y, p, q, t, shift, geo = a
+        return put(y, p, t, by, z[1], shift[0], geo) + put(y, q, t, by, z[0], shift[0], geo)
 
-    def of_complex(y, p, q, at, z, shift, geo):  # type: ignore[no-untyped-def]
-        found = index(at, p[1], geo)
-        if found < int32(0):
+    def one_complex(a, z, by):  # type: ignore[no-untyped-def]
+        y, p, q, t, shift, geo = a
+        if int32(t + by) >= p[2]:
             return zero
-        store2(y, int32(2 * (p[0] + found)), (z[1], z[0]))
+        at, rest = divide(int32(p[1] + t + by), geo.stride)
+        if rest != int32(0):
+            return zero
+        store2(y, int32(2 * (p[0] + at * geo.y_w)), (z[1] + shift[0], z[0] + shift[1]))
         return (z[0] + z[1]) * zero
 
-    one = device(of_complex if complex_ else of_two)
-
-    def four(y, p, q, at, a, b, c, d, shift, geo):  # type: ignore[no-untyped-def]
-        strange = one(y, p, q, at, a, shift, geo) + one(y, p, q, int32(at + threads), b, shift, geo)
-        return strange + one(y, p, q, int32(at + 2 * threads), c, shift, geo) + one(y, p, q, int32(at + 3 * threads), d, shift, geo)
-
-    four = device(four)
-
-    def start(member, k, geo):  # type: ignore[no-untyped-def]
+    def start(member, there, k, geo):  # type: ignore[no-untyped-def]
         n, tile = divide(member, geo.tiles)
-        return int32(n * geo.y_n + k * geo.y_k), int32(tile * geo.valid if member < geo.members else geo.outputs)
+        first = int32(tile * geo.valid)
+        count = min(geo.valid, int32((geo.outputs - 1) * geo.stride + 1 - first))
+        return int32(n * geo.y_n + k * geo.y_k), first, int32(count) if there and member < geo.members else int32(0)
 
-    start = device(start)
+    each, start = for_sixteen(device(one_complex if complex_ else one_of_two), threads), device(start)
 
-    def store(y, bias, k, pair, t, z, geo):  # type: ignore[no-untyped-def]
+    def store(y, bias, k, pair, part, t, z, geo):  # type: ignore[no-untyped-def]
         first = int32(pair if complex_ else 2 * pair)
-        p, q = start(first, k, geo), start(int32(first + 1), k, geo)
-        shift = bias[k] if geo.has_bias else zero
-        strange = four(y, p, q, t, z[0], z[1], z[2], z[3], shift, geo)
-        strange += four(y, p, q, int32(t + 4 * threads), z[4], z[5], z[6], z[7], shift, geo)
-        strange += four(y, p, q, int32(t + 8 * threads), z[8], z[9], z[10], z[11], shift, geo)
-        return strange + four(y, p, q, int32(t + 12 * threads), z[12], z[13], z[14], z[15], shift, geo)
+        p, q = start(first, part != int32(2), k, geo), start(int32(first + 1), part != int32(1), k, geo)
+        shift = zero, zero
+        if geo.has_bias:
+            shift = load2(bias, int32(2 * k), 0) if complex_ else (bias[k], zero)
+        return sum_of(each((y, p, q, t, shift, geo), z))
 
     return device(store)
 
 
 @functools.cache
-def kernel(dtype: np.dtype[Any], size: int, complex_: bool, stepped: bool, activation: str | None, packing: bool = False) -> Kernel:
+def kernel(dtype: np.dtype[Any], size: int, complex_: bool, plain: bool, activation: str | None, packing: bool = False) -> Kernel:
     """Return the kernel for tiles of ``size`` numbers, or the one that transforms filters (``packing``).
 
-    ``stepped`` ones know strides, of the output and of a dilated input.
+    ``plain`` ones are for signals without strides, of the output, of a dilated input or of channels that lie between.
     """
     threads, plane = size // EACH, shared_elements(size)
-    both_planes, directions = 2 * plane, 1 if packing else 2
+    both_planes, directions, warps = 2 * plane, 1 if packing else 2, threads // WARP
     one, two, three = passes(size)
     eights, sixteens = transforms(dtype)
     first, second, third = (eights if made.radix == 8 else sixteens for made in (one, two, three))
     leave_first, leave_second = _leaver(one, threads, plane), _leaver(two, threads, plane)
     take_second, take_third = _taker(one, threads, plane), _taker(two, threads, plane)
     turn_second, turn_third = _turner(two, threads), _turner(three, threads)
-    load = _tap_loader(dtype, size, complex_) if packing else _loader(dtype, threads, complex_, stepped)
-    multiply, keep, store = _multiplier(threads), _keeper(threads), _storer(dtype, threads, complex_, stepped, activation)
-    zero = dtype.type(0)
+    load = _tap_loader(dtype, size, complex_) if packing else _loader(dtype, threads, complex_, plain)
+    multiply, keep_all, store = for_sixteen(times_spectrum, threads), for_sixteen(keep, threads), _storer(dtype, threads, complex_, plain, activation)
+    energies, uneven, peaked = _energies(dtype, complex_), dtype.type(UNEVEN), dtype.type(min(PEAKED, threads // SHARE))
+    zero, filled, watched, judged = dtype.type(0), _filled(size), not packing, not packing and dtype.itemsize == 4
 
     def overlap_save(x, spectra, table, y, bias, flags, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y = inverse(forward(x) · spectrum) on each tile; what wrapped around is left out. Or, packing: y = forward(x).
         # THE SCHEDULE: a block owns a pair of tiles of one channel and one filter, a thread 16 numbers of them in registers. Between the
         # three passes of a transform they change hands through shared memory; between the transforms, and between memory and the
         # first and last pass, no thread needs another's. The inverse is the forward transform with both parts exchanged.
+        # Parts: 0 is the pair; if one tile is much louder than the other, it is left for 1 and 2, each with one tile alone.
         shared = cuda.shared.array(both_planes, dtype)
-        t = int32(cuda.threadIdx.x)
-        k, pair = divide(int32(cuda.blockIdx.x), geo.pairs)
-        z = load(x, k, pair, t, geo)
-        # Numbers of an address are made anew where they are needed, or there would be too few registers.
-        for back in range(directions):
-            z, t = first(z), forgotten(t)
-            if back:
-                cuda.syncthreads()
-            leave_first(shared, z, t)
-            cuda.syncthreads()
-            z = second(turn_second(table, take_second(shared, t), t))
-            cuda.syncthreads()
-            leave_second(shared, z, t)
-            cuda.syncthreads()
-            z, t = third(turn_third(table, take_third(shared, t), t)), forgotten(t)
-            if not packing and not back:
-                z = multiply(z, spectra, int32(k * size + t))
-        if packing:
-            keep(y, int32(k * size + t), z)
-        else:
+        sums = cuda.shared.array(16, dtype)
+        t, part = int32(cuda.threadIdx.x), int32(0)
+        while True:
+            # Numbers of an address are made anew where they are needed, or there would be too few registers.
             k, pair = divide(forgotten(int32(cuda.blockIdx.x)), geo.pairs)
-            strange = store(y, bias, k, pair, t, z, geo)
-            if not strange == zero:
+            z = load(x, k, pair, part, t, geo)
+            if watched and part == int32(0):
+                e = energies(z)
+                a, b = warp_sum(e[0]), warp_sum(e[1])
+                if int32(t % WARP) == int32(0):
+                    sums[int32(t // WARP)], sums[int32(t // WARP + 8)] = a, b
+                cuda.syncthreads()
+                a, b = sums[0], sums[8]
+                for w in range(1, warps):
+                    a, b = a + sums[int32(w)], b + sums[int32(w + 8)]
+                member = int32(pair if complex_ else 2 * pair)
+                if judged and ((e[0] * peaked > a and filled(member, geo)) or (e[1] * peaked > b and filled(int32(member + 1), geo))):
+                    raise_flag(flags, int32(0))
+                    raise_flag(flags, int32(int32(cuda.blockIdx.x) + 1))
+                if not complex_ and max(a, b) > uneven * min(a, b) and int32(member + 1) < geo.members:
+                    part = int32(1)
+                    continue
+            for back in range(directions):
+                z, t = first(z), forgotten(t)
+                if back:
+                    cuda.syncthreads()
+                leave_first(shared, z, t)
+                cuda.syncthreads()
+                z = second(turn_second(table, take_second(shared, t), t))
+                cuda.syncthreads()
+                leave_second(shared, z, t)
+                cuda.syncthreads()
+                z, t = third(turn_third(table, take_third(shared, t), t)), forgotten(t)
+                if not packing and not back:
+                    z = multiply((spectra, int32(2 * (k * size + t))), z)
+            if packing:
+                keep_all((y, int32(2 * (k * size + t))), z)
+                break
+            k, pair = divide(forgotten(int32(cuda.blockIdx.x)), geo.pairs)
+            if not store(y, bias, k, pair, part, t, z, geo) == zero:
                 raise_flag(flags, int32(0))
+                raise_flag(flags, int32(int32(cuda.blockIdx.x) + 1))
+            if part != int32(1):
+                break
+            part = int32(2)
+            cuda.syncthreads()
 
     return Kernel(overlap_save, (dtype,) * 5 + (np.dtype(np.int32),), Fused, threads, max(1, 768 * 4 // dtype.itemsize // threads))

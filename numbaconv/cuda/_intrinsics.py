@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from numba import cuda
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
@@ -20,16 +21,16 @@ def _address(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> 
     return builder.gep(builder.bitcast(base, element.as_pointer(base.type.addrspace)), [builder.zext(index, ir.IntType(64))])
 
 
-def _load(context: Any, builder: Any, kind: Any, memory: Any, index: Any, count: int = 4) -> list[Any]:
-    """Load neighbours, as vectors of 16 bytes or of all that there are."""
+def _load(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> list[Any]:
+    """Load four neighbours, as vectors of 16 bytes."""
     element = context.get_data_type(kind.dtype)
-    width = min(count, 16 // context.get_abi_sizeof(element))
+    width = 16 // context.get_abi_sizeof(element)
     values = []
-    for first in range(0, count, width):
+    for first in range(0, 4, width):
         vector = ir.VectorType(element, width)
         at = _address(context, builder, kind, memory, builder.add(index, I32(first)))
         loaded = builder.load(builder.bitcast(at, vector.as_pointer(at.type.addrspace)))
-        loaded.align = width * context.get_abi_sizeof(element)
+        loaded.align = 16
         values += [builder.extract_element(loaded, I32(i)) for i in range(width)]
     return values
 
@@ -45,15 +46,48 @@ def load4(typingctx, memory, index):  # type: ignore[no-untyped-def]
     return result(memory, types.int32), codegen
 
 
+def _further(builder: Any, address: Any, step: Any, count: int = 1) -> Any:
+    """Return the address some steps further on: a constant distance, for a constant step, is part of the instruction that uses it."""
+    return builder.gep(address, [builder.zext(builder.mul(step, I32(count)), ir.IntType(64))])
+
+
 @intrinsic
-def load2(typingctx, memory, index):  # type: ignore[no-untyped-def]
-    """Return memory[index : index + 2]; the index is even."""
+def peek(typingctx, memory, index, further):  # type: ignore[no-untyped-def]
+    """Return memory[index + further], which costs no addition if ``further`` is constant."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        source, at, by = args
+        return builder.load(_further(builder, _address(context, builder, memory, source, at), by))
+
+    return memory.dtype(memory, types.int32, types.int32), codegen
+
+
+@intrinsic
+def poke(typingctx, memory, index, further, value):  # type: ignore[no-untyped-def]
+    """Set memory[index + further] = value, which costs no addition if ``further`` is constant."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        target, at, by, given = args
+        builder.store(given, _further(builder, _address(context, builder, memory, target, at), by))
+        return context.get_dummy_value()
+
+    return types.void(memory, types.int32, types.int32, memory.dtype), codegen
+
+
+@intrinsic
+def load2(typingctx, memory, index, further):  # type: ignore[no-untyped-def]
+    """Return two neighbours at index + further, both even; a constant ``further`` costs no addition."""
     result = types.UniTuple(memory.dtype, 2)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return context.make_tuple(builder, result, _load(context, builder, memory, *args, 2))
+        source, at, by = args
+        element = context.get_data_type(memory.dtype)
+        address = _further(builder, _address(context, builder, memory, source, at), by)
+        loaded = builder.load(builder.bitcast(address, ir.VectorType(element, 2).as_pointer(address.type.addrspace)))
+        loaded.align = 2 * context.get_abi_sizeof(element)
+        return context.make_tuple(builder, result, [builder.extract_element(loaded, I32(i)) for i in range(2)])
 
-    return result(memory, types.int32), codegen
+    return result(memory, types.int32, types.int32), codegen
 
 
 def _store(context: Any, builder: Any, kind: Any, memory: Any, index: Any, given: Any, count: int) -> Any:
@@ -94,11 +128,6 @@ def _planes(context: Any, builder: Any, kind: Any, memory: Any, plane: Any, at: 
     """Return the addresses of one element in two planes."""
     real = _address(context, builder, kind, memory, at)
     return real, _further(builder, real, plane, 1)
-
-
-def _further(builder: Any, address: Any, step: Any, count: int) -> Any:
-    """Return the address some steps further on: a constant distance for a constant step, which the instruction then holds."""
-    return builder.gep(address, [builder.zext(builder.mul(step, I32(count)), ir.IntType(64))])
 
 
 @intrinsic
@@ -205,3 +234,11 @@ def forgotten(typingctx, value):  # type: ignore[no-untyped-def]
         return builder.asm(ir.FunctionType(I32, [I32]), "mov.u32 $0, $1;", "=r,r", [args[0]], side_effect=True)
 
     return types.int32(types.int32), codegen
+
+
+@cuda.jit(device=True)
+def warp_sum(value):  # type: ignore[no-untyped-def]
+    """Return the sum of the values of a warp's lanes, the same in each."""
+    for apart in (16, 8, 4, 2, 1):
+        value += cuda.shfl_xor_sync(0xFFFFFFFF, value, apart)
+    return value

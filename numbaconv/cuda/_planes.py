@@ -33,6 +33,7 @@ class Planes(NamedTuple):
     images: int  # of a chunk
     seconds: float
     bytes: int
+    blocks: int = 0  # that raise flags of their own
 
 
 def _transforms() -> Any:

@@ -15,11 +15,14 @@ if SIMULATED:
         load2,
         load4,
         multiply_slab,
+        peek,
+        poke,
         raise_flag,
         spread,
         store2,
         store4,
         tile,
+        warp_sum,
         within,
     )
 else:
@@ -31,11 +34,14 @@ else:
         load2,
         load4,
         multiply_slab,
+        peek,
+        poke,
         raise_flag,
         spread,
         store2,
         store4,
         tile,
+        warp_sum,
         within,
     )
 
@@ -47,10 +53,13 @@ __all__ = [
     "load2",
     "load4",
     "multiply_slab",
+    "peek",
+    "poke",
     "raise_flag",
     "spread",
     "store2",
     "store4",
     "tile",
+    "warp_sum",
     "within",
 ]

@@ -71,6 +71,40 @@ def factors(size: int, dtype: np.dtype[Any]) -> Any:
     return np.stack([table.real, table.imag], 1).astype(dtype)
 
 
+def sixteen_of(one: Any, step: int) -> Any:
+    """Return a function of ``a`` that returns one(a, 0), one(a, step), …, one(a, 15·step)."""
+
+    def all_of(a):  # type: ignore[no-untyped-def]
+        return (
+            one(a, 0), one(a, step), one(a, 2 * step), one(a, 3 * step), one(a, 4 * step), one(a, 5 * step), one(a, 6 * step), one(a, 7 * step),
+            one(a, 8 * step), one(a, 9 * step), one(a, 10 * step), one(a, 11 * step), one(a, 12 * step), one(a, 13 * step),
+            one(a, 14 * step), one(a, 15 * step),
+        )  # fmt: skip
+
+    return device(all_of)
+
+
+def for_sixteen(one: Any, step: int) -> Any:
+    """Return a function of ``a`` and 16 numbers z that returns one(a, z[0], 0), …, one(a, z[15], 15·step)."""
+
+    def all_of(a, z):  # type: ignore[no-untyped-def]
+        return (
+            one(a, z[0], 0), one(a, z[1], step), one(a, z[2], 2 * step), one(a, z[3], 3 * step), one(a, z[4], 4 * step),
+            one(a, z[5], 5 * step), one(a, z[6], 6 * step), one(a, z[7], 7 * step), one(a, z[8], 8 * step), one(a, z[9], 9 * step),
+            one(a, z[10], 10 * step), one(a, z[11], 11 * step), one(a, z[12], 12 * step), one(a, z[13], 13 * step),
+            one(a, z[14], 14 * step), one(a, z[15], 15 * step),
+        )  # fmt: skip
+
+    return device(all_of)
+
+
+@device
+def sum_of(v):  # type: ignore[no-untyped-def]
+    """Return the sum of 16 numbers."""
+    first, second = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])), ((v[8] + v[9]) + (v[10] + v[11]))
+    return first + (second + ((v[12] + v[13]) + (v[14] + v[15])))
+
+
 @device
 def add(a, b):  # type: ignore[no-untyped-def]
     """Return the sum of two complex numbers; all are pairs."""

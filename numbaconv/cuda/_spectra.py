@@ -115,7 +115,7 @@ def fill(dtype: np.dtype[Any], complex_: bool) -> Kernel:
                 there = i >= int32(0) and j >= int32(0) and k >= int32(0)
                 source = int32(outer * geo.of_outer + inner * geo.of_inner + i * geo.of_d + j * geo.of_h + k * geo.of_w)
                 if complex_:
-                    store2(planes, int32(2 * at), load2(x, int32(2 * source)) if there else (zero, zero))
+                    store2(planes, int32(2 * at), load2(x, int32(2 * source), 0) if there else (zero, zero))
                 else:
                     planes[at] = x[source] if there else zero
             at = int32(at + THREADS)
@@ -167,9 +167,9 @@ def pick(dtype: np.dtype[Any], complex_: bool, activation: str | None) -> Kernel
                 source = int32(((row * geo.length_d + i) * geo.length_h + j) * geo.length_w + k)
                 target = int32(outer * geo.of_outer + inner * geo.of_inner + d * geo.of_d + h * geo.of_h + w * geo.of_w)
                 if complex_:
-                    value, shift = load2(planes, int32(2 * source)), (zero, zero)
+                    value, shift = load2(planes, int32(2 * source), 0), (zero, zero)
                     if geo.has_bias:
-                        shift = load2(bias, int32(2 * inner))
+                        shift = load2(bias, int32(2 * inner), 0)
                     store2(y, int32(2 * target), (value[0] * scale + shift[0], value[1] * scale + shift[1]))
                     strange += (value[0] + value[1]) * zero
                 else:
@@ -235,8 +235,8 @@ def added_row(row, a, b):  # type: ignore[no-untyped-def]
 def four_of(spectra, at, step, last):  # type: ignore[no-untyped-def]
     """Return four complex numbers a step apart; those behind the last are the last."""
     a1, a2, a3 = int32(min(int32(1), last)), int32(min(int32(2), last)), int32(min(int32(3), last))
-    z0, z1 = load2(spectra, int32(2 * at)), load2(spectra, int32(2 * (at + a1 * step)))
-    return z0, z1, load2(spectra, int32(2 * (at + a2 * step))), load2(spectra, int32(2 * (at + a3 * step)))
+    z0, z1 = load2(spectra, int32(2 * at), 0), load2(spectra, int32(2 * (at + a1 * step)), 0)
+    return z0, z1, load2(spectra, int32(2 * (at + a2 * step)), 0), load2(spectra, int32(2 * (at + a3 * step)), 0)
 
 
 @device
@@ -290,7 +290,7 @@ def multiply(dtype: np.dtype[Any], tall: bool) -> Kernel:
                         added_row(s3, of_a[3], of_b),
                     )
                 else:
-                    s0 = added_row(s0, load2(a, int32(2 * a_at)), of_b)
+                    s0 = added_row(s0, load2(a, int32(2 * a_at), 0), of_b)
                 a_at, b_at = int32(a_at + geo.a_term * n), int32(b_at + geo.b_term * n)
             store_row(c, c_at, c_column, last_column, s0)
             if tall:

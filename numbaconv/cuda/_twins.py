@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv.cuda._simulator import collective
+
 SLAB = 8
 _ROWS, _HALVES, _FOUR = np.arange(SLAB)[:, None], np.repeat([0, 1], 4), np.tile(np.arange(4), 2)
 
@@ -29,10 +31,22 @@ def store4(memory: Any, index: int, values: Any) -> None:
     memory[index : index + 4] = values
 
 
-def load2(memory: Any, index: int) -> Any:
-    """Return memory[index : index + 2]; the index is even."""
-    assert index % 2 == 0, f"element {index} is not aligned"
-    return memory[index], memory[index + 1]
+def peek(memory: Any, index: int, further: int) -> Any:
+    """Return memory[index + further], which costs no addition if ``further`` is constant."""
+    assert index >= 0, f"element {index}"
+    return memory[index + further]
+
+
+def poke(memory: Any, index: int, further: int, value: Any) -> None:
+    """Set memory[index + further] = value, which costs no addition if ``further`` is constant."""
+    assert index >= 0, f"element {index}"
+    memory[index + further] = value
+
+
+def load2(memory: Any, index: int, further: int) -> Any:
+    """Return two neighbours at index + further, both even; a constant ``further`` costs no addition."""
+    assert index >= 0 and index % 2 == further % 2 == 0, f"element {index} + {further} is not aligned"
+    return memory[index + further], memory[index + further + 1]
 
 
 def store2(memory: Any, index: int, values: Any) -> None:
@@ -85,3 +99,11 @@ def divide(number: int, by: int) -> tuple[int, int]:
 def forgotten(value: int) -> int:
     """Return the value; what was computed from it before is computed anew rather than kept in registers."""
     return value
+
+
+@collective
+def warp_sum(values: list[Any]) -> list[Any]:
+    """Return the sum of the values of a warp's lanes, the same in each."""
+    while len(values) > 1:
+        values = [a + b for a, b in zip(values[::2], values[1::2], strict=True)]
+    return values * 32

@@ -14,6 +14,7 @@ import importlib
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from numbaconv.problem import ConvProblem, Op, Options, Triple, Unsupported
 EXACT = False  # its errors are relative to the largest numbers of a tile
 WORTH = 1e-5  # seconds that it must save: sums of a few small integers stay exact
 LARGEST_FUSED = {4: 4096, 8: 2048}  # points, by the size of a real number: what fits 48 KiB of shared memory
+FEW = 16  # blocks that are computed again one after the other
 SEGMENT = 32  # outputs of a tile are a multiple of it, for stores of whole segments of memory
 
 Array = Any
@@ -44,7 +46,7 @@ class Tiles(NamedTuple):
     """A problem for the fused kernel."""
 
     size: int
-    stepped: bool
+    plain: bool  # without strides
     blocks: int
     geo: Fused
     seconds: float
@@ -79,14 +81,45 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     if op != "wgrad" and not (packed and packed[:2] == ((1, 1, layout.size) if isinstance(layout, Tiles) else layout.size, problem.dilation)):
         packed = prepare(problem, op, b, stream)
     with _on(stream):
-        flags = arrays().zeros(1, np.int32)
+        flags = arrays().zeros(1 + layout.blocks, np.int32)
         if isinstance(layout, Tiles):
             _run_tiles(problem, op, layout, a, packed.spectra, out, options, flags)
         else:
             _planes.run(_working(problem, op), op, layout, a, b if op == "wgrad" else packed.spectra, out, options, flags)
-        strange = bool(flags[0])
-    if strange:
-        importlib.import_module("numbaconv.cuda.direct").run(problem, op, a, b, out, options)
+        if not flags[0]:  # waits for the kernels
+            return
+        found = [int(block) for block in arrays().flatnonzero(flags[1:])]
+        if 0 < len(found) <= FEW:
+            for block in found:
+                _again(problem, op, layout, block, a, b, out, options)
+        else:
+            _direct().run(problem, op, a, b, out, options)
+
+
+def _direct() -> Any:
+    return importlib.import_module("numbaconv.cuda.direct")
+
+
+def _again(problem: ConvProblem, op: Op, layout: Tiles, block: int, x: Array, w: Array, y: Array, options: Options) -> None:
+    """Compute the tiles of one block by the direct sum."""
+    p, geo, xp = _working(problem, op), layout.geo, arrays()
+    k, pair = divmod(block, geo.pairs)
+    channel, apart = k // geo.rows, p.channels_last
+    weights = xp.ascontiguousarray(w.reshape(p.out_channels, 1, 1, 1, -1)[k : k + 1])
+    bias = None if options.bias is None else xp.ascontiguousarray(options.bias[k : k + 1])
+    for member in [pair] if y.dtype.kind == "c" else range(2 * pair, min(2 * pair + 2, geo.members)):
+        n, tile = divmod(member, geo.tiles)
+        first, last = -(-tile * geo.valid // geo.stride), min(geo.outputs, -(-(tile + 1) * geo.valid // geo.stride))
+        if first >= last:
+            continue
+        image = xp.ascontiguousarray(x[n : n + 1, ..., channel : channel + 1] if apart else x[n : n + 1, channel : channel + 1])
+        part = replace(
+            p, batch=1, in_channels=1, out_channels=1, groups=1, output=(1, 1, last - first), low=(0, 0, geo.low - first * geo.stride), derived={},
+        )  # fmt: skip
+        result = xp.empty(part.shape("y"), y.dtype)
+        given = replace(options, bias=bias, packed=None)
+        _direct().run(part.transpose() if op == "dgrad" else part, op, image, weights, result, given)
+        y[(n, 0, 0, slice(first, last), k) if apart else (n, k, 0, 0, slice(first, last))] = result.reshape(-1)
 
 
 def _on(stream: Any) -> Any:
@@ -147,7 +180,7 @@ def _tiles(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Tiles | None:
                 pairs, p.batch * tiles, tiles, valid, p.low[2], p.input[2], p.input_dilation[2], p.output[2], p.stride[2],
                 p.out_channels // p.groups, xn, xc, xw, yn, yk, yw, p.filter[2], p.dilation[2], int(p.flipped),
             )  # fmt: skip
-            best = Tiles(size, (p.stride[2], p.input_dilation[2]) != (1, 1), blocks, geo, seconds)
+            best = Tiles(size, (p.stride[2], p.input_dilation[2], xw, yw) == (1, 1, 1, 1), blocks, geo, seconds)
     return best
 
 
@@ -165,7 +198,7 @@ def _pack_tiles(problem: ConvProblem, op: Op, layout: Tiles, w: Array, stream: A
     p, real, taps = _working(problem, op), real_of(np.dtype(w.dtype)), numbers(w)
     spectra = arrays().empty(2 * layout.size * p.out_channels, real)
     table, flags = _factors(layout.size, real, _device()), arrays().zeros(1, np.int32)
-    kernel = _fft.kernel(real, layout.size, w.dtype.kind == "c", False, None, True)
+    kernel = _fft.kernel(real, layout.size, w.dtype.kind == "c", True, None, True)
     kernel.launch((p.out_channels, 1, 1), stream, (taps, taps, table, spectra, taps, flags), layout.geo._replace(pairs=1))
     return spectra
 
@@ -174,7 +207,7 @@ def _run_tiles(problem: ConvProblem, op: Op, layout: Tiles, x: Array, spectra: A
     real, complex_ = real_of(np.dtype(y.dtype)), y.dtype.kind == "c"
     target = numbers(y)
     bias = target if options.bias is None else numbers(options.bias)
-    kernel = _fft.kernel(real, layout.size, complex_, layout.stepped, options.activation)
+    kernel = _fft.kernel(real, layout.size, complex_, layout.plain, options.activation)
     table, geo = _factors(layout.size, real, _device()), layout.geo._replace(has_bias=int(options.bias is not None))
     kernel.launch((layout.blocks, 1, 1), options.stream, (numbers(x), spectra, table, target, bias, flags), geo)
 
@@ -183,12 +216,13 @@ def kernels() -> Iterator[tuple[str, Any]]:
     """Yield the kernels that the compile gate looks at, by name."""
     single, double = np.dtype(np.float32), np.dtype(np.float64)
     for size in _radix.RADICES:
-        yield f"fft {size}", _fft.kernel(single, size, False, False, None)
-        yield f"fft {size} filters", _fft.kernel(single, size, False, False, None, True)
-    yield "fft 4096 stepped gelu", _fft.kernel(single, 4096, False, True, "gelu")
+        yield f"fft {size}", _fft.kernel(single, size, False, True, None)
+        yield f"fft {size} filters", _fft.kernel(single, size, False, True, None, True)
+    yield "fft 4096 strides gelu", _fft.kernel(single, 4096, False, False, "gelu")
     yield "fft 4096 complex", _fft.kernel(single, 4096, True, True, None)
     yield "fft 2048 float64", _fft.kernel(double, 2048, False, True, None)
-    yield "fft 2048 complex128 filters", _fft.kernel(double, 2048, True, False, None, True)
+    yield "fft 2048 complex128 strides", _fft.kernel(double, 2048, True, False, None)
+    yield "fft 2048 complex128 filters", _fft.kernel(double, 2048, True, True, None, True)
     for dtype, complex_ in ((single, False), (double, True)):
         yield f"fft fill {dtype} {complex_}", _spectra.fill(dtype, complex_)
         yield f"fft pick {dtype} {complex_}", _spectra.pick(dtype, complex_, None)
