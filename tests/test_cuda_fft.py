@@ -147,7 +147,8 @@ def test_products_of_spectra(rows, columns, terms, rng):
 
 
 @pytest.mark.parametrize(("size", "taps", "outputs"), [(512, 100, 500), (1024, 400, 1000), (2048, 1000, 1500), (4096, 2500, 2000)])
-def test_tiles_of_every_size(size, taps, outputs, rng):
+def test_tiles_of_every_size(size, taps, outputs, rng, monkeypatch):
+    monkeypatch.setattr(_radix, "RADICES", {size: _radix.RADICES[size]})
     problem = ConvProblem.from_shapes((1, 1, outputs + taps - 31), (1, 1, taps), rank=1, padding=((9, 21),))
     assert fft._layout(problem, "fprop", np.dtype(np.float32)).size == size
     check(problem, "fprop", "float32", rng, fft.Tiles)

@@ -30,6 +30,7 @@ from numbaconv.cuda._radix import (
 from numbaconv.cuda._store import activation as activation_of
 
 NOWHERE = -(2**30)  # an input index that no signal has
+RESIDENT, FEWER = 1024, 768  # threads of a multiprocessor: 64 registers each, or 80 for complex numbers and strides
 WARP = 32
 UNEVEN = 2.0**10  # ratio of the energies of two tiles that are better computed apart
 # A tile is peaked, and better computed directly, if it has at least 200 numbers, of which a thread's 16 have more than a 16th of its energy
@@ -372,4 +373,5 @@ def kernel(dtype: np.dtype[Any], size: int, complex_: bool, plain: bool, activat
             part = int32(2)
             cuda.syncthreads()
 
-    return Kernel(overlap_save, (dtype,) * 5 + (np.dtype(np.int32),), Fused, threads, max(1, 768 * 4 // dtype.itemsize // threads))
+    resident = (RESIDENT if packing or (plain and not complex_) else FEWER) * 4 // dtype.itemsize // threads
+    return Kernel(overlap_save, (dtype,) * 5 + (np.dtype(np.int32),), Fused, threads, max(1, resident))

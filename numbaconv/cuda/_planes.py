@@ -11,7 +11,6 @@ import numpy as np
 from numbaconv.cuda import _spectra
 from numbaconv.cuda._backend import SIMULATED, arrays
 from numbaconv.cuda._spectra import Circle, Contraction, Filling, Picking
-from numbaconv.cuda._store import PER_BLOCK
 from numbaconv.problem import ConvProblem, Op, Options, Triple
 
 MOST_TERMS = 512  # spectra that are added one after the other
@@ -80,8 +79,8 @@ def layout(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Planes | str:
     return Planes(circles, size, kept, images, seconds + 10 * LAUNCH * -(-p.batch // images), fixed + images * each)
 
 
-def _filling(p: ConvProblem, layout: Planes, tensor: str, images: int) -> tuple[Filling, int]:
-    """Return how x, the filters or, for wgrad, dy are laid on planes, and how many there are."""
+def _filling(p: ConvProblem, layout: Planes, tensor: str, images: int) -> Filling:
+    """Return how x, the filters or, for wgrad, dy are laid on planes."""
     circles = layout.circles
     if tensor == "x":
         inners, strides, steps, whole = p.in_channels, p.strides("x"), p.input_dilation, p.input
@@ -96,7 +95,8 @@ def _filling(p: ConvProblem, layout: Planes, tensor: str, images: int) -> tuple[
     planes = (p.out_channels if tensor == "w" else images) * inners
     sizes = [c.from_ for c in circles] + [c.wrap for c in circles] + [*steps] + [c.size for c in circles]
     turned = int(tensor == "dy" or (tensor == "w" and not p.flipped))
-    return Filling._make([planes * math.prod(layout.size), *layout.size, *sizes, turned, inners, *strides, *whole]), planes
+    blocks, _ = _spectra.blocks_of(planes, math.prod(layout.size))
+    return Filling._make([planes, blocks, *layout.size, *sizes, turned, inners, *strides, *whole])
 
 
 def _axes(size: Triple) -> tuple[int, ...]:
@@ -107,9 +107,10 @@ def _axes(size: Triple) -> tuple[int, ...]:
 def spectra_of(p: ConvProblem, op: Op, layout: Planes, tensor: str, array: Array, stream: Any) -> Array:
     """Lay an array on planes and transform them; the numbers of the spectra in one row."""
     dtype, complex_, lengths = np.dtype(array.dtype), array.dtype.kind == "c", _axes(layout.size)
-    geo, count = _filling(p, layout, tensor, array.shape[0])
-    planes = arrays().empty((count, *lengths), dtype)
-    _spectra.fill(real_of(dtype), complex_).launch((-(-geo.total // PER_BLOCK), 1, 1), stream, (numbers(array), numbers(planes)), geo)
+    geo = _filling(p, layout, tensor, array.shape[0])
+    planes = arrays().empty((geo.rows, *lengths), dtype)
+    _, blocks = _spectra.blocks_of(geo.rows, math.prod(lengths))
+    _spectra.fill(real_of(dtype), complex_).launch((blocks, 1, 1), stream, (numbers(array), numbers(planes)), geo)
     module, axes = _transforms(), tuple(range(1, planes.ndim))
     return numbers((module.fftn if complex_ else module.rfftn)(planes, axes=axes))
 
@@ -165,7 +166,7 @@ def _pick(p: ConvProblem, op: Op, layout: Planes, spectra: Array, out: Array, op
         planes = module.irfftn(spectra, lengths, axes=axes, norm="forward", overwrite_x=True)
     target = numbers(out)
     bias = target if options.bias is None else numbers(options.bias)
-    total, points, has_bias = outer * inners * math.prod(size), math.prod(layout.size), int(options.bias is not None)
-    geo = Picking._make([total, inners, *size, *layout.size, *steps, *strides, points, has_bias])
+    points, has_bias, (each, blocks) = math.prod(layout.size), int(options.bias is not None), _spectra.blocks_of(outer * inners, math.prod(size))
+    geo = Picking._make([outer * inners, each, inners, *size, *layout.size, *steps, *strides, points, has_bias])
     kernel = _spectra.pick(real, complex_, options.activation)
-    kernel.launch((-(-geo.total // PER_BLOCK), 1, 1), options.stream, (numbers(arrays().ascontiguousarray(planes)), bias, target, flags), geo)
+    kernel.launch((blocks, 1, 1), options.stream, (numbers(arrays().ascontiguousarray(planes)), bias, target, flags), geo)

@@ -28,6 +28,7 @@ from numbaconv.problem import ConvProblem, Op, Options, Triple, Unsupported
 EXACT = False  # its errors are relative to the largest numbers of a tile
 WORTH = 1e-5  # seconds that it must save: sums of a few small integers stay exact
 LARGEST_FUSED = {4: 4096, 8: 2048}  # points, by the size of a real number: what fits 48 KiB of shared memory
+FULL = 132 * 1024  # threads that keep a large GPU busy
 FEW = 16  # blocks that are computed again one after the other
 SEGMENT = 32  # outputs of a tile are a multiple of it, for stores of whole segments of memory
 
@@ -89,7 +90,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         if not flags[0]:  # waits for the kernels
             return
         found = [int(block) for block in arrays().flatnonzero(flags[1:])]
-        if 0 < len(found) <= FEW:
+        if isinstance(layout, Tiles) and 0 < len(found) <= FEW:
             for block in found:
                 _again(problem, op, layout, block, a, b, out, options)
         else:
@@ -172,7 +173,8 @@ def _tiles(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Tiles | None:
         pairs = p.batch * tiles if complex_ else -(-p.batch * tiles // 2)
         blocks = pairs * p.out_channels
         operations = blocks * size * (2 * 5 * math.log2(size) + 30)
-        seconds = max(traffic * size / valid / BANDWIDTH, operations / PEAK[real.itemsize]) + 2 * LAUNCH
+        share = min(1.0, blocks * size / _radix.EACH / FULL)
+        seconds = max(traffic * size / valid / BANDWIDTH, operations / (PEAK[real.itemsize] * share)) + 2 * LAUNCH
         if blocks < LIMIT and (best is None or seconds < best.seconds):
             xn, xc, _, _, xw = p.strides("x")
             yn, yk, _, _, yw = p.strides("y")
