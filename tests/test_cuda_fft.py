@@ -14,7 +14,7 @@ from cases import NAMED, exact_sum, fill, operands, poisoned, random_problem
 from tolerance import norms
 
 from numbaconv import reference
-from numbaconv.cuda import _planes, _radix, _spectra, fft
+from numbaconv.cuda import _contraction, _planes, _radix, _spectra, fft
 from numbaconv.problem import OPS, TENSORS, ConvProblem, Options, Unsupported
 
 MOST = 1.0  # error / (eps · ‖x‖₂‖w‖₂): tests/tolerance.py allows 8
@@ -135,11 +135,11 @@ def test_products_of_spectra(rows, columns, terms, rng):
     expected = np.einsum("grtf,gctf->grcf", a.astype(complex), b.astype(complex))
     strides = (rows * terms, terms, 1, columns * terms, terms, 1, rows * columns, columns, 1)
     for again in (0, 1):
-        found, geo = c.copy(), _spectra.Contraction(n, groups, rows, columns, terms, *strides, 1, 1, again)
-        cut, tall, blocks = _spectra.tiled(geo)
+        found, geo = c.copy(), _contraction.Contraction(n, groups, rows, columns, terms, *strides, 1, 1, again)
+        cut, tall, blocks = _contraction.tiled(geo)
         factors = (a, b) if rows <= columns else (b, a)
         numbers = [_planes.numbers(array) for array in (*factors, found)]
-        _spectra.multiply(np.dtype(np.float32), tall).launch((blocks, 1, 1), None, numbers, cut)
+        _contraction.multiply(np.dtype(np.float32), tall).launch((blocks, 1, 1), None, numbers, cut)
         np.testing.assert_allclose(found, expected + again * c, atol=1e-5)
 
 

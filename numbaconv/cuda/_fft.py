@@ -10,32 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numbaconv.cuda import _tiles
 from numbaconv.cuda._backend import Kernel, cuda, device
-from numbaconv.cuda._prims import divide, forgotten, gathered, int32, load2, peek, poke, raise_flag, spread, store2, warp_sum, within
-from numbaconv.cuda._radix import (
-    EACH,
-    Pass,
-    for_sixteen,
-    leaves_at,
-    mul,
-    passes,
-    place,
-    shared_elements,
-    sixteen_of,
-    sum_of,
-    transforms,
-    turn_eights,
-    turn_sixteen,
-)
-from numbaconv.cuda._store import activation as activation_of
+from numbaconv.cuda._prims import divide, forgotten, gathered, int32, load2, raise_flag, spread, warp_sum
+from numbaconv.cuda._radix import EACH, Pass, for_sixteen, leaves_at, passes, place, shared_elements, transforms, turn_eights, turn_sixteen
 
-NOWHERE = -(2**30)  # an input index that no signal has
 RESIDENT, FEWER = 1024, 768  # threads of a multiprocessor: 64 registers each, or 80 for complex numbers and strides
 WARP = 32
 UNEVEN = 2.0**10  # ratio of the energies of two tiles that are better computed apart
 # A tile is peaked, and better computed directly, if it has at least 200 numbers, of which a thread's 16 have more than a 16th of its energy
 # and 8 times their share; normal deviates come to 3 times.
-PEAKED, SHARE, LEAST = 16, 8, 200
+PEAKED, SHARE = 16, 8
 
 
 class Fused(NamedTuple):
@@ -115,191 +100,6 @@ def _taker(made: Pass, threads: int, plane: int) -> Any:
     return device(take)
 
 
-def _loader(dtype: np.dtype[Any], threads: int, complex_: bool, plain: bool) -> Any:
-    """Return what loads a thread's 16 numbers of a pair of tiles, or of one of them (part 1 or 2), zeros where there is no signal."""
-    zero, size, parts = dtype.type(0), threads * EACH, 1 + complex_
-
-    def pick(x, p, by, geo):  # type: ignore[no-untyped-def]
-        # An index into the signal, or −1.
-        at = int32(p[1] + by)
-        if not plain:
-            if at < int32(0):
-                return int32(-1)
-            at, rest = divide(at, geo.input_dilation)
-            if rest != int32(0):
-                return int32(-1)
-        return int32((p[0] + at * geo.x_w) * parts) if within(at, geo.size) else int32(-1)
-
-    pick = device(pick)
-
-    def one_anywhere(a, by):  # type: ignore[no-untyped-def]
-        x, p, q, geo = a
-        at = pick(x, p, by, geo)
-        if complex_:
-            return load2(x, at, 0) if at >= int32(0) else (zero, zero)
-        other = pick(x, q, by, geo)
-        return x[at] if at >= int32(0) else zero, x[other] if other >= int32(0) else zero
-
-    def one_inside(a, by):  # type: ignore[no-untyped-def]
-        x, p, q, geo = a
-        if complex_:
-            return load2(x, int32(2 * (p[0] + p[1])), 2 * by)
-        return peek(x, int32(p[0] + p[1]), by), peek(x, int32(q[0] + q[1]), by)
-
-    def start(member, there, channel, geo):  # type: ignore[no-untyped-def]
-        n, tile = divide(member, geo.tiles)
-        there = there and member < geo.members
-        return int32(n * geo.x_n + channel * geo.x_c), int32(tile * geo.valid - geo.low) if there else int32(NOWHERE)
-
-    anywhere, inside, start = sixteen_of(device(one_anywhere), threads), sixteen_of(device(one_inside), threads), device(start)
-
-    def load(x, k, pair, part, t, geo):  # type: ignore[no-untyped-def]
-        channel, _ = divide(k, geo.rows)
-        first = int32(pair if complex_ else 2 * pair)
-        p, q = start(first, part != int32(2), channel, geo), start(int32(first + 1), part != int32(1), channel, geo)
-        all_of_p = p[1] >= int32(0) and int32(p[1] + size) <= geo.size
-        all_of_q = complex_ or (q[1] >= int32(0) and int32(q[1] + size) <= geo.size)
-        a = x, (p[0], int32(p[1] + t)), (q[0], int32(q[1] + t)), geo
-        if plain:
-            if all_of_p and all_of_q:
-                return inside(a)
-        return anywhere(a)
-
-    return device(load)
-
-
-def _tap_loader(dtype: np.dtype[Any], size: int, complex_: bool) -> Any:
-    """Return what loads a thread's 16 numbers of a filter: tap r is at −r·dilation, so that products of spectra are correlations."""
-    zero, scale = dtype.type(0), dtype.type(1 / size)
-
-    def one(a, by):  # type: ignore[no-untyped-def]
-        w, k, t, geo = a
-        at = int32(t + by + (geo.taps - 1) * geo.dilation)
-        if at >= size:
-            at = int32(at - size)
-        tap, rest = divide(at, geo.dilation)
-        if rest != int32(0) or tap >= geo.taps:
-            return zero, zero
-        if geo.flipped == 0:
-            tap = int32(geo.taps - 1 - tap)
-        tap = int32(k * geo.taps + tap)
-        if complex_:
-            re, im = load2(w, int32(2 * tap), 0)
-            return re * scale, im * scale
-        return w[tap] * scale, zero
-
-    taps = sixteen_of(device(one), size // EACH)
-
-    def load(w, k, pair, part, t, geo):  # type: ignore[no-untyped-def]
-        return taps((w, k, t, geo))
-
-    return device(load)
-
-
-@device
-def times_spectrum(a, z, by):  # type: ignore[no-untyped-def]
-    """Return a product whose real and imaginary parts have changed places, which makes the next transform an inverse."""
-    spectra, at = a
-    product = mul(z, load2(spectra, at, 2 * by))
-    return product[1], product[0]
-
-
-@device
-def keep(a, z, by):  # type: ignore[no-untyped-def]
-    """Store a number of a spectrum."""
-    spectra, at = a
-    store2(spectra, int32(at + 2 * by), z)
-    return at
-
-
-@device
-def real_square(a, z, by):  # type: ignore[no-untyped-def]
-    """Return the square of a real part."""
-    return z[0] * z[0]
-
-
-@device
-def imaginary_square(a, z, by):  # type: ignore[no-untyped-def]
-    """Return the square of an imaginary part."""
-    return z[1] * z[1]
-
-
-def _energies(dtype: np.dtype[Any], complex_: bool) -> Any:
-    """Return what returns the sum of squares of both tiles; complex numbers are one tile."""
-    zero = dtype.type(0)
-    real, imaginary = for_sixteen(real_square, 0), for_sixteen(imaginary_square, 0)
-
-    def energies(z):  # type: ignore[no-untyped-def]
-        first, second = sum_of(real(0, z)), sum_of(imaginary(0, z))
-        return (first + second, zero) if complex_ else (first, second)
-
-    return device(energies)
-
-
-def _filled(size: int) -> Any:
-    """Return what says whether a tile has numbers enough to be judged by its peaks."""
-
-    def filled(member, geo):  # type: ignore[no-untyped-def]
-        _, tile = divide(member, geo.tiles)
-        first = int32(tile * geo.valid - geo.low)
-        last = min(int32((geo.size - 1) * geo.input_dilation + 1), int32(first + size))
-        return int32(last - max(first, int32(0))) >= int32(LEAST * geo.input_dilation)
-
-    return device(filled)
-
-
-def _storer(dtype: np.dtype[Any], threads: int, complex_: bool, plain: bool, activation: str | None) -> Any:
-    """Return what stores the outputs among a thread's 16 numbers, and returns NaN if one of them is not finite, else 0."""
-    zero, activate = dtype.type(0), activation_of(activation, dtype)
-
-    def put(y, p, t, by, value, shift, geo):  # type: ignore[no-untyped-def]
-        # p: where the channel begins, the tile's first output before strides, how many there are.
-        if int32(t + by) >= p[2]:
-            return zero
-        if plain:
-            poke(y, int32(p[0] + p[1] + t), by, activate(value + shift))
-            return value * zero
-        at, rest = divide(int32(p[1] + t + by), geo.stride)
-        if rest != int32(0):
-            return zero
-        y[int32(p[0] + at * geo.y_w)] = activate(value + shift)
-        return value * zero
-
-    put = device(put)
-
-    def one_of_two(a, z, by):  # type: ignore[no-untyped-def]
-        y, p, q, t, shift, geo = a
-        return put(y, p, t, by, z[1], shift[0], geo) + put(y, q, t, by, z[0], shift[0], geo)
-
-    def one_complex(a, z, by):  # type: ignore[no-untyped-def]
-        y, p, q, t, shift, geo = a
-        if int32(t + by) >= p[2]:
-            return zero
-        at, rest = divide(int32(p[1] + t + by), geo.stride)
-        if rest != int32(0):
-            return zero
-        store2(y, int32(2 * (p[0] + at * geo.y_w)), (z[1] + shift[0], z[0] + shift[1]))
-        return (z[0] + z[1]) * zero
-
-    def start(member, there, k, geo):  # type: ignore[no-untyped-def]
-        n, tile = divide(member, geo.tiles)
-        first = int32(tile * geo.valid)
-        count = min(geo.valid, int32((geo.outputs - 1) * geo.stride + 1 - first))
-        return int32(n * geo.y_n + k * geo.y_k), first, int32(count) if there and member < geo.members else int32(0)
-
-    each, start = for_sixteen(device(one_complex if complex_ else one_of_two), threads), device(start)
-
-    def store(y, bias, k, pair, part, t, z, geo):  # type: ignore[no-untyped-def]
-        first = int32(pair if complex_ else 2 * pair)
-        p, q = start(first, part != int32(2), k, geo), start(int32(first + 1), part != int32(1), k, geo)
-        shift = zero, zero
-        if geo.has_bias:
-            shift = load2(bias, int32(2 * k), 0) if complex_ else (bias[k], zero)
-        return sum_of(each((y, p, q, t, shift, geo), z))
-
-    return device(store)
-
-
 @functools.cache
 def kernel(dtype: np.dtype[Any], size: int, complex_: bool, plain: bool, activation: str | None, packing: bool = False) -> Kernel:
     """Return the kernel for tiles of ``size`` numbers, or the one that transforms filters (``packing``).
@@ -314,10 +114,11 @@ def kernel(dtype: np.dtype[Any], size: int, complex_: bool, plain: bool, activat
     leave_first, leave_second = _leaver(one, threads, plane), _leaver(two, threads, plane)
     take_second, take_third = _taker(one, threads, plane), _taker(two, threads, plane)
     turn_second, turn_third = _turner(two, threads), _turner(three, threads)
-    load = _tap_loader(dtype, size, complex_) if packing else _loader(dtype, threads, complex_, plain)
-    multiply, keep_all, store = for_sixteen(times_spectrum, threads), for_sixteen(keep, threads), _storer(dtype, threads, complex_, plain, activation)
-    energies, uneven, peaked = _energies(dtype, complex_), dtype.type(UNEVEN), dtype.type(min(PEAKED, threads // SHARE))
-    zero, filled, watched, judged = dtype.type(0), _filled(size), not packing, not packing and dtype.itemsize == 4
+    load = _tiles.tap_loader(dtype, size, complex_) if packing else _tiles.loader(dtype, threads, complex_, plain)
+    multiply, keep_all = for_sixteen(_tiles.times_spectrum, threads), for_sixteen(_tiles.keep, threads)
+    store = _tiles.storer(dtype, threads, complex_, plain, activation)
+    energies, uneven, peaked = _tiles.energies(dtype, complex_), dtype.type(UNEVEN), dtype.type(min(PEAKED, threads // SHARE))
+    zero, filled, watched, judged = dtype.type(0), _tiles.filled(size), not packing, not packing and dtype.itemsize == 4
 
     def overlap_save(x, spectra, table, y, bias, flags, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y = inverse(forward(x) · spectrum) on each tile; what wrapped around is left out. Or, packing: y = forward(x).

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cuda import _spectra
+from numbaconv.cuda import _contraction, _spectra
 from numbaconv.cuda._backend import SIMULATED, arrays
-from numbaconv.cuda._spectra import Circle, Contraction, Filling, Picking
+from numbaconv.cuda._contraction import Contraction
+from numbaconv.cuda._spectra import Circle, Filling, Picking
 from numbaconv.problem import ConvProblem, Op, Options, Triple
 
 MOST_TERMS = 512  # spectra that are added one after the other
@@ -144,9 +145,9 @@ def _multiply(p: ConvProblem, op: Op, layout: Planes, a: Array, b: Array, c: Arr
         of_w = (1, rows) if op == "dgrad" else (channels, 1)  # dgrad's filters are stored by the other channel first
         strides = channels, filters[1], 1, rows * channels, *of_w, rows, filters[0], 1
         geo = Contraction(layout.frequencies, p.groups, images, rows, channels, *strides, 1, 1, int(again))
-    cut, tall, blocks = _spectra.tiled(geo)
+    cut, tall, blocks = _contraction.tiled(geo)
     first, second = (a, b) if cut.rows == geo.rows and cut.a_row == geo.a_row else (b, a)
-    _spectra.multiply(np.dtype(c.dtype), tall).launch((blocks, 1, 1), stream, (first, second, c), cut)
+    _contraction.multiply(np.dtype(c.dtype), tall).launch((blocks, 1, 1), stream, (first, second, c), cut)
 
 
 def _pick(p: ConvProblem, op: Op, layout: Planes, spectra: Array, out: Array, options: Options, flags: Array) -> None:

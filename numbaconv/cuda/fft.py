@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cuda import _fft, _planes, _radix, _spectra
+from numbaconv.cuda import _contraction, _fft, _planes, _radix, _spectra
 from numbaconv.cuda._backend import SIMULATED, arrays, on_device, stream_pointer
 from numbaconv.cuda._fft import Fused
 from numbaconv.cuda._planes import BANDWIDTH, LAUNCH, LIMIT, PEAK, Planes, numbers, real_of
@@ -143,7 +143,7 @@ def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Tiles | Plane
         if op == "wgrad" and problem.flipped:
             raise Unsupported("needs taps that are not flipped for wgrad")
         p = _working(problem, op)
-        found = [make(p, op, dtype) for make in (_tiles, _planes.layout)]
+        found = [make(p, op, dtype) for make in (_cut, _planes.layout)]
         able = [layout for layout in found if isinstance(layout, (Tiles, Planes))]
         if not able:
             raise Unsupported(str(found[1]))
@@ -151,7 +151,7 @@ def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Tiles | Plane
     return problem.derived[key]
 
 
-def _tiles(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Tiles | None:
+def _cut(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Tiles | None:
     """Return the tiles that take least time; None for what is no signal of one channel a group."""
     flat = all((p.input[a], p.filter[a], p.output[a], p.low[a]) == (1, 1, 1, 0) for a in (0, 1))
     if op == "wgrad" or not flat or p.in_channels != p.groups:
@@ -228,6 +228,6 @@ def kernels() -> Iterator[tuple[str, Any]]:
     for dtype, complex_ in ((single, False), (double, True)):
         yield f"fft fill {dtype} {complex_}", _spectra.fill(dtype, complex_)
         yield f"fft pick {dtype} {complex_}", _spectra.pick(dtype, complex_, None)
-        yield f"fft multiply {dtype}", _spectra.multiply(dtype, True)
+        yield f"fft multiply {dtype}", _contraction.multiply(dtype, True)
     yield "fft pick gelu", _spectra.pick(single, False, "gelu")
-    yield "fft multiply rows", _spectra.multiply(single, False)
+    yield "fft multiply rows", _contraction.multiply(single, False)
