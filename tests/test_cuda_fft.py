@@ -306,6 +306,22 @@ def test_one_huge_sample_does_not_drown_the_rest(rng, direct):
     assert direct
 
 
+@pytest.mark.parametrize("every", [16, 32])
+def test_what_has_many_zeros_is_no_reason_for_the_direct_sum(every, rng, direct):
+    problem = ConvProblem.from_shapes((1, 1, 1000), (1, 1, 50), rank=1)
+    x, w = operands(problem, "fprop", "float32", rng, "signed")
+    x[..., :] = np.where(np.arange(1000) % every > 0, 0, np.sign(x))
+    error = abs(compute(problem, "fprop", x, w) - exact_sum(problem, "fprop", x, w)).max()
+    assert error <= MOST * np.finfo(np.float32).eps * norms(x, w) and not direct
+
+
+def test_positive_numbers_keep_to_a_bound_of_their_own(rng):
+    problem = ConvProblem.from_shapes((2, 1, 1000), (1, 1, 150), rank=1)
+    a, b = operands(problem, "fprop", "float32", rng, "positive")
+    error = abs(compute(problem, "fprop", a, b) - exact_sum(problem, "fprop", a, b)).max()
+    assert error <= 2 * np.finfo(np.float32).eps * norms(a, b)  # 0.5 here, 1.4 with 3,000 taps in tiles of 4,096
+
+
 def test_a_quiet_signal_beside_a_loud_one_keeps_its_precision(rng, direct):
     x, w = fill((4, 1, 1, 1, 300), "float32", rng, "signed"), fill((1, 1, 1, 1, 60), "float32", rng, "signed")
     x[1] *= np.float32(1e6)

@@ -18,9 +18,6 @@ from numbaconv.cuda._radix import EACH, Pass, for_sixteen, leaves_at, passes, pl
 RESIDENT, FEWER = 1024, 768  # threads of a multiprocessor: 64 registers each, or 80 for complex numbers and strides
 WARP = 32
 UNEVEN = 2.0**10  # ratio of the energies of two tiles that are better computed apart
-# A tile is peaked, and better computed directly, if it has at least 200 numbers, of which a thread's 16 have more than a 16th of its energy
-# and 8 times their share; normal deviates come to 3 times.
-PEAKED, SHARE = 16, 8
 
 
 class Fused(NamedTuple):
@@ -117,8 +114,8 @@ def kernel(dtype: np.dtype[Any], size: int, complex_: bool, plain: bool, activat
     load = _tiles.tap_loader(dtype, size, complex_) if packing else _tiles.loader(dtype, threads, complex_, plain)
     multiply, keep_all = for_sixteen(_tiles.times_spectrum, threads), for_sixteen(_tiles.keep, threads)
     store = _tiles.storer(dtype, threads, complex_, plain, activation)
-    energies, uneven, peaked = _tiles.energies(dtype, complex_), dtype.type(UNEVEN), dtype.type(min(PEAKED, threads // SHARE))
-    zero, filled, watched, judged = dtype.type(0), _tiles.filled(size), not packing, not packing and dtype.itemsize == 4
+    energies, peaked, uneven = _tiles.energies(dtype, complex_), _tiles.peaked(dtype, size, complex_), dtype.type(UNEVEN)
+    zero, most, watched, judged = dtype.type(0), dtype.type(_tiles.PEAKED), not packing, not packing and dtype.itemsize == 4
 
     def overlap_save(x, spectra, table, y, bias, flags, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y = inverse(forward(x) · spectrum) on each tile; what wrapped around is left out. Or, packing: y = forward(x).
@@ -143,9 +140,10 @@ def kernel(dtype: np.dtype[Any], size: int, complex_: bool, plain: bool, activat
                 for w in range(1, warps):
                     a, b = a + sums[int32(w)], b + sums[int32(w + 8)]
                 member = int32(pair if complex_ else 2 * pair)
-                if judged and ((e[0] * peaked > a and filled(member, geo)) or (e[1] * peaked > b and filled(int32(member + 1), geo))):
-                    raise_flag(flags, int32(0))
-                    raise_flag(flags, int32(int32(cuda.blockIdx.x) + 1))
+                if judged and (e[0] * most > a or e[1] * most > b):
+                    if peaked(z, a, b, member, geo):
+                        raise_flag(flags, int32(0))
+                        raise_flag(flags, int32(int32(cuda.blockIdx.x) + 1))
                 if not complex_ and max(a, b) > uneven * min(a, b) and int32(member + 1) < geo.members:
                     part = int32(1)
                     continue

@@ -106,6 +106,13 @@ def sum_of(v):  # type: ignore[no-untyped-def]
 
 
 @device
+def largest_of(v):  # type: ignore[no-untyped-def]
+    """Return the largest of 16 numbers."""
+    first = max(max(max(v[0], v[1]), max(v[2], v[3])), max(max(v[4], v[5]), max(v[6], v[7])))
+    return max(first, max(max(max(v[8], v[9]), max(v[10], v[11])), max(max(v[12], v[13]), max(v[14], v[15]))))
+
+
+@device
 def add(a, b):  # type: ignore[no-untyped-def]
     """Return the sum of two complex numbers; all are pairs."""
     return a[0] + b[0], a[1] + b[1]

@@ -8,11 +8,12 @@ import numpy as np
 
 from numbaconv.cuda._backend import device
 from numbaconv.cuda._prims import divide, int32, load2, peek, poke, store2, within
-from numbaconv.cuda._radix import EACH, for_sixteen, mul, sixteen_of, sum_of
+from numbaconv.cuda._radix import EACH, for_sixteen, largest_of, mul, sixteen_of, sum_of
 from numbaconv.cuda._store import activation as activation_of
 
 NOWHERE = -(2**30)  # an input index that no signal has
-LEAST = 200  # numbers of a tile that is judged by its peaks
+# A number dominates its tile, which is then better computed directly, if it has more than a 16th of its energy and 128 times its share.
+PEAKED, SHARE = 16, 128
 
 
 def loader(dtype: np.dtype[Any], threads: int, complex_: bool, plain: bool) -> Any:
@@ -124,28 +125,43 @@ def imaginary_square(a, z, by):  # type: ignore[no-untyped-def]
     return z[1] * z[1]
 
 
+@device
+def both_squares(a, z, by):  # type: ignore[no-untyped-def]
+    """Return the square of a complex number's size."""
+    return z[0] * z[0] + z[1] * z[1]
+
+
 def energies(dtype: np.dtype[Any], complex_: bool) -> Any:
-    """Return what returns the sum of squares of both tiles; complex numbers are one tile."""
+    """Return what returns the sums of squares of both tiles; complex numbers are one tile."""
     zero = dtype.type(0)
-    real, imaginary = for_sixteen(real_square, 0), for_sixteen(imaginary_square, 0)
+    real, imaginary, both = (for_sixteen(square, 0) for square in (real_square, imaginary_square, both_squares))
 
-    def of_tile(z):  # type: ignore[no-untyped-def]
-        first, second = sum_of(real(0, z)), sum_of(imaginary(0, z))
-        return (first + second, zero) if complex_ else (first, second)
+    def of_thread(z):  # type: ignore[no-untyped-def]
+        return (sum_of(both(0, z)), zero) if complex_ else (sum_of(real(0, z)), sum_of(imaginary(0, z)))
 
-    return device(of_tile)
+    return device(of_thread)
 
 
-def filled(size: int) -> Any:
-    """Return what says whether a tile has numbers enough to be judged by its peaks."""
+def peaked(dtype: np.dtype[Any], size: int, complex_: bool) -> Any:
+    """Return what says whether one of a thread's numbers dominates its tile, whose sums of squares are a and b."""
+    as_real, most, share = dtype.type, dtype.type(PEAKED), dtype.type(SHARE)
+    real, imaginary, both = (for_sixteen(square, 0) for square in (real_square, imaginary_square, both_squares))
 
-    def enough(member, geo):  # type: ignore[no-untyped-def]
+    def dominates(largest, total, member, geo):  # type: ignore[no-untyped-def]
         _, tile = divide(member, geo.tiles)
         first = int32(tile * geo.valid - geo.low)
         last = min(int32((geo.size - 1) * geo.input_dilation + 1), int32(first + size))
-        return int32(last - max(first, int32(0))) >= int32(LEAST * geo.input_dilation)
+        count, _ = divide(max(int32(last - max(first, int32(0))), int32(0)), geo.input_dilation)
+        return largest * most > total and largest * as_real(count) > share * total
 
-    return device(enough)
+    dominates = device(dominates)
+
+    def of_thread(z, a, b, member, geo):  # type: ignore[no-untyped-def]
+        if complex_:
+            return dominates(largest_of(both(0, z)), a, member, geo)
+        return dominates(largest_of(real(0, z)), a, member, geo) or dominates(largest_of(imaginary(0, z)), b, int32(member + 1), geo)
+
+    return device(of_thread)
 
 
 def storer(dtype: np.dtype[Any], threads: int, complex_: bool, plain: bool, activation: str | None) -> Any:

@@ -62,7 +62,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the filters' spectra, and planes and spectra of a chunk of images."""
     layout = _layout(problem, op, dtype)
     if isinstance(layout, Tiles):
-        return 2 * layout.size * _working(problem, op).out_channels * real_of(dtype).itemsize
+        return 2 * layout.size * _working(problem, op).out_channels * real_of(dtype).itemsize + 4 * layout.blocks
     return layout.bytes
 
 
