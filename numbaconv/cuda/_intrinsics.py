@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba import cuda
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
@@ -63,23 +64,129 @@ def load4(typingctx, memory, index):  # type: ignore[no-untyped-def]
     return result(memory, types.int32), codegen
 
 
+def _further(builder: Any, address: Any, step: Any, count: int = 1) -> Any:
+    """Return the address some steps further on: a constant distance, for a constant step, is part of the instruction that uses it."""
+    return builder.gep(address, [builder.zext(builder.mul(step, I32(count)), ir.IntType(64))])
+
+
+@intrinsic
+def peek(typingctx, memory, index, further):  # type: ignore[no-untyped-def]
+    """Return memory[index + further], which costs no addition if ``further`` is constant."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        source, at, by = args
+        return builder.load(_further(builder, _address(context, builder, memory, source, at), by))
+
+    return memory.dtype(memory, types.int32, types.int32), codegen
+
+
+@intrinsic
+def poke(typingctx, memory, index, further, value):  # type: ignore[no-untyped-def]
+    """Set memory[index + further] = value, which costs no addition if ``further`` is constant."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        target, at, by, given = args
+        builder.store(given, _further(builder, _address(context, builder, memory, target, at), by))
+        return context.get_dummy_value()
+
+    return types.void(memory, types.int32, types.int32, memory.dtype), codegen
+
+
+@intrinsic
+def load2(typingctx, memory, index, further):  # type: ignore[no-untyped-def]
+    """Return two neighbours at index + further, both even; a constant ``further`` costs no addition."""
+    result = types.UniTuple(memory.dtype, 2)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        source, at, by = args
+        element = context.get_data_type(memory.dtype)
+        address = _further(builder, _address(context, builder, memory, source, at), by)
+        loaded = builder.load(builder.bitcast(address, ir.VectorType(element, 2).as_pointer(address.type.addrspace)))
+        loaded.align = 2 * context.get_abi_sizeof(element)
+        return context.make_tuple(builder, result, [builder.extract_element(loaded, I32(i)) for i in range(2)])
+
+    return result(memory, types.int32, types.int32), codegen
+
+
+def _store(context: Any, builder: Any, kind: Any, memory: Any, index: Any, given: Any, count: int) -> Any:
+    """Store neighbours, as vectors of 16 bytes or of all that there are."""
+    element = context.get_data_type(kind.dtype)
+    width = min(count, 16 // context.get_abi_sizeof(element))
+    for first in range(0, count, width):
+        vector = ir.Constant(ir.VectorType(element, width), ir.Undefined)
+        for i in range(width):
+            vector = builder.insert_element(vector, builder.extract_value(given, first + i), I32(i))
+        at = _address(context, builder, kind, memory, builder.add(index, I32(first)))
+        stored = builder.store(vector, builder.bitcast(at, vector.type.as_pointer(at.type.addrspace)))
+        stored.align = width * context.get_abi_sizeof(element)
+    return context.get_dummy_value()
+
+
 @intrinsic
 def store4(typingctx, memory, index, values):  # type: ignore[no-untyped-def]
     """Set memory[index : index + 4] = values; the address is a multiple of 16 bytes."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        target, index, given = args
-        element = context.get_data_type(memory.dtype)
-        width = 16 // context.get_abi_sizeof(element)
-        for first in range(0, 4, width):
-            vector = ir.Constant(ir.VectorType(element, width), ir.Undefined)
-            for i in range(width):
-                vector = builder.insert_element(vector, builder.extract_value(given, first + i), I32(i))
-            at = _address(context, builder, memory, target, builder.add(index, I32(first)))
-            builder.store(vector, builder.bitcast(at, vector.type.as_pointer(at.type.addrspace))).align = 16
-        return context.get_dummy_value()
+        return _store(context, builder, memory, *args, 4)
 
     return types.void(memory, types.int32, values), codegen
+
+
+@intrinsic
+def store2(typingctx, memory, index, values):  # type: ignore[no-untyped-def]
+    """Set memory[index : index + 2] = values; the index is even."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return _store(context, builder, memory, *args, 2)
+
+    return types.void(memory, types.int32, values), codegen
+
+
+def _planes(context: Any, builder: Any, kind: Any, memory: Any, plane: Any, at: Any) -> tuple[Any, Any]:
+    """Return the addresses of one element in two planes."""
+    real = _address(context, builder, kind, memory, at)
+    return real, _further(builder, real, plane, 1)
+
+
+@intrinsic
+def spread(typingctx, memory, plane, at, step, values):  # type: ignore[no-untyped-def]
+    """Set memory[at + i·step] and memory[plane + at + i·step] to the real and the imaginary part of the i-th value, a pair."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        target, second, first, by, given = args
+        for part, start in enumerate(_planes(context, builder, memory, target, second, first)):
+            for i in range(values.count):
+                builder.store(builder.extract_value(given, [i, part]), _further(builder, start, by, i))
+        return context.get_dummy_value()
+
+    return types.void(memory, types.int32, types.int32, types.int32, values), codegen
+
+
+@intrinsic
+def gathered(typingctx, memory, plane, at, one, two):  # type: ignore[no-untyped-def]
+    """Return 16 complex numbers, as pairs, of two planes: the i-th at at + (i div 2)·two + (i mod 2)·one."""
+    pair = types.UniTuple(memory.dtype, 2)
+    result = types.UniTuple(pair, 16)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        source, second, first, by, by_two = args
+        starts = _planes(context, builder, memory, source, second, first)
+        addresses = [[_further(builder, _further(builder, start, by_two, i // 2), by, i % 2) for start in starts] for i in range(16)]
+        found = [[builder.load(address) for address in pair_of] for pair_of in addresses]
+        return context.make_tuple(builder, result, [context.make_tuple(builder, pair, parts) for parts in found])
+
+    return result(memory, types.int32, types.int32, types.int32, types.int32), codegen
+
+
+@intrinsic
+def raise_flag(typingctx, memory, index):  # type: ignore[no-untyped-def]
+    """Set memory[index] = 1; several threads may do so at once."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(context.get_data_type(memory.dtype)(1), _address(context, builder, memory, *args))
+        return context.get_dummy_value()
+
+    return types.void(memory, types.int32), codegen
 
 
 @functools.cache
@@ -262,8 +369,8 @@ def correlate_last_gradient(width: int, across: int) -> Any:
 
 
 @intrinsic
-def warp_sum(typingctx, acc):  # type: ignore[no-untyped-def]
-    """Return the sums over the lanes of a warp, in every lane."""
+def warp_sums(typingctx, acc):  # type: ignore[no-untyped-def]
+    """Return the sums over the lanes of a warp of each element of a tile, in every lane."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         element, i64 = context.get_value_type(acc.dtype), ir.IntType(64)
@@ -355,3 +462,11 @@ def forgotten(typingctx, value):  # type: ignore[no-untyped-def]
         return _forgotten(builder, args[0])
 
     return types.int32(types.int32), codegen
+
+
+@cuda.jit(device=True)
+def warp_sum(value):  # type: ignore[no-untyped-def]
+    """Return the sum of the values of a warp's lanes, the same in each."""
+    for apart in (16, 8, 4, 2, 1):
+        value += cuda.shfl_xor_sync(0xFFFFFFFF, value, apart)
+    return value

@@ -9,7 +9,7 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._passes import CHUNK, Kind
-from numbaconv.cuda._prims import add_tiles, correlate, correlate_gradient, divide, int32, load4, store_tile, tap, warp_sum, within, zeros
+from numbaconv.cuda._prims import add_tiles, correlate, correlate_gradient, divide, int32, load4, store_tile, tap, warp_sums, within, zeros
 from numbaconv.cuda._store import put4
 from numbaconv.cuda._tiles import PHASE_SIZE, SHARED, THREADS, Geometry
 
@@ -260,7 +260,7 @@ def kernel_gradient(dtype: np.dtype[Any], kind: Kind) -> Kernel:
             tile, held = int32(tile + 1), int32(held + 1)
             cuda.syncthreads()
             if held == LONGEST or tile == stop:
-                acc = warp_sum(acc)
+                acc = warp_sums(acc)
                 if t % 32 == 0:
                     store_tile(sums, int32(t // 32 * taps), acc)
                 cuda.syncthreads()
