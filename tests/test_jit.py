@@ -153,9 +153,7 @@ def refused(function: Callable[..., Any], *arguments: Any, match: str) -> None:
 
 def test_what_is_not_supported_says_so():
     x = np.ones(5)
-    refused(lambda a: scipy.signal.convolve(a, a, "middle"), x, match=r"mode must be one of \('full', 'same', 'valid'\) in nopython code")
     refused(lambda a: scipy.signal.convolve(a, a, 3), x, match="mode must be")
-    refused(lambda a: scipy.signal.convolve(a, a, "full", "slow"), x, match="method must be one of")
     refused(lambda a, b: scipy.signal.convolve(a, b), x, np.ones((2, 2)), match="in2 must be an array of as many axes as in1")
     refused(lambda a: scipy.signal.convolve(a, 2.0), x, match="in2 must be an array of numbers")
     refused(lambda a: scipy.signal.convolve(a, a), x > 0, match="two boolean arrays")
@@ -165,8 +163,10 @@ def test_what_is_not_supported_says_so():
 
 def test_errors_at_run_time():
     x = np.ones((3, 4))
-    with pytest.raises(ValueError, match="mode must be one of"):
+    with pytest.raises(ValueError, match=r"mode must be one of \('full', 'same', 'valid'\)"):
         convolve(x, x, "middle", "auto")
+    with pytest.raises(ValueError, match="mode must be one of"):
+        numba.njit(lambda a: scipy.signal.convolve(a, a, "middle"))(x)
     with pytest.raises(ValueError, match="method must be one of"):
         convolve(x, x, "full", "slow")
     with pytest.raises(ValueError, match="For 'valid' mode, one must be at least as large"):

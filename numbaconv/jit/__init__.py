@@ -14,7 +14,8 @@ from typing import Any
 
 # Modules whose functions can be called in nopython code, and where they are compiled.
 _COMPILED = {
-    "scipy.signal": ("_convolution",),
+    "scipy.signal": ("_convolution", "_two_axes"),
+    "scipy.ndimage": ("_ndimage",),
 }
 
 

@@ -10,8 +10,10 @@ import numpy as np
 from numba.core import types
 from numba.np.numpy_support import as_dtype
 
-from numbaconv.jit._compile import register_jitable
-from numbaconv.jit._kinds import named_apart
+from numba.extending import register_jitable
+
+from numbaconv._jit import named_apart
+from numbaconv.jit._compile import helper
 
 
 def taken(value: Any, dtype: np.dtype[Any]) -> Callable[[Any], Any]:
@@ -56,3 +58,24 @@ def _converter(kind: str, dtype: np.dtype[Any]) -> Callable[[Any], Any]:
 
     function: Callable[[Any], Any] = register_jitable(named_apart(convert))
     return function
+
+
+@helper
+def in_lines(shape, axis):  # type: ignore[no-untyped-def]
+    """Return an array's shape as one of two axes, of which the second is the axis, or of three if there are any behind it."""
+    axes = len(shape)
+    if axis < -axes or axis >= axes:
+        raise ValueError("axis is out of bounds")
+    if axis < 0:
+        axis += axes
+    rows, inner = 1, 1
+    for k in range(axes):
+        if k < axis:
+            rows *= shape[k]
+        elif k > axis:
+            inner *= shape[k]
+    result = np.empty(2 if inner == 1 else 3, np.int64)
+    result[0], result[1] = rows, shape[axis]
+    if inner != 1:
+        result[2] = inner
+    return result

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 import numba
 from numba.core import cgutils, types
-from numba.extending import intrinsic, overload, register_jitable
+from numba.extending import intrinsic, overload
 
 from numbaconv._jit import FASTMATH, CodeCache, named_apart, source_hash
 

@@ -11,7 +11,9 @@ from numba.core import types
 from numba.core.errors import TypingError
 from numba.np.numpy_support import as_dtype
 
-from numbaconv.jit._compile import named_apart, register_jitable
+from numba.extending import register_jitable
+
+from numbaconv._jit import named_apart
 
 NOTHING = (types.NoneType, types.Omitted)
 UNKNOWN = object()

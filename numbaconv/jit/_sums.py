@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba.extending import register_jitable
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from numbaconv.jit._compile import family, helper, register_jitable
+from numbaconv.jit._compile import family, helper
 from numbaconv.jit._direct import convolve_directly
 from numbaconv.jit._fft import by_transforms, tile_of
-from numbaconv.jit._kinds import named_apart
+from numbaconv._jit import named_apart
 
 FULL, SAME, VALID, LONGER, LONGER_REVERSED = range(5)  # the last two are as large as the larger input, as NumPy has it
 MODES = {"full": FULL, "same": SAME, "valid": VALID}
@@ -66,7 +67,7 @@ def real_view(dtype: np.dtype[Any]) -> Callable[[Any], Any]:
 
 
 def convolver(dtype: np.dtype[Any], axes: int, methods: str = ANY) -> Any:
-    """Return a kernel (x, x_shape, h, h_shape, start, y, y_shape, method) -> None for flat arrays that does what is asked for, or what is sooner done.
+    """Return a kernel (x, x_shape, h, h_shape, start, y, y_shape, method) -> None that does what is asked for, or what is sooner done.
 
     Only what may be asked for is compiled: transforms never for integers, which are exact.
     """
