@@ -86,7 +86,7 @@ from numbaconv.jit import register
 register()
 print((time.perf_counter() - start) * 1e3)
 numba.njit(lambda x: x + 1)(1.0)
-print([name for name in sys.modules if name.startswith(("scipy.signal", "scipy.ndimage")) or name.startswith("numbaconv.") and name != "numbaconv.jit"])
+print([n for n in sys.modules if n.startswith(("scipy.signal", "scipy.ndimage", "numbaconv.")) and n != "numbaconv.jit"])
 from scipy.signal import convolve
 print(numba.njit(lambda x: convolve(x, x, "full", "direct"))(np.ones(2)).tolist())
 """

@@ -25,7 +25,7 @@ def register() -> None:
         sys.meta_path.insert(0, _Finder())
         for name in _COMPILED:
             if name in sys.modules and not getattr(sys.modules[name].__spec__, "_initializing", False):
-                _compile(name)
+                _load(name)
 
 
 def accelerate_numpy() -> None:
@@ -49,7 +49,7 @@ def accelerate_numpy() -> None:
     _refresh()
 
 
-def _compile(name: str) -> None:
+def _load(name: str) -> None:
     for part in _COMPILED[name]:
         importlib.import_module(f"numbaconv.jit.{part}")
     _refresh()
@@ -73,21 +73,21 @@ class _Finder:
         for finder in sys.meta_path:
             found = finder.find_spec(name, path, target) if finder is not self and hasattr(finder, "find_spec") else None
             if found is not None:
-                _then_compile(found)
+                _then_load(found)
                 return found
         return None
 
 
-def _then_compile(spec: ModuleSpec) -> None:
+def _then_load(spec: ModuleSpec) -> None:
     load = spec.loader.exec_module if spec.loader is not None else None
 
-    def load_and_compile(module: ModuleType) -> None:
+    def load_and_register(module: ModuleType) -> None:
         assert load is not None
         load(module)
-        _compile(spec.name)
+        _load(spec.name)
 
     if load is not None:
-        spec.loader.exec_module = load_and_compile  # type: ignore[method-assign, union-attr]
+        spec.loader.exec_module = load_and_register  # type: ignore[method-assign, union-attr]
 
 
 register()

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from numba.core import types
-from numba.np.numpy_support import as_dtype
-
 from numba.extending import register_jitable
+from numba.np.numpy_support import as_dtype
 
 from numbaconv._jit import named_apart
 from numbaconv.jit._compile import helper

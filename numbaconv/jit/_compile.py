@@ -26,7 +26,6 @@ from numba.extending import intrinsic, overload
 
 from numbaconv._jit import FASTMATH, CodeCache, named_apart, source_hash
 
-
 # Nobody calls them from Python.
 OPTIONS = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
