@@ -14,7 +14,7 @@ from typing import Any
 
 # Modules whose functions can be called in nopython code, and where they are compiled.
 _COMPILED = {
-    "scipy.signal": ("_convolution", "_two_axes"),
+    "scipy.signal": ("_convolution", "_two_axes", "_filters"),
     "scipy.ndimage": ("_ndimage",),
 }
 
