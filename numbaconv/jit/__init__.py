@@ -12,10 +12,14 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+_SIGNAL = ("_convolution", "_two_axes", "_filters", "_resampling", "_smoothing")
 # Modules whose functions can be called in nopython code, and where they are compiled.
 _COMPILED = {
-    "scipy.signal": ("_convolution", "_two_axes", "_filters"),
+    "scipy.signal": _SIGNAL,
     "scipy.ndimage": ("_ndimage",),
+    **dict.fromkeys((f"numbaconv.signal.{name}" for name in ("convolution", "choice", "filters", "smoothing")), _SIGNAL),
+    "numbaconv.ndimage": ("_ndimage",),
+    "numbaconv.functional": ("_layers",),
 }
 
 
@@ -52,6 +56,8 @@ def accelerate_numpy() -> None:
 def _load(name: str) -> None:
     for part in _COMPILED[name]:
         importlib.import_module(f"numbaconv.jit.{part}")
+    if name.startswith(("numbaconv.signal", "numbaconv.ndimage")):
+        importlib.import_module("numbaconv.jit._compile").register_like_scipy(sys.modules[name])
     _refresh()
 
 

@@ -138,6 +138,10 @@ def helper(function: Callable[..., Any]) -> Any:
     return numba.njit(named_apart(function), **OPTIONS)
 
 
+# What was registered for SciPy's functions, by library and name: numbaconv's functions of the same names can be called like them.
+CHOICES: dict[tuple[str, str], Callable[..., Any]] = {}
+
+
 def overloads(*functions: Callable[..., Any], **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function that chooses the implementation of each of some functions from the types of their arguments."""
 
@@ -148,6 +152,17 @@ def overloads(*functions: Callable[..., Any], **options: Any) -> Callable[[Calla
 
         for function in functions:
             overload(function, prefer_literal=True, **options)(chosen)
+            library, *rest = function.__module__.split(".")
+            if library == "scipy":
+                CHOICES[rest[0], function.__name__] = chosen
         return choose
 
     return register
+
+
+def register_like_scipy(module: Any) -> None:
+    """Register the functions of a module of numbaconv.signal or numbaconv.ndimage as SciPy's functions of the same names are."""
+    for name, function in vars(module).items():
+        chosen = CHOICES.get((module.__name__.split(".")[1], name))
+        if chosen is not None and getattr(function, "__module__", None) == module.__name__:
+            overload(function, prefer_literal=True)(chosen)
