@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numba
-from numba.core import cgutils, types
+from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from numbaconv._jit import FASTMATH, CodeCache, named_apart, source_hash

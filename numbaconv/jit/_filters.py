@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.signal
-from numba.core import types
+from numba import types
 from numba.extending import register_jitable
 from numba.np.numpy_support import as_dtype
 from numba.np.unsafe.ndarray import to_fixed_tuple

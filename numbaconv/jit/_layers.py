@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.core import types
+from numba import types
 from numba.extending import register_jitable
 from numba.np.numpy_support import as_dtype
 
@@ -249,7 +249,7 @@ def paddings(value: Any, rank: int) -> Callable[..., Any]:
             zeros = both(padding)
             return zeros, zeros
 
-    return register_jitable(named_apart(pads))  # type: ignore[no-any-return]
+    return register_jitable(named_apart(pads))
 
 
 class Options:
@@ -281,7 +281,7 @@ def result(out: Any, dtype: np.dtype[Any], axes: int) -> Callable[[Any, Any], An
                 raise ValueError("out must have the shape of the result")
             return out
 
-    return register_jitable(named_apart(place))  # type: ignore[no-any-return]
+    return register_jitable(named_apart(place))
 
 
 def operand(name: str, value: Any, rank: int, unbatched: bool = True) -> np.dtype[Any]:
@@ -409,7 +409,7 @@ def _fill(values: Any) -> Callable[..., Any]:
         def begin(flat, size, bias):  # type: ignore[no-untyped-def]
             fill_channels(flat, size, values(bias))
 
-    return register_jitable(named_apart(begin))  # type: ignore[no-any-return]
+    return register_jitable(named_apart(begin))
 
 
 for _rank in AXES:

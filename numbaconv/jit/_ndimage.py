@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import scipy.ndimage
-from numba.core import types
+from numba import types
 from numba.extending import register_jitable
 from numba.np.numpy_support import as_dtype
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.signal
-from numba.core import types
+from numba import types
 from numba.extending import register_jitable
 
 from numbaconv._jit import named_apart

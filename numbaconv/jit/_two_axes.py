@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.signal
-from numba.core import types
+from numba import types
 
 from numbaconv.jit._arrays import taken
 from numbaconv.jit._boundary import CONSTANT, REFLECT, WRAP, correlate_extended
