@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import benchmarks
-from benchmarks import activations, calibrate, compare, memory, overhead, roofline, threads
+from benchmarks import activations, calibrate, compare, jit, memory, overhead, roofline, threads
 from benchmarks.cases import OPS, Array, Layer, layer
 from benchmarks.networks import LAYERS
 from numbaconv import tuning
@@ -238,3 +238,9 @@ def test_calibrate_prints_seconds(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     calibrate.main(["--seconds", "0"])
     printed = capsys.readouterr().out
     assert all(f'{name}: "call": ' in printed for name in room("cpu")) and "now: chosen within 10 %" in printed
+
+
+def test_nopython_code_is_compared(capsys):
+    jit.main(["--seconds", "0", "--signals", "3", "--size", "300", "--repeat", "0"])
+    printed = capsys.readouterr().out
+    assert "Python loop over SciPy" in printed and printed.count("Numba's own") == 2

@@ -103,6 +103,22 @@ def test_fftconvolve(kinds, rng):
             same(transformed(in1, in2, mode), expected, in1, in2, "fft", where=f"{in1.shape} {in2.shape} {mode}")
 
 
+def test_fftconvolve_over_some_axes(rng):
+    one = numba.njit(lambda a, b, mode, axes: scipy.signal.fftconvolve(a, b, mode, axes))
+    two = numba.njit(lambda a, b, mode: scipy.signal.oaconvolve(a, b, mode, axes=(0, -1)))
+    for (shape1, shape2), mode in itertools.product((((3, 9, 4), (3, 4, 4)), ((1, 4, 5), (2, 6, 1)), ((2, 5, 1), (2, 5, 3))), MODES):
+        in1, in2 = fill(shape1, "d", rng, "signed"), fill(shape2, "d", rng, "signed")
+        same(one(in1, in2, mode, 1), scipy.signal.fftconvolve(in1, in2, mode, 1), in1, in2, "fft")
+        same(one(in1, in2, mode, -2), scipy.signal.fftconvolve(in1, in2, mode, -2), in1, in2, "fft")
+    in1, in2 = fill((5, 3, 6), "d", rng, "signed"), fill((4, 1, 2), "d", rng, "signed")
+    for mode in MODES:
+        same(two(in1, in2, mode), scipy.signal.oaconvolve(in1, in2, mode, axes=(0, -1)), in1, in2, "fft")
+    with pytest.raises(ValueError, match="axes exceeds"):
+        one(in1, in2, "full", 3)
+    with pytest.raises(ValueError, match="incompatible shapes"):
+        one(in1, in2, "full", 1)
+
+
 def test_auto_sums_where_transforms_would_spread_what_is_not_finite(rng):
     in1, in2 = fill((5000,), "d", rng, "signed"), fill((1500,), "d", rng, "signed")
     in1[4000] = np.nan
@@ -157,7 +173,7 @@ def test_what_is_not_supported_says_so():
     refused(lambda a, b: scipy.signal.convolve(a, b), x, np.ones((2, 2)), match="in2 must be an array of as many axes as in1")
     refused(lambda a: scipy.signal.convolve(a, 2.0), x, match="in2 must be an array of numbers")
     refused(lambda a: scipy.signal.convolve(a, a), x > 0, match="two boolean arrays")
-    refused(lambda a: scipy.signal.fftconvolve(a, a, axes=0), x, match="axes must be None")
+    refused(lambda a: scipy.signal.fftconvolve(a, a, axes=0.5), x, match="axes must be None, an integer, or a tuple")
     refused(lambda a: scipy.signal.correlation_lags(a, 3), x, match="in1_len must be an integer")
 
 

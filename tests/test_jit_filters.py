@@ -14,7 +14,7 @@ from test_jit import refused
 
 import numbaconv.jit  # noqa: F401
 
-SHAPES = ((40,), (3, 41), (2, 37, 3))
+SHAPES = ((40,), (2, 37, 3))
 
 
 def close(found: Any, expected: Any, slack: float = 64, where: str = "") -> None:
@@ -31,7 +31,7 @@ def once(b, a, x, axis, zi):  # type: ignore[no-untyped-def]
     return scipy.signal.lfilter(b, a, x, axis), scipy.signal.lfilter(b, a, x, axis=axis, zi=zi)
 
 
-@pytest.mark.parametrize("kinds", ["dd", "ff", "DD", "df", "id"])
+@pytest.mark.parametrize("kinds", ["dd", "fF", "DD", "id"])
 def test_lfilter(kinds, rng):
     for shape, (taps, poles) in itertools.product(SHAPES, ((4, 4), (2, 5), (6, 3), (1, 1), (5, 1), (12, 1), (1, 3))):
         b, a, x = fill((taps,), kinds[0], rng), 0.2 * fill((poles,), kinds[0], rng), fill(shape, kinds[1], rng, "signed")

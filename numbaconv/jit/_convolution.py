@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import scipy.signal
 from numba import types
+from numba.extending import register_jitable
 
+from numbaconv._jit import named_apart
+from numbaconv.jit._along import convolution_along, mark_axis
 from numbaconv.jit._arrays import taken
 from numbaconv.jit._compile import kernel, overloads
-from numbaconv.jit._kinds import choice, dtype_of, known, refuse
+from numbaconv.jit._kinds import choice, dtype_of, is_none, known, refuse
 from numbaconv.jit._sums import ANY, FFT, METHODS, MODES, convolution
 
 
@@ -60,18 +63,48 @@ def correlate(in1, in2, mode="full", method="auto"):  # type: ignore[no-untyped-
 @overloads(scipy.signal.fftconvolve, scipy.signal.oaconvolve)
 def fftconvolve(in1, in2, mode="full", axes=None):  # type: ignore[no-untyped-def]
     """Compile scipy.signal.fftconvolve and oaconvolve, which are one computation."""
-    if known(axes) is not None:
-        raise refuse("axes", axes, "None, which is all axes,")
     dtype = operands(in1, in2)
     if dtype.kind not in "fc":
         dtype = np.dtype(np.float64)
     first, second, extent = taken(in1, dtype), taken(in2, dtype), choice("mode", mode, MODES)
-    sums = convolution(dtype, getattr(in1, "ndim", 1), "fft")
+    rank = getattr(in1, "ndim", 1)
+    if is_none(axes):
+        sums = convolution(dtype, rank, "fft")
 
-    def implementation(in1, in2, mode="full", axes=None):  # type: ignore[no-untyped-def]
-        return sums(first(in1), second(in2), extent(mode), FFT, False)
+        def implementation(in1, in2, mode="full", axes=None):  # type: ignore[no-untyped-def]
+            return sums(first(in1), second(in2), extent(mode), FFT, False)
 
-    return implementation
+        return implementation
+    mark, broadcast = marked(axes, rank), convolution_along(dtype, rank)
+
+    def along(in1, in2, mode="full", axes=None):  # type: ignore[no-untyped-def]
+        return broadcast(first(in1), second(in2), extent(mode), mark(axes))
+
+    return along
+
+
+def marked(axes: Any, rank: int) -> Callable[[Any], Any]:
+    """Return a function for compiled code that marks the axes of an argument by 1, and others by 0."""
+    found = axes.value if isinstance(axes, types.Omitted) else axes
+    if isinstance(found, types.Integer):
+
+        def mark(axes):  # type: ignore[no-untyped-def]
+            marks = np.zeros(rank, np.int64)
+            mark_axis(axes, marks)
+            return marks
+
+    elif isinstance(found, (types.List, types.UniTuple)) and isinstance(found.dtype, types.Integer):
+
+        def mark(axes):  # type: ignore[no-untyped-def]
+            marks = np.zeros(rank, np.int64)
+            for axis in axes:
+                mark_axis(axis, marks)
+            return marks
+
+    else:
+        raise refuse("axes", axes, "None, an integer, or a tuple or list of integers")
+    function: Callable[[Any], Any] = register_jitable(named_apart(mark))
+    return function
 
 
 @kernel
@@ -92,7 +125,7 @@ def correlation_lags(in1_len, in2_len, mode="full"):  # type: ignore[no-untyped-
     for name, value in (("in1_len", in1_len), ("in2_len", in2_len)):
         if not isinstance(value, types.Integer):
             raise refuse(name, value, "an integer")
-    extent: Callable[[Any], int] = choice("mode", mode, MODES)
+    extent = choice("mode", mode, MODES)
 
     def implementation(in1_len, in2_len, mode="full"):  # type: ignore[no-untyped-def]
         return lags(in1_len, in2_len, extent(mode))
