@@ -9,15 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from numbaconv._jit import unsigned
-from numbaconv.jit._compile import helper, kernel
+from numbaconv.jit._compile import kernel
 
 GROUP = 8  # taps at a time
 TILE = 1024  # outputs that stay in the nearest cache
 CHUNK = 1024  # taps that are summed in one go
 
 
-@helper
-def _add_taps(x, xi, n, h, hi, r0, r1, start, y, yi, o0, o1):  # type: ignore[no-untyped-def]
+@kernel
+def add_taps(x, xi, n, h, hi, r0, r1, start, y, yi, o0, o1):  # type: ignore[no-untyped-def]
     # Taps r0 … r1 of a line at h[hi] and a line of n elements at x[xi], into outputs o0 … o1 from y[yi] on.
     for r in range(r0, r1, GROUP):
         last = min(r + GROUP, r1)
@@ -54,7 +54,7 @@ def convolve_directly(x, x_shape, h, h_shape, start, y, y_shape):  # type: ignor
     lines, filters = 1, 1
     for axis in range(last):
         lines, filters = lines * y_shape[axis], filters * h_shape[axis]
-    sums = np.empty(TILE, y.dtype)
+    sums = np.empty(TILE if taps > CHUNK else 1, y.dtype)
     for j in range(y.size):
         y[j] = 0
     for line in range(lines):
@@ -77,7 +77,7 @@ def convolve_directly(x, x_shape, h, h_shape, start, y, y_shape):  # type: ignor
                     if many:
                         for j in range(o1 - o0):
                             sums[j] = 0
-                    _add_taps(x, at * n, n, h, row * taps, r, min(r + CHUNK, r1), begin, target, to, o0, o1)
+                    add_taps(x, at * n, n, h, row * taps, r, min(r + CHUNK, r1), begin, target, to, o0, o1)
                     if many:
                         for j in range(o1 - o0):
                             y[line * outputs + o0 + j] += sums[j]

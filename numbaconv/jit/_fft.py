@@ -47,8 +47,8 @@ def tile_of(h_shape, y_shape, size):  # type: ignore[no-untyped-def]
     return work * stages
 
 
-@helper
-def _fill_stages(size, stages, factors):  # type: ignore[no-untyped-def]
+@kernel
+def fill_stages(size, stages, factors):  # type: ignore[no-untyped-def]
     """Fill in the stages and their factors; return how many they are."""
     count, place, subs, inner = 0, 0, 1, 1
     for axis in range(len(size)):
@@ -72,13 +72,12 @@ def _fill_stages(size, stages, factors):  # type: ignore[no-untyped-def]
     return count
 
 
-@functools.cache
-def _stages(sign: int, flat: bool) -> Any:
+@family
+def through_stages(sign: int, flat: bool) -> Any:
     """Make the function of all stages of a transform or, for the other sign, of the way back; ``flat`` is for one axis, and sooner compiled."""
     four, two = (stage(ISA, FLOAT64, radix, sign, "each") for radix in (4, 2))
     across = _nothing if flat else _across(sign)
 
-    @helper
     def run(data, plane, stages, count, factors):  # type: ignore[no-untyped-def]
         for k in range(count):
             s = COLUMNS * (k if sign == FORWARD else count - 1 - k)
@@ -139,8 +138,8 @@ def _only_line(shape, size, first, lead, lines):  # type: ignore[no-untyped-def]
     lines[0] = 0
 
 
-@helper
-def _load(x, parts, lines, n, first, width, data, at, plane):  # type: ignore[no-untyped-def]
+@kernel
+def load(x, parts, lines, n, first, width, data, at, plane):  # type: ignore[no-untyped-def]
     """Copy a tile, with zeros where the array ends. A complex array fills both planes, a real one the first."""
     for row in range(len(lines)):
         begin = min(max(0, -first), width)
@@ -151,8 +150,8 @@ def _load(x, parts, lines, n, first, width, data, at, plane):  # type: ignore[no
                 data[to + j] = x[source + parts * j] if begin <= j < end else 0.0
 
 
-@helper
-def _store(data, at, plane, lines, width, lead, scale, y, parts, n, first):  # type: ignore[no-untyped-def]
+@kernel
+def store(data, at, plane, lines, width, lead, scale, y, parts, n, first):  # type: ignore[no-untyped-def]
     """Copy the new outputs of a tile to where it begins; those before ``lead`` are not new."""
     for row in range(len(lines)):
         if lines[row] >= 0:
@@ -174,7 +173,7 @@ def _place(which, grid, size, lead, start, first):  # type: ignore[no-untyped-de
 @family
 def by_transforms(flat: bool) -> Callable[..., Any]:
     """Make the kernel, for arrays of one axis or of any number."""
-    forward, inverse = _stages(FORWARD, flat), _stages(INVERSE, flat)
+    forward, inverse = through_stages(FORWARD, flat), through_stages(INVERSE, flat)
     last, multiply = turn(ISA, FLOAT64, "forward"), turn(ISA, FLOAT64, "multiply")
     find_lines = _only_line if flat else _find_lines
 
@@ -194,11 +193,11 @@ def by_transforms(flat: bool) -> Callable[..., Any]:
         plane, squares, scale = elements + LINES, elements // SQUARE, 1.0 / elements
         stages, lines = np.empty(64 * COLUMNS, np.int64), np.empty(rows, np.int64)
         factors, spectrum, data = np.empty(places, FLOAT64), np.empty(2 * plane, FLOAT64), np.empty(2 * plane, FLOAT64)
-        count = _fill_stages(size, stages, factors)
+        count = fill_stages(size, stages, factors)
         for j in range(2 * plane):
             spectrum[j] = data[j] = 0.0
         find_lines(h_shape, size, zero, zero, lines)
-        _load(h, parts, lines, h_shape[end], zero[end], width, spectrum, zero[end], plane)
+        load(h, parts, lines, h_shape[end], zero[end], width, spectrum, zero[end], plane)
         forward(spectrum, plane, stages, count, factors)
         last(spectrum, 0, plane, squares, spectrum, 0)
         together = 3 - parts  # tiles of a transform
@@ -206,13 +205,13 @@ def by_transforms(flat: bool) -> Callable[..., Any]:
             for part in range(together):
                 _place(min(tile + part, tiles - 1), grid, size, lead, start, first)
                 find_lines(x_shape, size, first, zero, lines)
-                _load(x, parts, lines, x_shape[end], first[end], width, data, part * plane, plane)
+                load(x, parts, lines, x_shape[end], first[end], width, data, part * plane, plane)
             forward(data, plane, stages, count, factors)
             multiply(data, 0, plane, squares, spectrum, 0)
             inverse(data, plane, stages, count, factors)
             for part in range(min(together, tiles - tile)):
                 _place(tile + part, grid, size, lead, zero, first)
                 find_lines(y_shape, size, first, lead, lines)
-                _store(data, part * plane, plane, lines, width, lead[end], scale, y, parts, y_shape[end], first[end])
+                store(data, part * plane, plane, lines, width, lead[end], scale, y, parts, y_shape[end], first[end])
 
     return convolve_by_transforms

@@ -41,9 +41,11 @@ def measure(first, second, mode, a, b, start, outputs):  # type: ignore[no-untyp
         elif mode == SAME:
             start[axis], outputs[axis] = (taps - 1) // 2, n
         elif mode == VALID:
-            start[axis], outputs[axis] = min(n, taps) - 1, abs(n - taps) + 1
+            start[axis], outputs[axis] = (taps - 1, n - taps + 1) if n >= taps else (n - 1, taps - n + 1)
+        elif n >= taps:
+            start[axis], outputs[axis] = (taps - 1 + mode - LONGER) // 2, n
         else:
-            start[axis], outputs[axis] = (min(n, taps) - 1 + mode - LONGER) // 2, max(n, taps)
+            start[axis], outputs[axis] = (n - 1 + mode - LONGER) // 2, taps
     if mode == VALID and larger and smaller:
         raise ValueError("For 'valid' mode, one must be at least as large as the other in every dimension")
 
@@ -91,9 +93,8 @@ def by_choice(dtype: np.dtype[Any], flat: bool, may_sum: bool) -> Callable[..., 
     def convolve(x, x_shape, h, h_shape, start, y, y_shape, method):  # type: ignore[no-untyped-def]
         forced = method == FFT or not may_sum
         size, most = np.empty(len(x_shape), np.int64), 1.0 * y.size * h.size * product - WORTH
-        if forced or (method == AUTO and most > 0 and most > tile_of(h_shape, y_shape, size) * STAGE * parts):
-            if forced:
-                tile_of(h_shape, y_shape, size)
+        work = tile_of(h_shape, y_shape, size) if forced or (method == AUTO and most > 0) else math.inf
+        if forced or most > work * STAGE * parts:
             result = real(y)
             transform(real(x), x_shape, real(h), h_shape, start, result, y_shape, parts, size)
             total = 0.0
@@ -111,10 +112,26 @@ def _do_nothing(x, x_shape, h, h_shape, start, y, y_shape, method):  # type: ign
     pass
 
 
+@functools.cache
+def empty(dtype: np.dtype[Any], axes: int) -> Callable[[Any], Any]:
+    """Return a function for compiled code that gives an array of the sizes in another; that of one axis is sooner compiled."""
+    if axes == 1:
+
+        def allocate(sizes):  # type: ignore[no-untyped-def]
+            return np.empty(sizes[0], dtype)
+    else:
+
+        def allocate(sizes):  # type: ignore[no-untyped-def]
+            return np.empty(to_fixed_tuple(sizes, axes), dtype)
+
+    function: Callable[[Any], Any] = register_jitable(named_apart(allocate))
+    return function
+
+
 @family
 def convolution(dtype: np.dtype[Any], axes: int, methods: str = ANY) -> Callable[..., Any]:
     """Make a kernel (first, second, mode, method, mirrored) -> array; the second is reversed and conjugated if it is to be ``mirrored``."""
-    convolve_into = convolver(dtype, axes, methods)
+    convolve_into, allocate = convolver(dtype, axes, methods), empty(dtype, axes)
 
     def convolve(first, second, mode, method, mirrored):  # type: ignore[no-untyped-def]
         a, b, start, outputs = np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty(axes, np.int64)
@@ -124,11 +141,10 @@ def convolution(dtype: np.dtype[Any], axes: int, methods: str = ANY) -> Callable
             flat, h = h, np.empty(h.size, dtype)
             for i in range(h.size):
                 h[i] = flat[h.size - 1 - i].conjugate()
-        y = np.empty(to_fixed_tuple(outputs, axes), dtype)
-        if x.size >= h.size:
-            convolve_into(x, a, h, b, start, y.reshape(-1), outputs, method)
-        else:
-            convolve_into(h, b, x, a, start, y.reshape(-1), outputs, method)
+        y = allocate(outputs)
+        if x.size < h.size:
+            x, h, a, b = h, x, b, a
+        convolve_into(x, a, h, b, start, y.reshape(-1), outputs, method)
         return y
 
     return convolve
