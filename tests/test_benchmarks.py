@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import benchmarks
-from benchmarks import activations, calibrate, compare, gpu_check, memory, overhead, roofline, threads
+from benchmarks import activations, calibrate, compare, gpu_check, jit, memory, overhead, roofline, threads
 from benchmarks.cases import OPS, Array, Layer, layer
 from benchmarks.networks import LAYERS
 from numbaconv import tuning
@@ -248,3 +248,9 @@ def test_gpu_check_measures_and_writes_its_file(tmp_path, monkeypatch, capsys):
     measured = {row["op"] for row in written["rows"] if "seconds" in row and row["precision"] == "float32"}
     assert measured == {*OPS, "signal"} and not any(row.get("wrong") for row in written["rows"])
     assert "| 2→3 3×3 @5 | forward | float32 |" in capsys.readouterr().out
+
+
+def test_nopython_code_is_compared(capsys):
+    jit.main(["--seconds", "0", "--signals", "3", "--size", "300", "--repeat", "0"])
+    printed = capsys.readouterr().out
+    assert "Python loop over SciPy" in printed and printed.count("Numba's own") == 2

@@ -26,7 +26,7 @@ FLOORS = {
     "demo": 8, "bench": 8,
     "__main__": 9,
 }  # fmt: skip
-FOLDERS = {"cpu", "cuda", "nn", "signal", "ndimage", "demo"}
+FOLDERS = {"cpu", "cuda", "nn", "signal", "ndimage", "jit", "demo"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 

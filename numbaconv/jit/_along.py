@@ -1,0 +1,84 @@
+"""fftconvolve over some axes: one convolution after the other, in arrays that have one element on all other axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from numbaconv.jit._compile import family, helper, kernel
+from numbaconv.jit._sums import FFT, SAME, convolver, measure
+
+
+@kernel
+def mark_axis(axis, marks):  # type: ignore[no-untyped-def]
+    """Set the mark of an axis, which may be counted from the end."""
+    if axis < -len(marks) or axis >= len(marks):
+        raise ValueError("axes exceeds dimensionality of input")
+    if marks[axis]:
+        raise ValueError("all axes must be unique")
+    marks[axis] = 1
+
+
+@helper
+def corner(shape, marks, item, whole):  # type: ignore[no-untyped-def]
+    """Return where in a flat array an item of the axes without a mark begins, an axis of one element being repeated."""
+    at, scale = 0, 1
+    for axis in range(len(shape) - 1, -1, -1):
+        if not marks[axis]:
+            at += (item % whole[axis] if shape[axis] > 1 else 0) * scale
+            item //= whole[axis]
+        scale *= shape[axis]
+    return at
+
+
+@helper
+def move(large, shape, start, part, small, back):  # type: ignore[no-untyped-def]
+    """Copy what begins at ``start`` of a large array to a small one, or the other way."""
+    for k in range(small.size):
+        at, scale, rest = start, 1, k
+        for axis in range(len(shape) - 1, -1, -1):
+            at, scale, rest = at + rest % part[axis] * scale, scale * shape[axis], rest // part[axis]
+        if back:
+            large[at] = small[k]
+        else:
+            small[k] = large[at]
+
+
+@family
+def convolution_along(dtype: np.dtype[Any], axes: int) -> Callable[..., Any]:
+    """Make a kernel (first, second, mode, marks) -> array."""
+    transform = convolver(dtype, 2, "fft")
+
+    def convolve(first, second, mode, marks):  # type: ignore[no-untyped-def]
+        a, b, whole, items, sizes = np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty(axes, np.int64), 1, np.ones(3, np.int64)
+        a_part, b_part, part, start = np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty(axes, np.int64)
+        a_of, b_of = np.empty(axes, np.int64), np.empty(axes, np.int64)
+        for axis in range(axes):
+            a[axis], b[axis] = first.shape[axis], second.shape[axis]
+            a_of[axis], b_of[axis] = (a[axis], b[axis]) if marks[axis] else (1, 1)
+        measure(a_of, b_of, mode, a_part, b_part, start, part)
+        for axis in range(axes):
+            whole[axis] = part[axis] if marks[axis] else a[axis] if mode == SAME else max(a[axis], b[axis])
+            if not marks[axis]:
+                items *= whole[axis]
+                if a[axis] != b[axis] and min(a[axis], b[axis]) != 1:
+                    raise ValueError("incompatible shapes for in1 and in2: they must agree on the other axes, or be 1")
+            sizes[0], sizes[1], sizes[2] = sizes[0] * a_part[axis], sizes[1] * b_part[axis], sizes[2] * part[axis]
+        # In mode "same" SciPy gives the shape of in1 there too: if that is 1, what in2 has in the middle.
+        middle, scale = 0, 1
+        for axis in range(axes - 1, -1, -1):
+            middle += (b[axis] - 1) // 2 * scale if mode == SAME and not marks[axis] and a[axis] == 1 else 0
+            scale *= b[axis]
+        y = np.empty(to_fixed_tuple(whole, axes), dtype)
+        x, h, z = np.empty(sizes[0], dtype), np.empty(sizes[1], dtype), np.empty(sizes[2], dtype)
+        for item in range(items):
+            move(first.reshape(-1), a, corner(a, marks, item, whole), a_part, x, False)
+            move(second.reshape(-1), b, middle + corner(b, marks, item, whole), b_part, h, False)
+            transform(x, a_part, h, b_part, start, z, part, FFT)
+            move(y.reshape(-1), whole, corner(whole, marks, item, whole), part, z, True)
+        return y
+
+    return convolve

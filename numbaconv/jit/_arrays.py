@@ -1,0 +1,80 @@
+"""Arrays as kernels take them: contiguous, of the dtype of the result; and what an axis leaves of them: lines."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import register_jitable
+from numba.np.numpy_support import as_dtype
+
+from numbaconv._jit import named_apart
+from numbaconv.jit._compile import helper
+
+
+def taken(value: Any, dtype: np.dtype[Any]) -> Callable[[Any], Any]:
+    """Return a function for compiled code that gives an argument of a type as a contiguous array of a dtype, itself if it is one."""
+    if isinstance(value, types.Array):
+        same = value.layout == "C" and value.mutable and value.aligned and as_dtype(value.dtype) == dtype
+        return _converter("same" if same else "line" if value.ndim == 1 else "array", dtype)
+    return _converter("list" if isinstance(value, types.Sequence) else "number", dtype)
+
+
+@functools.cache
+def _converter(kind: str, dtype: np.dtype[Any]) -> Callable[[Any], Any]:
+    if kind == "same":
+
+        def convert(x):  # type: ignore[no-untyped-def]
+            return x
+
+    elif kind == "number":
+
+        def convert(x):  # type: ignore[no-untyped-def]
+            y = np.empty(1, dtype)
+            y[0] = x
+            return y
+
+    elif kind == "array":
+
+        def convert(x):  # type: ignore[no-untyped-def]
+            y = np.empty(x.shape, dtype)
+            flat, i = y.reshape(-1), 0
+            for value in x.flat:
+                flat[i] = value
+                i += 1
+            return y
+
+    else:
+
+        def convert(x):  # type: ignore[no-untyped-def]
+            y = np.empty(len(x), dtype)
+            for i in range(len(x)):
+                y[i] = x[i]
+            return y
+
+    function: Callable[[Any], Any] = register_jitable(named_apart(convert))
+    return function
+
+
+@helper
+def in_lines(shape, axis):  # type: ignore[no-untyped-def]
+    """Return an array's shape as one of two axes, of which the second is the axis, or of three if there are any behind it."""
+    axes = len(shape)
+    if axis < -axes or axis >= axes:
+        raise ValueError("axis is out of bounds")
+    if axis < 0:
+        axis += axes
+    rows, inner = 1, 1
+    for k in range(axes):
+        if k < axis:
+            rows *= shape[k]
+        elif k > axis:
+            inner *= shape[k]
+    result = np.empty(2 if inner == 1 else 3, np.int64)
+    result[0], result[1] = rows, shape[axis]
+    if inner != 1:
+        result[2] = inner
+    return result

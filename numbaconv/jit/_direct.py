@@ -1,0 +1,83 @@
+"""The sum itself, for any number of axes: y[o] = Σ_r h[r] · x[start + o − r] with zeros outside of x. All arrays are flat.
+
+Eight taps are multiplied with a stretch of a line at a time, so that the loop which LLVM makes vectors of loads x from the nearest cache and
+loads and stores y once in eight products. Sums of many taps are cut into chunks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from numbaconv._jit import unsigned
+from numbaconv.jit._compile import kernel
+
+GROUP = 8  # taps at a time
+TILE = 1024  # outputs that stay in the nearest cache
+CHUNK = 1024  # taps that are summed in one go
+
+
+@kernel
+def add_taps(x, xi, n, h, hi, r0, r1, start, y, yi, o0, o1):  # type: ignore[no-untyped-def]
+    # Taps r0 … r1 of a line at h[hi] and a line of n elements at x[xi], into outputs o0 … o1 from y[yi] on.
+    for r in range(r0, r1, GROUP):
+        last = min(r + GROUP, r1)
+        low, high = max(o0, last - 1 - start), min(o1, n + r - start)  # where all of them have an x
+        if last - r < GROUP or high <= low:
+            low = high = o1
+        else:
+            at, there = xi + start + low - r, yi + low - o0
+            h0, h1, h2, h3 = h[hi + r], h[hi + r + 1], h[hi + r + 2], h[hi + r + 3]
+            h4, h5, h6, h7 = h[hi + r + 4], h[hi + r + 5], h[hi + r + 6], h[hi + r + 7]
+            for j in range(high - low):
+                i = at + j
+                first = h0 * x[unsigned(i)] + h1 * x[unsigned(i - 1)] + h2 * x[unsigned(i - 2)] + h3 * x[unsigned(i - 3)]
+                second = h4 * x[unsigned(i - 4)] + h5 * x[unsigned(i - 5)] + h6 * x[unsigned(i - 6)] + h7 * x[unsigned(i - 7)]
+                y[unsigned(there + j)] += first + second
+        for k in range(2 * (last - r)):
+            # What is before and behind the stretch, tap by tap.
+            s = r + k // 2
+            begin, end = max(o0, s - start), min(o1, n + s - start)
+            if k % 2:
+                begin = max(begin, high)
+            else:
+                end = min(end, low)
+            value, at, there = h[hi + s], xi + start + begin - s, yi + begin - o0
+            for j in range(end - begin):
+                y[unsigned(there + j)] += value * x[unsigned(at + j)]
+
+
+@kernel
+def convolve_directly(x, x_shape, h, h_shape, start, y, y_shape):  # type: ignore[no-untyped-def]
+    """Overwrite y, with the last axis in lines and every other axis element by element."""
+    last = len(x_shape) - 1
+    n, taps, outputs, begin = x_shape[last], h_shape[last], y_shape[last], start[last]
+    lines, filters = 1, 1
+    for axis in range(last):
+        lines, filters = lines * y_shape[axis], filters * h_shape[axis]
+    sums = np.empty(TILE if taps > CHUNK else 1, y.dtype)
+    for j in range(y.size):
+        y[j] = 0
+    for line in range(lines):
+        for row in range(filters):
+            at, scale, o, r = 0, 1, line, row
+            for axis in range(last - 1, -1, -1):
+                i = start[axis] + o % y_shape[axis] - r % h_shape[axis]
+                if i < 0 or i >= x_shape[axis]:
+                    at = -1
+                    break
+                at, scale, o, r = at + i * scale, scale * x_shape[axis], o // y_shape[axis], r // h_shape[axis]
+            if at < 0:
+                continue
+            for o0 in range(0, outputs, TILE):
+                o1 = min(outputs, o0 + TILE)
+                r0, r1 = max(0, begin + o0 - n + 1), min(taps, begin + o1)  # taps that meet x at all
+                many = r1 - r0 > CHUNK
+                target, to = (sums, 0) if many else (y, line * outputs + o0)
+                for r in range(r0, r1, CHUNK):
+                    if many:
+                        for j in range(o1 - o0):
+                            sums[j] = 0
+                    add_taps(x, at * n, n, h, row * taps, r, min(r + CHUNK, r1), begin, target, to, o0, o1)
+                    if many:
+                        for j in range(o1 - o0):
+                            y[line * outputs + o0 + j] += sums[j]

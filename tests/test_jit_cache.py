@@ -1,0 +1,107 @@
+"""What nopython code costs those who do not use it, and that no kept code outlives the sources that it came from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import numbaconv
+
+PACKAGE = Path(numbaconv.__file__).parent
+USERS = """
+import sys
+import numba
+import numpy as np
+import scipy.signal
+import numbaconv.jit
+
+@numba.njit(cache=True)
+def inner(x, h):
+    return scipy.signal.convolve(x, h, "valid", "direct")
+
+@numba.njit(cache=True)
+def smooth(x, h):
+    return inner(x, h)
+
+@numba.njit(cache=True, parallel=True)
+def all_of(xs, h):
+    out = np.empty_like(xs)
+    for i in numba.prange(len(xs)):
+        out[i] = scipy.signal.convolve(xs[i], h, "same", "direct")
+    return out
+
+h = np.array([1.0, 2.0])
+print(smooth(np.arange(3.0), h).tolist(), all_of(np.ones((2, 3)), h).tolist())
+print([sum(f.stats.cache_hits.values()) for f in (smooth, all_of)])
+"""
+
+
+def run(code: str | Path, folder: Path, **environment: str) -> list[str]:
+    arguments = [str(code)] if isinstance(code, Path) else ["-c", code]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_kept_function_does_not_outlive_the_sources(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "numbaconv", ignore=shutil.ignore_patterns("__pycache__"))
+    program = tmp_path / "users.py"
+    program.write_text(USERS)
+    options: dict[str, Any] = {"NUMBACONV_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    old = ["[1.0, 4.0] [[1.0, 3.0, 3.0], [1.0, 3.0, 3.0]]"]
+    assert run(program, tmp_path, **options) == [*old, "[0, 0]"]
+    assert run(program, tmp_path, **options) == [*old, "[1, 1]"]
+    shutil.rmtree(tmp_path / "cache")  # the kernels are compiled again, and the functions still call them
+    assert run(program, tmp_path, **options) == [*old, "[1, 1]"]
+    source = tmp_path / "numbaconv" / "jit" / "_direct.py"
+    changed = source.read_text().replace("+= value * x[", "+= 10 * value * x[")
+    assert changed != source.read_text()
+    source.write_text(changed)
+    new = ["[10.0, 40.0] [[10.0, 30.0, 30.0], [10.0, 30.0, 30.0]]"]
+    assert run(program, tmp_path, **options) == [*new, "[0, 0]"]
+    assert run(program, tmp_path, **options) == [*new, "[1, 1]"]
+
+
+COSTS = """
+import sys, time
+import numba
+import numpy as np
+before = set(sys.modules)
+start = time.perf_counter()
+from numbaconv.jit import register
+register()
+print((time.perf_counter() - start) * 1e3)
+numba.njit(lambda x: x + 1)(1.0)
+print([n for n in sys.modules if n.startswith(("scipy.signal", "scipy.ndimage", "numbaconv.")) and n != "numbaconv.jit"])
+from scipy.signal import convolve
+print(numba.njit(lambda x: convolve(x, x, "full", "direct"))(np.ones(2)).tolist())
+"""
+
+
+def test_who_does_not_use_it_pays_nothing():
+    cost, imported, result = run(COSTS, PACKAGE.parent)
+    assert imported == "[]" and result == "[1.0, 2.0, 1.0]"
+    assert float(cost) < 50, "five times what it may take on a quiet machine"
+
+
+def test_the_entry_point_is_the_one_of_the_project_file():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (value,) = project["entry-points"]["numba_extensions"].values()
+    import numbaconv.jit
+
+    assert EntryPoint("init", value, "numba_extensions").load() is numbaconv.jit.register
