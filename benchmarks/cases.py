@@ -95,9 +95,9 @@ class Layer:
         geometry = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "layout": None, **self.options}
         return problem_for(self.transposed, "forward", self.rank, self.x_shape, self.w_shape, geometry)[0]
 
-    def plan(self, op: str, dtype: str = "float32", method: str = "auto", device: str = "cpu") -> Plan:
+    def plan(self, op: str, dtype: str = "float32", method: str = "auto", **how: Any) -> Plan:
         """Return how numbaconv would compute ``op``; NotImplementedError where the method cannot."""
-        return plan(self.problem, OPERATIONS[self.transposed, op], np.dtype(dtype), method, device=device)  # type: ignore[index]
+        return plan(self.problem, OPERATIONS[self.transposed, op], np.dtype(dtype), method, **how)  # type: ignore[index]
 
     def operands(self, op: str, dtype: str = "float32") -> tuple[Array, Array]:
         """Return fresh random operands, in the order in which numbaconv takes them; never zeros, which compute faster."""

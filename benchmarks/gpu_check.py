@@ -41,6 +41,7 @@ LAYERS_OF_THE_BARS = {name: replace(layer(name), x_shape=(batch, *layer(name).x_
         "256→256 3×3×3 @4×14×14"),
 }.items() for name in names}  # fmt: skip
 AGREEMENT = {"float32": 1e-5, "tf32": 3e-3, "bfloat16": 2e-2}  # of ‖found − expected‖ / ‖expected‖, in float32 arithmetic
+ASKED = {"tf32": "tf32", "bfloat16": "bf16"}  # numbaconv's names
 WARMUPS, LEAST_SECONDS, MOST_CALLS = 3, 0.05, 200
 
 
@@ -106,16 +107,26 @@ def torch_calls(case: Layer, op: str, a: Any, b: Any, precision: str) -> Iterato
 
 
 def our_calls(case: Layer, op: str, a: Any, b: Any, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield numbaconv's calls, in both layouts; a precision that it hasn't for this operation yields none."""
-    how: dict[str, Any] = {"device": "cuda"} | ({"precision": "tf32"} if precision == "tf32" else {})
+    """Yield numbaconv's calls, in both layouts; operands are converted beforehand."""
+    how: dict[str, Any] = {"device": "cuda", "precision": ASKED.get(precision, "default")}
     if precision == "bfloat16":
-        return
+        a, b = (patterns(t) for t in (a, b))
     yield "numbaconv NCHW", lambda: case.call(op, a, b, **how)
     if case.rank == 2:
         swap = {"forward": (True, False), "grad_input": (True, False), "grad_weight": (True, True)}[op]
         first, second = (np_or_cp(t).ascontiguousarray(np_or_cp(t).moveaxis(t, 1, -1)) if s else t for t, s in zip((a, b), swap, strict=True))
         last = Layer((case.x_shape[0], *case.x_shape[2:], case.x_shape[1]), case.w_shape, case.options, case.transposed)
         yield "numbaconv NHWC", lambda: last.call(op, first, second, layout="NHWC", **how)
+
+
+def patterns(array: Any) -> Any:
+    """Return float32 numbers as the bit patterns of the nearest bfloat16."""
+    return ((array.view(np.uint32) + 0x8000) >> 16).astype(np.uint16)
+
+
+def numbers(array: Any) -> Any:
+    """Return the inverse of `patterns`, of other arrays themselves."""
+    return (array.astype(np.uint32) << 16).view(np.float32) if array.dtype == np.uint16 else array
 
 
 def np_or_cp(array: Any) -> Any:
@@ -139,18 +150,20 @@ def measure(name: str, case: Layer, op: str, precision: str, clock: Clock) -> di
         return {"case": name, "op": op, "precision": precision, "refused": str(reason)}
     if not calls:
         return None
-    expected = calls["numbaconv NCHW"]()
+    expected = numbers(calls["numbaconv NCHW"]())
     calls |= dict(torch_calls(case, op, a, b, precision))
     wrong = [label for label, call in calls.items() if not agrees(call(), expected, op, label, precision)]
     seconds = clock.medians(calls)
+    size, dtype = (2, "uint16") if precision == "bfloat16" else (4, "float32")
+    method = case.plan(op, dtype, device="cuda", precision=ASKED.get(precision, "default")).name
     return {"case": name, "op": op, "precision": precision, "batch": case.x_shape[0], "seconds": seconds, "wrong": wrong,
-            "flops": 2 * case.macs, "bytes": case.elements * 4, "method": case.plan(op, device="cuda").name}  # fmt: skip
+            "flops": 2 * case.macs, "bytes": case.elements * size, "method": method}  # fmt: skip
 
 
 def agrees(found: Any, expected: Any, op: str, label: str, precision: str) -> bool:
     """Return whether a result is the expected one within the precision."""
     xp = np_or_cp(expected)
-    found = xp.asarray(found.float() if hasattr(found, "float") else found)
+    found = numbers(xp.asarray(found.float() if hasattr(found, "float") else found))
     if "numbaconv NHWC" in label and op != "grad_weight":
         found = xp.moveaxis(found, -1, 1)
     scale = float(xp.linalg.norm(expected.ravel())) or 1.0
@@ -228,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--suite", nargs="*", default=["bars"], choices=["bars", *LAYERS], help="of layers; bars: those that the bars are about")
     parser.add_argument("--batch", type=int, default=32, help="of the suites of networks")
     parser.add_argument("--ops", nargs="*", default=list(OPS), choices=OPS)
-    parser.add_argument("--precision", nargs="*", default=["float32", "tf32"], choices=list(AGREEMENT))
+    parser.add_argument("--precision", nargs="*", default=list(AGREEMENT), choices=list(AGREEMENT))
     parser.add_argument("--match", default="", help="only cases whose name contains this")
     parser.add_argument("--no-tests", action="store_true")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the JSON file")
