@@ -14,7 +14,6 @@ from numba.np.numpy_support import as_dtype
 
 from numbaconv._jit import named_apart
 
-NOTHING = (types.NoneType, types.Omitted)
 UNKNOWN = object()
 
 
@@ -94,8 +93,3 @@ def dtype_of(argument: str, value: Any, axes: int | None = None) -> np.dtype[Any
     if value.dtype == types.float16:
         raise refuse(argument, value, "an array of float32 or float64, complex64 or complex128, or integers")
     return as_dtype(value.dtype)
-
-
-def axes_of(value: Any) -> int:
-    """Return the number of axes of an array or a sequence."""
-    return value.ndim if isinstance(value, types.Array) else 1
