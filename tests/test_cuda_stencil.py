@@ -142,11 +142,12 @@ def test_nan_and_infinity_reach_the_outputs_that_see_them_and_no_others(last, rn
 def test_wgrad_sums_many_tiles_and_pieces(monkeypatch, rng):
     monkeypatch.setattr(_stencil, "LONGEST", 2)
     monkeypatch.setattr(_stencil_last, "LONGEST", 2)
-    for pieces in (1, 2):
+    images, channels = layer(70, 2, 2, (6, 9), (3, 3), 1, 1, 2, False), layer(2, 3, 1, (40, 130), (5, 5), 2, 2, 1, False)
+    row = layer(60, 1, 1, (700,), (7,), 2, 3, 1, True)
+    last, line = layer(7, 6, 6, (6, 9), (3, 3), 1, 1, 3, True), layer(3, 8, 8, (200,), (5,), 2, 2, 8, True)
+    for pieces, problems in ((1, (images, line)), (2, (channels, row, last))):
         monkeypatch.setattr(_tiles, "MOST_PIECES", pieces)
-        images, channels = layer(110, 2, 4, (6, 9), (3, 3), 1, 1, 2, False), layer(2, 3, 2, (40, 130), (5, 5), 2, 2, 1, False)
-        last, line = layer(7, 6, 6, (6, 9), (3, 3), 1, 1, 3, True), layer(3, 8, 8, (200,), (5,), 2, 2, 8, True)
-        for problem in (images, channels, layer(60, 1, 1, (700,), (7,), 2, 3, 1, True), last, line):
+        for problem in problems:
             (one,) = stencil._passes(problem, "wgrad", np.dtype(np.float32))
             assert one.geo.tiles > 2 and one.geo.pieces == pieces
             same(problem, "wgrad", "float32", rng)
