@@ -15,8 +15,6 @@ from numbaconv._jit import Kernel, unsigned
 from numbaconv.cpu import _parallel
 
 LANES = 64  # neighbouring lines of a tile: their sums of a block stay in the L2
-SHORT = 32  # elements of a window that are added one by one
-PART = 1024  # sums of a line that stay in the L1
 STEP_SECONDS = 2e-9  # of one output, on one core
 Array = np.ndarray[Any, Any]
 
@@ -60,42 +58,20 @@ def _means_of_lines(first, last, workers, scratch, x, y, size):  # type: ignore[
             for block in range(0, outputs, size):
                 total = 0.0
                 for r in range(size - 1, -1, -1):
-                    total += x[b, unsigned(block + r)]
+                    total += x[b, unsigned(block + r), 0]
                     sums[unsigned(r)] = total
                 total = 0.0
-                y[b, block] = sums[0] * scale
+                y[b, block, 0] = sums[0] * scale
                 for r in range(1, min(size, outputs - block)):
-                    total += x[b, unsigned(block + size + r - 1)]
-                    y[b, unsigned(block + r)] = (sums[unsigned(r)] + total) * scale
-
-
-@Kernel
-def _short_means_of_lines(first, last, workers, scratch, x, y, size):  # type: ignore[no-untyped-def]
-    # THE SCHEDULE: a tile is a line b. Of a short window every element is added, to PART neighbouring sums at a time: that takes more
-    # additions than blocks do, but none waits for the one before.
-    outputs, scale = y.shape[1], 1.0 / size
-    for worker in prange(workers):
-        sums = scratch[worker]
-        for b in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-            for at in range(0, outputs, PART):
-                n = min(PART, outputs - at)
-                for q in range(n):
-                    sums[unsigned(q)] = x[b, unsigned(at + q)]
-                for r in range(1, size):
-                    for q in range(n):
-                        sums[unsigned(q)] += x[b, unsigned(at + r + q)]
-                for q in range(n):
-                    y[b, unsigned(at + q)] = sums[unsigned(q)] * scale
+                    total += x[b, unsigned(block + size + r - 1), 0]
+                    y[b, unsigned(block + r), 0] = (sums[unsigned(r)] + total) * scale
 
 
 def means(x: Array, size: int) -> Array:
     """Return the means of ``size`` neighbours along the middle one of three axes of a contiguous float32 or float64 array."""
     y = np.empty((x.shape[0], x.shape[1] - size + 1, x.shape[2]), x.dtype)
-    seconds = y.size * STEP_SECONDS
-    if x.shape[2] == 1:
-        kernel, needed = (_short_means_of_lines, PART) if size <= SHORT else (_means_of_lines, size)
-        _parallel.run(kernel, x.shape[0], (needed, np.dtype(np.float64)), (x[..., 0], y[..., 0], size), seconds)
-        return y
-    scratch = (min(LANES, x.shape[2]) * (size + 1), np.dtype(np.float64))
-    _parallel.run(_means, x.shape[0] * math.ceil(x.shape[2] / LANES), scratch, (x, y, size), seconds)
+    lanes = min(LANES, x.shape[2])
+    scratch = (lanes * (size + 1), np.dtype(np.float64))
+    kernel = _means_of_lines if x.shape[2] == 1 else _means
+    _parallel.run(kernel, x.shape[0] * math.ceil(x.shape[2] / LANES), scratch, (x, y, size), y.size * STEP_SECONDS)
     return y
