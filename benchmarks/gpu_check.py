@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import re
@@ -43,6 +44,7 @@ LAYERS_OF_THE_BARS = {name: replace(layer(name), x_shape=(batch, *layer(name).x_
 AGREEMENT = {"float32": 1e-5, "tf32": 3e-3, "bfloat16": 2e-2}  # of ‖found − expected‖ / ‖expected‖, in float32 arithmetic
 ASKED = {"tf32": "tf32", "bfloat16": "bf16"}  # numbaconv's names
 WARMUPS, LEAST_SECONDS, MOST_CALLS = 3, 0.05, 200
+TEST_SECONDS = 600  # for one file of tests
 
 
 class Clock:
@@ -138,8 +140,16 @@ def np_or_cp(array: Any) -> Any:
     return cupy
 
 
-def measure(name: str, case: Layer, op: str, precision: str, clock: Clock) -> dict[str, Any] | None:
-    """Time one case; None where numbaconv cannot compute it in that precision."""
+def measured(name: str, case: Layer, op: str, precision: str, clock: Clock) -> dict[str, Any]:
+    """Return `measure`, or what went wrong: one case's failure is not to lose the others."""
+    try:
+        return measure(name, case, op, precision, clock)
+    except Exception as reason:  # of whatever library
+        return {"case": name, "op": op, "precision": precision, "refused": f"{type(reason).__name__}: {reason}", "wrong": ["failed"]}
+
+
+def measure(name: str, case: Layer, op: str, precision: str, clock: Clock) -> dict[str, Any]:
+    """Time one case, or say why numbaconv does not compute it."""
     a, b = (clock.xp.asarray(t) for t in case.operands(op))
     calls: dict[str, Callable[[], Any]] = {}
     try:
@@ -148,8 +158,6 @@ def measure(name: str, case: Layer, op: str, precision: str, clock: Clock) -> di
             calls[label] = call
     except (NotImplementedError, ValueError) as reason:
         return {"case": name, "op": op, "precision": precision, "refused": str(reason)}
-    if not calls:
-        return None
     expected = numbers(calls["numbaconv NCHW"]())
     calls |= dict(torch_calls(case, op, a, b, precision))
     wrong = [label for label, call in calls.items() if not agrees(call(), expected, op, label, precision)]
@@ -197,12 +205,23 @@ def overhead(clock: Clock) -> float:
 
 
 def run_tests(folder: Path) -> dict[str, Any]:
-    """Run the tests of the GPU room on the device; return their counts and what failed."""
+    """Run the tests of the GPU room on the device, each file in a process of its own, which an illegal address ends; return what they say."""
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, sorted(folder.glob("test_cuda*.py")))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
-    lines = done.stdout.splitlines()
-    return {"summary": lines[-1] if lines else done.stderr[-500:], "failed": [line for line in lines if line.startswith(("FAILED", "ERROR"))]}
+    summaries, failed = {}, []
+    for file in sorted(folder.glob("test_cuda*.py")):
+        if file.name == "test_cuda_code.py":  # about machine code, for which no GPU is needed
+            continue
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=TEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            summaries[file.name], failed = f"stopped after {TEST_SECONDS} s", [*failed, f"TIMEOUT {file.name}"]
+            continue
+        lines = done.stdout.splitlines()
+        summaries[file.name] = lines[-1] if lines else done.stderr[-500:]
+        named = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        failed += named if named or not done.returncode else [f"EXIT {done.returncode} {file.name}"]
+    return {"summary": summaries, "failed": failed}
 
 
 def line(row: dict[str, Any]) -> list[str]:
@@ -244,34 +263,43 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--precision", nargs="*", default=list(AGREEMENT), choices=list(AGREEMENT))
     parser.add_argument("--match", default="", help="only cases whose name contains this")
     parser.add_argument("--no-tests", action="store_true")
+    parser.add_argument("--only-tests", action="store_true")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the JSON file")
     settings = parser.parse_args(arguments)
     clock = Clock()
     about = describe(clock)
-    tests = {} if settings.no_tests else run_tests(ROOT / "tests")
+    settings.results.mkdir(parents=True, exist_ok=True)
+    date = datetime.date.today().isoformat()
+    file = settings.results / f"{re.sub('[^a-z0-9]+', '-', about['device'].lower())}-{date}.json"
+    found: dict[str, Any] = {"about": about, "date": date, "tests": {}, "rows": []}
+
+    def keep() -> None:
+        file.write_text(json.dumps(found, indent=1, ensure_ascii=False))
+
     print(*(f"{key} {value}" for key, value in about.items()), sep=", ")
-    print(tests.get("summary", "tests not run"), *tests.get("failed", ()), sep="\n")
+    if not settings.no_tests:
+        found["tests"] = run_tests(ROOT / "tests")
+        print(*(f"{name}: {summary}" for name, summary in found["tests"]["summary"].items()), *found["tests"]["failed"], sep="\n", flush=True)
+        keep()
     suites = {"bars": LAYERS_OF_THE_BARS, **{n: {k: v.batched(settings.batch) for k, v in cases.items()} for n, cases in LAYERS.items()}}
-    rows = [
-        row
-        for suite in settings.suite for name, case in suites[suite].items() if settings.match in name
-        for op in settings.ops for precision in settings.precision
-        if (row := measure(name, case, op, precision, clock))
-    ]  # fmt: skip
+    rows = found["rows"]
+    for suite in settings.suite if not settings.only_tests else ():
+        for (name, case), op, precision in itertools.product(suites[suite].items(), settings.ops, settings.precision):
+            if settings.match in name:
+                rows.append(measured(name, case, op, precision, clock))
+                keep()
     sizes = ((2000, 31),) if clock.simulated else ((10**6, 31), (10**7, 127), (10**7, 1023), (10**6, 8191))
-    rows += [measure_signal(n, r, clock) for n, r in sizes if not settings.match]
+    rows += [measure_signal(n, r, clock) for n, r in sizes if not settings.match and not settings.only_tests]
     print(markdown(["case", "operation", "precision", "time", "Tflop/s", "TB/s", "best peer", "method"], map(line, rows)))
     for op in (*settings.ops, "signal"):
         pairs = [split(row["seconds"]) for row in rows if row["op"] == op and "seconds" in row]
         print(f"{op}: geometric mean {geometric_mean(min(peers.values()) / ours for ours, peers in pairs if peers):.2f} of {len(pairs)} cases")
     took = overhead(clock)
     print(f"a call of the smallest layer takes {took * 1e6:.1f} µs on the host")
-    settings.results.mkdir(parents=True, exist_ok=True)
-    date = datetime.date.today().isoformat()
-    file = settings.results / f"{re.sub('[^a-z0-9]+', '-', about['device'].lower())}-{date}.json"
-    file.write_text(json.dumps({"about": about, "date": date, "tests": tests, "overhead": took, "rows": rows}, indent=1, ensure_ascii=False))
+    found["overhead"] = took
+    keep()
     print(f"written to {file}")
-    return 1 if tests.get("failed") or any(row.get("wrong") for row in rows) else 0
+    return 1 if found["tests"].get("failed") or any(row.get("wrong") for row in rows) else 0
 
 
 if __name__ == "__main__":

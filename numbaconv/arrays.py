@@ -61,9 +61,12 @@ def as_cupy(value: Any, name: str) -> Any:
         import cupy
     except ImportError as error:
         raise NotImplementedError(f"{name} is on a GPU, for which CuPy is needed ({error}): pip install 'numbaconv[cuda13]'") from error
-    if isinstance(value, cupy.ndarray):
-        return value
-    return cupy.asarray(value) if hasattr(value, "__cuda_array_interface__") else cupy.from_dlpack(value)
+    if not isinstance(value, cupy.ndarray):
+        value = cupy.asarray(value) if hasattr(value, "__cuda_array_interface__") else cupy.from_dlpack(value)
+    number = getattr(value.device, "id", None)
+    if number is not None and number != (current := cupy.cuda.runtime.getDevice()):
+        raise ValueError(f"{name} is on GPU {number}, but the current one is {current}: with cupy.cuda.Device({number}): …")
+    return value
 
 
 def namespace(array: Any) -> Any:

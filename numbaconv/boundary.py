@@ -76,8 +76,9 @@ def fold(wide: Array, axis: int, before: int, after: int, size: int, boundary: s
     to, from_ = xp.moveaxis(x, axis, 0), xp.moveaxis(wide, axis, 0)
     to[start : start + last - first] = from_[first:last]
     for part in (slice(0, first), slice(last, len(source))):
-        kept = source[part] >= 0
-        xp.add.at(to, xp.asarray(source[part][kept]), from_[part][xp.asarray(kept)])
+        kept = np.flatnonzero(source[part] >= 0)
+        if kept.size:
+            xp.add.at(to, xp.asarray(source[part][kept]), from_[part][xp.asarray(kept)])
     return x
 
 

@@ -230,6 +230,8 @@ def prepare(w: Any, x_shape: Sequence[int], *, transposed: bool = False, dtype: 
     packed = None
     if pack := getattr(chosen.algorithm, "prepare", None):
         packed = pack(chosen.problem, chosen.op, _readable(w, chosen).reshape(chosen.problem.shape("w")))
+        if chosen.device == "cuda":  # it may be read on any stream
+            importlib.import_module("numbaconv.cuda.calls").synchronized(lambda: None)
     if isinstance(w, np.ndarray):
         w.setflags(write=False)
     return PreparedWeights(w, packed, _packing(chosen))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from numbaconv import reference
-from numbaconv.problem import LAYOUTS, ConvProblem, Op
+from numbaconv.problem import LAYOUTS, ConvProblem, Op, Options
 from numbaconv.recipe import TENSORS
 
 FLOATS = ("float32", "float64")
@@ -198,6 +198,26 @@ def poisoned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     out = np.empty(shape, dtype)
     out.reshape(-1).view(np.uint8)[:] = 0xFF
     return out
+
+
+def to_gpu(array: Any) -> Any:
+    """Return an array, or None, where the kernels of the GPU room read it."""
+    from numbaconv.cuda import calls
+
+    return None if array is None else calls.ready(array, array.dtype)
+
+
+def to_host(array: Any) -> np.ndarray[Any, Any]:
+    """Return an array of the GPU room as NumPy's."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+def on_gpu(run: Any, problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options | None = None) -> np.ndarray[Any, Any]:
+    """Return what an algorithm of the GPU room makes of arrays in memory; ``out`` says what the result is filled with before."""
+    options = options or Options()
+    result = to_gpu(out)
+    run(problem, op, to_gpu(a), to_gpu(b), result, replace(options, bias=to_gpu(options.bias)))
+    return to_host(result)
 
 
 def exact_sum(problem: ConvProblem, op: Op, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import importlib
 import json
 import re
@@ -22,8 +23,11 @@ def tool(name: str) -> str:
 
 def look_at(kernel: Any, capability: int, folder: Path) -> dict[str, Any]:
     """Compile one kernel; return its registers, its stack and how often each instruction stands in it."""
+    from numbaconv.cuda import _binaries
+
     source, binary = folder / "kernel.ptx", folder / "kernel.cubin"
-    source.write_text(kernel.ptx(divmod(capability, 10)))
+    ptx, file = kernel.ptx(divmod(capability, 10)), _binaries._file(kernel, divmod(capability, 10))
+    source.write_text(ptx)
     done = subprocess.run([tool("ptxas"), f"-arch=sm_{capability}", "-v", source, "-o", binary], capture_output=True, text=True, check=True)
     lines = subprocess.run([tool("nvdisasm"), "-c", binary], capture_output=True, text=True, check=True).stdout
     counts = collections.Counter(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_.]+)", lines, re.M))
@@ -32,6 +36,8 @@ def look_at(kernel: Any, capability: int, folder: Path) -> dict[str, Any]:
         "registers": int(re.search(r"Used (\d+) registers", done.stderr)[1]),
         "stack": int(re.search(r"(\d+) bytes stack", done.stderr)[1]),
         "threads": kernel.threads,
+        "file": file.name if file else "",
+        "code": hashlib.sha256(re.sub(r"\d+", "", ptx).encode()).hexdigest(),
         "counts": counts,
     }
 

@@ -13,13 +13,13 @@ import sys
 
 import numpy as np
 import pytest
-from cases import NAMED, exact_sum, fill, operands, poisoned, random_case, random_problem
+from cases import NAMED, exact_sum, fill, on_gpu, operands, poisoned, random_case, random_problem
 from tolerance import INEXACT, allowed, norms
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cuda import _geometry, calls, gemm
-from numbaconv.cuda._backend import SIMULATED, arrays
+from numbaconv.cuda import _geometry, gemm
+from numbaconv.cuda._backend import SIMULATED
 from numbaconv.plan import room
 from numbaconv.problem import OPS, TENSORS, ConvProblem, Options, Unsupported
 
@@ -28,10 +28,6 @@ ACTIVATIONS = (None, *reference.ACTIVATIONS)
 ROUNDS_INPUTS = ("tensor",)  # to what tensor cores take: test_cuda_tensor.py has its bounds
 SPREADS_NAN = ("winograd",)  # over a tile, which is why it has to be asked for by name
 MOST_MACS = 30_000  # of a named case in the simulator
-
-
-def to_host(array):
-    return array if SIMULATED else arrays().asnumpy(array)
 
 
 def refuses(algorithm, problem, op, dtype):
@@ -44,11 +40,10 @@ def refuses(algorithm, problem, op, dtype):
 
 
 def compute(algorithm, problem, op, a, b, bias=None, activation=None):
-    ready = [None if t is None else calls.ready(t, t.dtype) for t in (a, b, poisoned(problem.shape(TENSORS[op][2]), a.dtype), bias)]
     before = a.copy(), b.copy()
-    ROOM[algorithm].run(problem, op, *ready[:3], Options(ready[3], activation))
+    found = on_gpu(ROOM[algorithm].run, problem, op, a, b, poisoned(problem.shape(TENSORS[op][2]), a.dtype), Options(bias, activation))
     assert (a.tobytes(), b.tobytes()) == (before[0].tobytes(), before[1].tobytes()), "an input was written to"
-    return to_host(ready[2])
+    return found
 
 
 def check_exact(algorithm, problem, op, dtype, rng, bias=False, activation=None):

@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import NAMED, exact_sum, fill, operands, poisoned, random_problem
+from cases import NAMED, exact_sum, fill, on_gpu, operands, poisoned, random_problem, to_gpu
 from tolerance import norms
 
 from numbaconv import reference
 from numbaconv.cuda import _contraction, _planes, _radix, _spectra, fft
 from numbaconv.cuda import direct as direct_sum
+from numbaconv.cuda._backend import SIMULATED
 from numbaconv.problem import OPS, TENSORS, ConvProblem, Options, Unsupported
 
+simulated = pytest.mark.skipif(not SIMULATED, reason="about the simulator, or about functions that only kernels can call on a GPU")
 MOST = 1.0  # error / (eps · ‖x‖₂‖w‖₂): tests/tolerance.py allows 8
 COMPLEX = ("complex64", "complex128")
 
 
 def compute(problem: ConvProblem, op: Any, a: Any, b: Any, options: Options | None = None) -> Any:
-    out = poisoned(problem.shape(TENSORS[op][2]), a.dtype)
-    fft.run(problem, op, a, b, out, options or Options())
-    return out
+    return on_gpu(fft.run, problem, op, a, b, poisoned(problem.shape(TENSORS[op][2]), a.dtype), options)
 
 
 def check(problem: ConvProblem, op: Any, dtype: Any, rng: Any, kind: Any = None) -> None:
@@ -86,6 +86,7 @@ def test_shared_memory_is_reached_without_conflicts_by_constant_distances(size):
             assert len({_radix.place(made, t) % _radix.BANKS for t in lanes}) == _radix.BANKS
 
 
+@simulated
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_transforms_in_registers(dtype, rng):
     twice_eight, sixteen = _radix.transforms(np.dtype(dtype))
@@ -105,6 +106,7 @@ def test_transforms_in_registers(dtype, rng):
     np.testing.assert_allclose(eights, numbers * w ** (np.arange(16) // 2 * (1 + np.arange(16) % 2)), atol=eps)
 
 
+@simulated
 def test_circles_hold_what_every_output_sees(rng):
     for _ in range(3000):
         p = random_problem(rng, generic=True)
@@ -124,6 +126,7 @@ def test_circles_hold_what_every_output_sees(rng):
             assert _spectra.laid(int(j[k]), c.from_, c.wrap, p.input_dilation[axis], c.size, p.input[axis], 0) == laid[k]
 
 
+@simulated
 @pytest.mark.parametrize(("rows", "columns", "terms"), [(1, 1, 1), (1, 6, 3), (5, 1, 2), (3, 7, 2), (6, 5, 3)])
 def test_products_of_spectra(rows, columns, terms, rng):
     groups, n = 2, 37
@@ -231,7 +234,7 @@ def test_bias_activation_and_prepared_filters(activation, shape, rng):
     x, w = operands(problem, "fprop", "float32", rng, "signed")
     bias = fill((problem.out_channels,), "float32", rng, "signed")
     expected = reference.run(problem, "fprop", x.astype(float), w.astype(float), bias.astype(float), activation)
-    packed = fft.prepare(problem, "fprop", w)
+    packed = fft.prepare(problem, "fprop", to_gpu(w))
     found = compute(problem, "fprop", x, np.full_like(w, np.nan), Options(bias, activation, packed))
     assert np.abs(found - expected).max() <= 2 * np.finfo(np.float32).eps * (norms(x, w) + norms(bias, np.ones(1)))
     np.testing.assert_array_equal(found, compute(problem, "fprop", x, w, Options(bias, activation)))

@@ -7,17 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numba.core import config
-
-if not config.ENABLE_CUDASIM:
-    pytest.skip("needs NUMBA_ENABLE_CUDASIM=1 before Numba is imported", allow_module_level=True)
 
 from numbaconv import reference
 from numbaconv.cuda import _passes, _stencil, _stencil_last, _tiles, stencil
 from numbaconv.cuda._tiles import SHARED, SHARED_LAST, LastGeometry
 from numbaconv.problem import OPS, ConvProblem, Options, Unsupported
 from numbaconv.recipe import TENSORS
-from tests.cases import FLOATS, NAMED, exact_sum, fill, operands, poisoned, random_problem
+from tests.cases import FLOATS, NAMED, exact_sum, fill, on_gpu, operands, poisoned, random_problem, to_gpu
 from tests.tolerance import allowed
 
 BLOCKS = 16  # that a test simulates
@@ -33,9 +29,7 @@ def supported(problem, op, dtype="float32"):
 
 
 def computed(problem, op, a, b, options=None):
-    out = poisoned(problem.shape(TENSORS[op][2]), a.dtype)
-    stencil.run(problem, op, a, b, out, options or Options())
-    return out
+    return on_gpu(stencil.run, problem, op, a, b, poisoned(problem.shape(TENSORS[op][2]), a.dtype), options)
 
 
 def same(problem, op, dtype, rng, activation=None):
@@ -167,7 +161,7 @@ def test_prepared_weights(rng):
         problem = layer(1, 4, 4, (6, 9), (3, 3), 2, 1, 4, last)
         for op in ("fprop", "dgrad"):
             a, w = operands(problem, op, "float32", rng)
-            packed = stencil.prepare(problem, op, w)
+            packed = stencil.prepare(problem, op, to_gpu(w))
             np.testing.assert_array_equal(computed(problem, op, a, w, Options(packed=packed)), reference.run(problem, op, a, w))
 
 

@@ -11,14 +11,16 @@ import pytest
 from numbaconv import reference
 from numbaconv.cuda import _tensor_twins as twins
 from numbaconv.cuda import gemm, tensor
+from numbaconv.cuda._backend import SIMULATED
 from numbaconv.cuda._simulator import Memory, launch
 from numbaconv.cuda._tensor_layout import Variant, reader, vector_mask
-from numbaconv.cuda._tensor_prims import commit, copy4, wait
+from numbaconv.cuda._tensor_twins import commit, copy4, wait
 from numbaconv.problem import ConvProblem, Options, Unsupported
-from tests.cases import NAMED, fill, operands, poisoned, random_problem
+from tests.cases import NAMED, fill, on_gpu, operands, poisoned, random_problem
 
 KINDS = {"tf32": np.float32, "f16": np.float16, "bf16": np.uint16}
 EPS = {"tf32": 2**-10, "f16": 2**-11, "bf16": 2**-8}  # tf32 rounds both operands, to 2⁻¹¹ each; the others round the output
+simulated = pytest.mark.skipif(not SIMULATED, reason="about the simulator, or about functions that only kernels can call on a GPU")
 LANES = range(32)
 cuda = SimpleNamespace()  # the simulator gives kernels their own
 
@@ -34,10 +36,9 @@ def read(array, kind):
 
 def check(problem, op, kind, rng, fill_kind="integers", bias=False, activation=None):
     a, b = (coded(v, kind) for v in operands(problem, op, np.float32, rng, fill_kind))
-    out = poisoned(problem.shape("y" if op == "fprop" else "x"), KINDS[kind])
     channels = problem.out_channels if op == "fprop" else problem.in_channels
     shift = coded(fill((channels,), np.float32, rng), kind) if bias else None
-    tensor.run(problem, op, a, b, out, Options(shift, activation))
+    out = on_gpu(tensor.run, problem, op, a, b, poisoned(problem.shape("y" if op == "fprop" else "x"), KINDS[kind]), Options(shift, activation))
     wide_a, wide_b = read(a, kind), read(b, kind)
     good = reference.run(problem, op, wide_a, wide_b, None if shift is None else read(shift, kind), activation)
     if fill_kind == "integers" and activation in (None, "relu"):
@@ -92,6 +93,7 @@ def test_ldmatrix_is_the_manual_s(kind, rng):
     ("tf32", 16, True, False), ("tf32", 16, True, True), ("tf32", 16, False, True), ("tf32", 8, False, True),
     ("f16", 16, True, False), ("bf16", 16, True, True), ("bf16", 32, False, True), ("f16", 16, False, True),
 ])  # fmt: skip
+@simulated
 def test_a_warp_multiplies_by_instructions_of_the_manual(kind, slab, by_pixels, x_first, rng):
     pixels = 64
     v = Variant(kind, pixels, 64, slab, x_first, not by_pixels, True, False, None, False)
@@ -134,6 +136,7 @@ def test_roundings():
     assert twins.rounded(np.float32(1 + 2**-12)) == 1
 
 
+@simulated
 def test_copies_arrive_when_they_are_waited_for_and_not_before():
     def too_early(x, y, sizes):
         shared = cuda.shared.array(32, np.dtype(np.float32))
@@ -221,6 +224,7 @@ def test_bias_and_activations(activation, rng):
         check(problem, "fprop", kind, rng, "signed", bias=True, activation=activation)
 
 
+@simulated
 def test_prepared_weights_and_ml_dtypes(rng):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     problem = ConvProblem.from_shapes((1, 3, 6, 5), (4, 3, 3, 3), rank=2)

@@ -8,7 +8,7 @@ import pytest
 from numbaconv import reference
 from numbaconv.cuda import winograd
 from numbaconv.problem import ConvProblem, Options, Unsupported
-from tests.cases import Case, fill, operands, poisoned
+from tests.cases import Case, fill, on_gpu, operands, poisoned, to_gpu
 
 EPS = 2.0**-23
 CASES = (
@@ -41,10 +41,9 @@ def of_tiles(size, channels_last):
 
 def check(problem, op, rng, kind, bias=False, activation=None):
     a, b = operands(problem, op, np.float32, rng, kind)
-    out = poisoned(problem.shape("y" if op == "fprop" else "x"), np.float32)
     channels = problem.out_channels if op == "fprop" else problem.in_channels
     shift = fill((channels,), np.float32, rng) if bias else None
-    winograd.run(problem, op, a, b, out, Options(shift, activation))
+    out = on_gpu(winograd.run, problem, op, a, b, poisoned(problem.shape("y" if op == "fprop" else "x"), np.float32), Options(shift, activation))
     good = reference.run(problem, op, np.float64(a), np.float64(b), None if shift is None else np.float64(shift), activation)
     if kind == "integers" and activation in (None, "relu"):
         np.testing.assert_array_equal(out, good)  # halves and quarters of small integers are exact too
@@ -76,8 +75,8 @@ def test_bias_and_activations(activation, rng):
 def test_prepared_weights(rng):
     problem = CASES[0].problem
     x, w = operands(problem, "fprop", np.float32, rng)
-    out = poisoned(problem.shape("y"), np.float32)
-    winograd.run(problem, "fprop", x, None, out, Options(packed=winograd.prepare(problem, "fprop", w)))
+    packed = winograd.prepare(problem, "fprop", to_gpu(w))
+    out = on_gpu(winograd.run, problem, "fprop", x, None, poisoned(problem.shape("y"), np.float32), Options(packed=packed))
     np.testing.assert_array_equal(out, reference.run(problem, "fprop", x, w))
 
 

@@ -7,9 +7,11 @@ GPU would have read wrongly without a word.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,9 +70,20 @@ def on_device(array: Any) -> Any:
     return array if SIMULATED else arrays().asarray(array)
 
 
+def kept_on_device(array: Any) -> Any:
+    """Return a NumPy array's copy that is there when this returns: what is kept may be read on any stream."""
+    copy = on_device(array)
+    if not SIMULATED:
+        arrays().cuda.get_current_stream().synchronize()
+    return copy
+
+
 def current_device() -> int:
     """Return the number of the current device."""
     return 0 if SIMULATED else int(arrays().cuda.runtime.getDevice())
+
+
+_bound = threading.local()  # the device whose context the thread has
 
 
 class Kernel:
@@ -115,14 +128,12 @@ class Kernel:
         from cuda.core import launch
 
         number = current_device()
-        kernel = self._loaded.get(number) or self._load(number)
-        launch(
-            _stream(stream_pointer(stream)),
-            _block(grid, self.threads),
-            kernel,
-            *[array.data.ptr for array in arrays_],
-            *_by_value(integers, self.wide),
-        )
+        if getattr(_bound, "number", None) != number:  # a new thread has no context yet
+            arrays().cuda.runtime.setDevice(number)
+            _bound.number = number
+        kernel, block = self._loaded.get(number) or self._load(number), _block(grid, self.threads)
+        values = _by_value(integers, self.wide)
+        launch(_stream(stream_pointer(stream)), block, kernel, *[array.data.ptr for array in arrays_], *values)
 
     def _load(self, number: int) -> Any:
         from numbaconv.cuda import _binaries
@@ -152,6 +163,20 @@ def _by_value(values: tuple[int, ...], wide: bool) -> tuple[Any, ...]:
     return tuple(map(ctypes.c_int64 if wide else ctypes.c_int32, values))
 
 
+def on_stream(stream: Any) -> Any:
+    """Return a context in which CuPy and our kernels use a stream: CuPy's current one for None."""
+    if SIMULATED or stream is None:
+        return contextlib.nullcontext()
+    return _external_stream(stream_pointer(stream), current_device())
+
+
+@functools.lru_cache(maxsize=64)
+def _external_stream(pointer: int, device: int) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # what CuPy has instead would destroy the stream with its wrapper
+        return arrays().cuda.ExternalStream(pointer)
+
+
 def capability_of(number: int) -> tuple[int, int]:
     """Return the compute capability of a device."""
     major, minor = divmod(int(arrays().cuda.Device(number).compute_capability), 10)
@@ -177,4 +202,7 @@ def stream_pointer(stream: Any) -> int:
     raise TypeError(f"stream must be None, an address, or a stream of CuPy, PyTorch or Numba, got {type(stream).__name__}")
 
 
-__all__ = ["SIMULATED", "CudaError", "Kernel", "arrays", "cuda", "current_device", "device", "on_device", "stream_pointer"]
+__all__ = [
+    "SIMULATED", "CudaError", "Kernel", "arrays", "capability_of", "cuda", "current_device", "device", "kept_on_device", "on_device", "on_stream",
+    "stream_pointer",
+]  # fmt: skip

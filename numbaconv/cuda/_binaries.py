@@ -66,7 +66,7 @@ def _versions() -> tuple[str, ...]:
 
 def described(value: Any) -> Any:
     """Return what a kernel, or a function that it calls, freezes, so that equal descriptions mean equal code."""
-    function = getattr(value, "py_func", value)
+    function = getattr(value, "py_func", getattr(value, "_defn", value))  # of what `device` makes, and of an intrinsic
     if not hasattr(function, "__code__"):
         return repr(value)
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)

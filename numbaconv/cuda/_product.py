@@ -29,6 +29,13 @@ RESIDENT_THREADS = {256: 512, 128: 512, 64: 384}  # of a multiprocessor, by thos
 
 
 @device
+def begin(size, part, parts):  # type: ignore[no-untyped-def]
+    """Return size · part div parts, where the product may be too large for an int32."""
+    whole, rest = divide(size, parts)
+    return int32(whole * part + divide(int32(rest * part), parts)[0])
+
+
+@device
 def position(table, phase, row):  # type: ignore[no-untyped-def]
     """Return (image, z, p, q) of an output pixel within its phase."""
     rest, q = divide(row, table[int32(phase + SIZE_W)])
@@ -141,8 +148,8 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
         rows, slabs, part = table[int32(phase + ROWS)], table[int32(phase + SLABS)], int32(geo.part + piece * geo.part_step)
         if first_row >= rows:
             return
-        slab = divide(int32(slabs * part), geo.parts)[0]
-        left = int32(divide(int32(slabs * int32(part + 1)), geo.parts)[0] - slab)
+        slab = begin(slabs, part, geo.parts)
+        left = int32(begin(slabs, int32(part + 1), geo.parts) - slab)
         # What a thread loads: rows_each rows of one pixel, 4 columns of one or two rows of the weights.
         pixel, x_row = int32(t % pixels), int32(t // pixels * rows_each)
         n, z, p, q = position(table, phase, int32(first_row + pixel))

@@ -12,7 +12,7 @@ import numpy as np
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import LIMIT, NOWHERE, SLAB
 from numbaconv.cuda._prims import divide, int32, load4, multiply_slab, tile, within
-from numbaconv.cuda._product import RESIDENT_THREADS
+from numbaconv.cuda._product import RESIDENT_THREADS, begin
 from numbaconv.cuda._store import put4
 from numbaconv.problem import ConvProblem, Unsupported
 
@@ -197,8 +197,8 @@ def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, o
         piece, group = divide(int32(cuda.blockIdx.z), geo.groups)
         first_row, first_column = int32(int32(cuda.blockIdx.x) * rows), int32(int32(cuda.blockIdx.y) * columns)
         slabs, part = int32((geo.pixels + SLAB - 1) // SLAB), int32(geo.part + piece * geo.part_step)
-        slab = divide(int32(slabs * part), geo.parts)[0]
-        left = int32(divide(int32(slabs * int32(part + 1)), geo.parts)[0] - slab)
+        slab = begin(slabs, part, geo.parts)
+        left = int32(begin(slabs, int32(part + 1), geo.parts) - slab)
         lane, index = (int32(t // span), int32(t % span)) if channels_last else (int32(t % SLAB), int32(t // SLAB))
         row, column, pixel = int32(first_row + index), int32(first_column + index), int32(slab * SLAB + lane)
         rest, q = divide(pixel, geo.out_w)

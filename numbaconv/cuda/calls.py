@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import numpy as np
 
 from numbaconv.arrays import Array, check_out, contiguous, namespace
-from numbaconv.cuda._backend import SIMULATED, arrays, on_device, stream_pointer
+from numbaconv.cuda._backend import SIMULATED, arrays, on_device, on_stream
 from numbaconv.problem import Options
 
 
@@ -20,13 +19,6 @@ def require_memory(size: int, purpose: str) -> None:
     free = xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes()
     if size > free:
         raise MemoryError(f"{purpose} needs {size / 2**30:.1f} GiB on the GPU, but {free / 2**30:.1f} GiB are available")
-
-
-def on_stream(stream: Any) -> Any:
-    """Return a context in which CuPy and our kernels use a stream: CuPy's current one for None."""
-    if SIMULATED or stream is None:
-        return contextlib.nullcontext()
-    return arrays().cuda.ExternalStream(stream_pointer(stream))
 
 
 def ready(array: Any, dtype: np.dtype[Any]) -> Any:

@@ -12,14 +12,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbaconv.cuda import _contraction, _fft, _planes, _radix, _spectra, direct
-from numbaconv.cuda._backend import SIMULATED, arrays, on_device, stream_pointer
+from numbaconv.cuda._backend import SIMULATED, arrays, kept_on_device, on_stream
 from numbaconv.cuda._fft import Fused
 from numbaconv.cuda._planes import BANDWIDTH, LAUNCH, LIMIT, PEAK, Planes, numbers, real_of
 from numbaconv.problem import ConvProblem, Op, Options, Triple, Unsupported
@@ -68,7 +67,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
 def prepare(problem: ConvProblem, op: Op, w: Array, stream: Any = None) -> Packed:
     """Transform weights."""
     layout = _layout(problem, op, np.dtype(w.dtype))
-    with _on(stream):
+    with on_stream(stream):
         if isinstance(layout, Tiles):
             return Packed((1, 1, layout.size), problem.dilation, _pack_tiles(problem, op, layout, w, stream))
         return Packed(layout.size, problem.dilation, _planes.spectra_of(_working(problem, op), op, layout, "w", w, stream))
@@ -80,7 +79,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     packed = options.packed
     if op != "wgrad" and not (packed and packed[:2] == ((1, 1, layout.size) if isinstance(layout, Tiles) else layout.size, problem.dilation)):
         packed = prepare(problem, op, b, stream)
-    with _on(stream):
+    with on_stream(stream):
         flags = arrays().zeros(1 + layout.blocks, np.int32)
         if isinstance(layout, Tiles):
             _run_tiles(problem, op, layout, a, packed.spectra, out, options, flags)
@@ -116,11 +115,6 @@ def _again(problem: ConvProblem, op: Op, layout: Tiles, block: int, x: Array, w:
         given = replace(options, bias=bias, packed=None)
         direct.run(part.transpose() if op == "dgrad" else part, op, image, weights, result, given)
         y[(n, 0, 0, slice(first, last), k) if apart else (n, k, 0, 0, slice(first, last))] = result.reshape(-1)
-
-
-def _on(stream: Any) -> Any:
-    """Return a context in which the array module works on a stream."""
-    return nullcontext() if SIMULATED or stream is None else arrays().cuda.ExternalStream(stream_pointer(stream))
 
 
 def _working(problem: ConvProblem, op: Op) -> ConvProblem:
@@ -183,7 +177,7 @@ def _cut(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Tiles | None:
 
 @functools.lru_cache(maxsize=64)
 def _factors(size: int, dtype: np.dtype[Any], device: int) -> Array:
-    return on_device(_radix.factors(size, dtype).reshape(-1))
+    return kept_on_device(_radix.factors(size, dtype).reshape(-1))
 
 
 def _device() -> int:

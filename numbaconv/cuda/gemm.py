@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.cuda import _geometry, _product, _wgrad
-from numbaconv.cuda._backend import Kernel, arrays, cuda, current_device, on_device
+from numbaconv.cuda._backend import Kernel, arrays, cuda, current_device, kept_on_device
 from numbaconv.cuda._geometry import SLAB, Product
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
@@ -26,6 +26,7 @@ CHUNK = 64  # slabs of one accumulator: 512 terms keep all-positive sums within 
 BLOCKS = 264  # that fill a large GPU: two for each of 132 multiprocessors. A constant, so that results don't depend on the GPU
 PIECES_BYTES = 64 << 20  # of a sum's pieces, as float32
 MOST_WEIGHTS = 1 << 22
+MOST_PARTS = 46340  # whose square an int32 holds
 LEAST_SLABS = 16  # of a piece
 GRID_LIMIT = 65535  # of a grid's second and third axis
 PEAK = {4: 50e12, 8: 25e12}  # operations a second, by the size of an element
@@ -91,6 +92,8 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
         raise Unsupported("needs fewer groups, strides and filters: a launch has no room for so many blocks")
     if columns * terms > MOST_WEIGHTS and op != "wgrad":
         raise Unsupported(f"needs at most {MOST_WEIGHTS} weights in a group")
+    if cut.parts * cut.pieces > MOST_PARTS:
+        raise Unsupported("needs a shorter sum: it is cut into too many parts")
     _tables(problem, op)  # raises for arrays that int32 cannot index
     share = min(1.0, cut.blocks * cut.pieces / BLOCKS)
     padded = cut.blocks * cut.tile[0] * cut.tile[1] * -(-terms // phases // SLAB) * SLAB if phases else 0
@@ -126,7 +129,7 @@ def _on_device(problem: ConvProblem, op: Op, name: str) -> Any:
     """Return a table where kernels read it, kept per problem and device."""
     key = ("cuda gemm", op, name, current_device())
     if key not in problem.derived:
-        problem.derived[key] = on_device(getattr(_tables(problem, op), name))
+        problem.derived[key] = kept_on_device(getattr(_tables(problem, op), name))
     return problem.derived[key]
 
 

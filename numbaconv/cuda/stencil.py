@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda import _stencil, _stencil_last
-from numbaconv.cuda._backend import Kernel, arrays, cuda, on_device
+from numbaconv.cuda._backend import Kernel, arrays, cuda, kept_on_device
 from numbaconv.cuda._passes import Kind
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
@@ -116,7 +116,7 @@ def _on_device(problem: ConvProblem, op: Op, p: Pass) -> Any:
     xp = arrays()
     key = ("cuda stencil", op, p.kind, p.geo, 0 if xp is np else int(xp.cuda.runtime.getDevice()))
     if key not in problem.derived:
-        problem.derived[key] = on_device(p.table)
+        problem.derived[key] = kept_on_device(p.table)
     return problem.derived[key]
 
 

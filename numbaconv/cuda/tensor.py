@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda import _geometry, gemm
-from numbaconv.cuda._backend import Kernel, arrays, current_device, on_device
+from numbaconv.cuda._backend import SIMULATED, Kernel, arrays, capability_of, current_device, kept_on_device
 from numbaconv.cuda._geometry import Product
 from numbaconv.cuda._store import PER_BLOCK, finish
 from numbaconv.cuda._tensor import kernel, pack
@@ -55,6 +55,8 @@ def _check(problem: ConvProblem, op: Op, dtype: Any) -> str:
     if op == "wgrad":
         raise Unsupported("needs fprop or dgrad")
     kind = _kind(dtype)
+    if not SIMULATED and capability_of(current_device()) < (8, 0):
+        raise Unsupported("needs a GPU of compute capability 8.0 or more")
     tile = gemm.cut_of(problem, op).tile
     blocks = problem.groups * math.prod(gemm.phases_of(problem, op)) * _pieces(problem, op)
     if blocks > gemm.GRID_LIMIT or -(-problem.gemm_shape(op)[1] // tile[1]) > gemm.GRID_LIMIT:
@@ -94,7 +96,7 @@ def _on_device(problem: ConvProblem, op: Op, kind: str) -> tuple[Any, Any]:
     key = ("cuda tensor", op, _slab(problem, op, kind)[0], current_device())
     if key not in problem.derived:
         product = _tables(problem, op, kind)
-        problem.derived[key] = on_device(product.table), on_device(product.weight_rows)
+        problem.derived[key] = kept_on_device(product.table), kept_on_device(product.weight_rows)
     return problem.derived[key]
 
 
