@@ -37,7 +37,7 @@ import numba
 import numpy
 numba.core.entrypoints._already_initialized = True
 start = time.perf_counter()
-from numbaconv.jit import register
+from numbaconv._extension import register
 register()
 print(time.perf_counter() - start)
 """

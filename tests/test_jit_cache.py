@@ -67,7 +67,7 @@ def test_a_kept_function_does_not_outlive_the_sources(tmp_path):
     assert run(program, tmp_path, **options) == [*old, "[1, 1]"]
     shutil.rmtree(tmp_path / "cache")  # the kernels are compiled again, and the functions still call them
     assert run(program, tmp_path, **options) == [*old, "[1, 1]"]
-    source = tmp_path / "numbaconv" / "jit" / "_direct.py"
+    source = tmp_path / "numbaconv" / "nopython" / "_direct.py"
     changed = source.read_text().replace("+= value * x[", "+= 10 * value * x[")
     assert changed != source.read_text()
     source.write_text(changed)
@@ -82,11 +82,11 @@ import numba
 import numpy as np
 before = set(sys.modules)
 start = time.perf_counter()
-from numbaconv.jit import register
+from numbaconv._extension import register
 register()
 print((time.perf_counter() - start) * 1e3)
 numba.njit(lambda x: x + 1)(1.0)
-print([n for n in sys.modules if n.startswith(("scipy.signal", "scipy.ndimage", "numbaconv.")) and n != "numbaconv.jit"])
+print([n for n in sys.modules if n.startswith(("scipy.signal", "scipy.ndimage", "numbaconv.")) and n != "numbaconv._extension"])
 from scipy.signal import convolve
 print(numba.njit(lambda x: convolve(x, x, "full", "direct"))(np.ones(2)).tolist())
 """
@@ -102,6 +102,29 @@ def test_the_entry_point_is_the_one_of_the_project_file():
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (value,) = project["entry-points"]["numba_extensions"].values()
-    import numbaconv.jit
+    from numbaconv import _extension
 
-    assert EntryPoint("init", value, "numba_extensions").load() is numbaconv.jit.register
+    assert EntryPoint("init", value, "numba_extensions").load() is _extension.register
+
+
+OWN = """
+import sys
+import numba
+import numpy as np
+import numbaconv as nc
+from numbaconv import signal
+from numbaconv._extension import register
+register()
+x = np.arange(4.0)
+signal.convolve(x, x), nc.conv1d(x.reshape(1, 1, -1), x.reshape(1, 1, -1))
+print([n for n in sys.modules if n.startswith(("scipy.signal", "numbaconv.jit", "numbaconv.nopython"))])
+import numbaconv.jit
+from numbaconv import ndimage
+print(numba.njit(lambda x: signal.convolve(x, x, "valid", "direct"))(x).tolist())
+print(numba.njit(lambda x: ndimage.correlate1d(x, np.ones(1)))(x).tolist())
+print(numba.njit(lambda x: nc.conv1d(x, x))(x.reshape(1, 1, -1)).tolist())
+"""
+
+
+def test_the_librarys_own_functions_wait_for_the_import_of_jit():
+    assert run(OWN, PACKAGE.parent) == ["[]", "[4.0]", "[0.0, 1.0, 2.0, 3.0]", "[[[14.0]]]"]

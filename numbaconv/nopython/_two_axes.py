@@ -9,12 +9,12 @@ import numpy as np
 import scipy.signal
 from numba import types
 
-from numbaconv.jit._arrays import taken
-from numbaconv.jit._boundary import CONSTANT, REFLECT, WRAP, correlate_extended
-from numbaconv.jit._compile import family, overloads
-from numbaconv.jit._convolution import operands
-from numbaconv.jit._kinds import choice, refuse
-from numbaconv.jit._sums import MODES, SAME, VALID, measure
+from numbaconv.nopython._arrays import taken
+from numbaconv.nopython._boundary import CONSTANT, REFLECT, WRAP, correlate_extended
+from numbaconv.nopython._compile import family, overloads
+from numbaconv.nopython._convolution import operands
+from numbaconv.nopython._kinds import choice, refuse
+from numbaconv.nopython._sums import MODES, SAME, VALID, measure
 
 BOUNDARIES = {"fill": CONSTANT, "pad": CONSTANT, "wrap": WRAP, "circular": WRAP, "symm": REFLECT, "symmetric": REFLECT}
 

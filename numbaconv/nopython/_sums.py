@@ -12,9 +12,9 @@ from numba.extending import register_jitable
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numbaconv._jit import named_apart
-from numbaconv.jit._compile import family, helper
-from numbaconv.jit._direct import convolve_directly
-from numbaconv.jit._fft import by_transforms, tile_of
+from numbaconv.nopython._compile import family, helper
+from numbaconv.nopython._direct import convolve_directly
+from numbaconv.nopython._fft import by_transforms, tile_of
 
 FULL, SAME, VALID, LONGER, LONGER_REVERSED = range(5)  # the last two are as large as the larger input, as NumPy has it
 MODES = {"full": FULL, "same": SAME, "valid": VALID}

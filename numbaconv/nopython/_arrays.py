@@ -12,7 +12,7 @@ from numba.extending import register_jitable
 from numba.np.numpy_support import as_dtype
 
 from numbaconv._jit import named_apart
-from numbaconv.jit._compile import helper
+from numbaconv.nopython._compile import helper
 
 
 def taken(value: Any, dtype: np.dtype[Any]) -> Callable[[Any], Any]:

@@ -14,10 +14,10 @@ from numba.extending import register_jitable
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numbaconv._jit import named_apart
-from numbaconv.jit._arrays import in_lines, taken
-from numbaconv.jit._compile import family, helper, kernel, overloads
-from numbaconv.jit._extension import CONSTANT, MODES, sample
-from numbaconv.jit._kinds import choice, dtype_of, is_none, known, refuse
+from numbaconv.nopython._arrays import in_lines, taken
+from numbaconv.nopython._compile import family, helper, kernel, overloads
+from numbaconv.nopython._extension import CONSTANT, MODES, sample
+from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
 
 BACKGROUNDS = {"mean": 20, "median": 21, "minimum": 22, "maximum": 23}  # resample_poly takes them off first and adds them afterwards
 

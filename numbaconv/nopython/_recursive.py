@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numbaconv.jit._compile import helper, kernel
+from numbaconv.nopython._compile import helper, kernel
 
 ODD, EVEN, CONSTANT, NONE = range(4)
 PADDINGS = {"odd": ODD, "even": EVEN, "constant": CONSTANT, None: NONE}

@@ -17,10 +17,10 @@ from numba.extending import register_jitable
 from numba.np.numpy_support import as_dtype
 
 from numbaconv._jit import named_apart
-from numbaconv.jit._arrays import in_lines, taken
-from numbaconv.jit._boundary import CONSTANT, MIRROR, NEAREST, REFLECT, WRAP, correlate_extended
-from numbaconv.jit._compile import family, kernel, overloads
-from numbaconv.jit._kinds import choice, dtype_of, is_none, known, refuse
+from numbaconv.nopython._arrays import in_lines, taken
+from numbaconv.nopython._boundary import CONSTANT, MIRROR, NEAREST, REFLECT, WRAP, correlate_extended
+from numbaconv.nopython._compile import family, kernel, overloads
+from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
 
 BOUNDARIES = {
     "reflect": REFLECT, "grid-mirror": REFLECT, "mirror": MIRROR, "nearest": NEAREST,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from numbaconv._jit import unsigned
-from numbaconv.jit._compile import kernel
+from numbaconv.nopython._compile import kernel
 
 GROUP = 8  # taps at a time
 TILE = 1024  # outputs that stay in the nearest cache

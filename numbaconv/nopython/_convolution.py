@@ -11,11 +11,11 @@ from numba import types
 from numba.extending import register_jitable
 
 from numbaconv._jit import named_apart
-from numbaconv.jit._along import convolution_along, mark_axis
-from numbaconv.jit._arrays import taken
-from numbaconv.jit._compile import kernel, overloads
-from numbaconv.jit._kinds import choice, dtype_of, is_none, known, refuse
-from numbaconv.jit._sums import ANY, FFT, METHODS, MODES, convolution
+from numbaconv.nopython._along import convolution_along, mark_axis
+from numbaconv.nopython._arrays import taken
+from numbaconv.nopython._compile import kernel, overloads
+from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
+from numbaconv.nopython._sums import ANY, FFT, METHODS, MODES, convolution
 
 
 def operands(in1: Any, in2: Any, names: tuple[str, str] = ("in1", "in2"), axes: int | None = None) -> np.dtype[Any]:

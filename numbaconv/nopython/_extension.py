@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from numbaconv.jit import _boundary
-from numbaconv.jit._boundary import source
-from numbaconv.jit._compile import helper
+from numbaconv.nopython import _boundary
+from numbaconv.nopython._boundary import source
+from numbaconv.nopython._compile import helper
 
 CONSTANT, SYMMETRIC, REFLECT, EDGE, WRAP = _boundary.CONSTANT, _boundary.REFLECT, _boundary.MIRROR, _boundary.NEAREST, _boundary.WRAP
 SMOOTH, LINE, ANTISYMMETRIC, ANTIREFLECT = range(10, 14)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from numbaconv.jit._arrays import taken
-from numbaconv.jit._compile import overloads
-from numbaconv.jit._convolution import operands
-from numbaconv.jit._kinds import choice
-from numbaconv.jit._sums import DIRECT, FULL, LONGER, LONGER_REVERSED, VALID, convolution
+from numbaconv.nopython._arrays import taken
+from numbaconv.nopython._compile import overloads
+from numbaconv.nopython._convolution import operands
+from numbaconv.nopython._kinds import choice
+from numbaconv.nopython._sums import DIRECT, FULL, LONGER, LONGER_REVERSED, VALID, convolution
 
 MODES = {"full": FULL, "same": LONGER, "valid": VALID}
 

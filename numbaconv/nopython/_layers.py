@@ -17,9 +17,9 @@ from numba.np.numpy_support import as_dtype
 
 from numbaconv import functional
 from numbaconv._jit import named_apart, unsigned
-from numbaconv.jit._arrays import taken
-from numbaconv.jit._compile import helper, kernel, overloads
-from numbaconv.jit._kinds import dtype_of, is_none, known, refuse
+from numbaconv.nopython._arrays import taken
+from numbaconv.nopython._compile import helper, kernel, overloads
+from numbaconv.nopython._kinds import dtype_of, is_none, known, refuse
 from numbaconv.problem import LAYOUTS
 
 # Which of five sizes the axes of an array are.

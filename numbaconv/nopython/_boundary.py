@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from numbaconv.jit._compile import helper, kernel
-from numbaconv.jit._direct import convolve_directly
+from numbaconv.nopython._compile import helper, kernel
+from numbaconv.nopython._direct import convolve_directly
 
 ZEROS, CONSTANT, REFLECT, MIRROR, NEAREST, WRAP = range(6)  # the names are those of numbaconv.boundary
 

@@ -11,11 +11,11 @@ from numba import types
 from numba.extending import register_jitable
 
 from numbaconv._jit import named_apart
-from numbaconv.jit._arrays import in_lines, taken
-from numbaconv.jit._boundary import CONSTANT, MIRROR, NEAREST, WRAP
-from numbaconv.jit._compile import family, kernel, overloads
-from numbaconv.jit._kinds import choice, dtype_of, is_none, known, refuse
-from numbaconv.jit._ndimage import correlation_along, storing
+from numbaconv.nopython._arrays import in_lines, taken
+from numbaconv.nopython._boundary import CONSTANT, MIRROR, NEAREST, WRAP
+from numbaconv.nopython._compile import family, kernel, overloads
+from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
+from numbaconv.nopython._ndimage import correlation_along, storing
 
 INTERP = 9
 MODES = {"interp": INTERP, "mirror": MIRROR, "constant": CONSTANT, "nearest": NEAREST, "wrap": WRAP}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from numbaconv.jit._compile import family, helper, kernel
-from numbaconv.jit._sums import FFT, SAME, convolver, measure
+from numbaconv.nopython._compile import family, helper, kernel
+from numbaconv.nopython._sums import FFT, SAME, convolver, measure
 
 
 @kernel

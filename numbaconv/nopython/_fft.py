@@ -15,7 +15,7 @@ import numpy as np
 
 from numbaconv.cpu import _emit
 from numbaconv.cpu._simd_fft import FORWARD, INVERSE, stage, turn
-from numbaconv.jit._compile import family, helper, kernel
+from numbaconv.nopython._compile import family, helper, kernel
 
 FLOAT64 = np.dtype(np.float64)
 ISA = _emit.host()

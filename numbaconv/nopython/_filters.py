@@ -13,11 +13,11 @@ from numba.np.numpy_support import as_dtype
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numbaconv._jit import named_apart
-from numbaconv.jit._arrays import in_lines, taken
-from numbaconv.jit._compile import family, kernel, overloads
-from numbaconv.jit._direct import convolve_directly
-from numbaconv.jit._kinds import choice, dtype_of, is_none, known, refuse
-from numbaconv.jit._recursive import PADDINGS, filter_both_ways, filter_lines, filter_sections, normalised
+from numbaconv.nopython._arrays import in_lines, taken
+from numbaconv.nopython._compile import family, kernel, overloads
+from numbaconv.nopython._direct import convolve_directly
+from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
+from numbaconv.nopython._recursive import PADDINGS, filter_both_ways, filter_lines, filter_sections, normalised
 
 
 def coefficients(argument: str, value: Any) -> np.dtype[Any]:
