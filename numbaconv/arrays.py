@@ -28,22 +28,20 @@ class NotOurs(Exception):  # noqa: N818 - an answer, not a failure
 def as_array(value: Any, name: str) -> Array:
     """Return ``value`` as an array of a supported dtype, or raise a TypeError that names the argument."""
     if type(value) is not np.ndarray:
-        if isinstance(value, np.ma.MaskedArray):
-            raise TypeError(f"{name} must not be a masked array: fill it first, {name}.filled(0)")
-        if is_on_gpu(value):
-            return _checked(as_cupy(value, name), name)
-        try:
-            value = np.asarray(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"{name} must be an array or nested sequences of equal lengths, got {type(value).__name__}: {error}") from error
-    return _checked(value, name)
-
-
-def _checked(value: Any, name: str) -> Any:
+        value = as_cupy(value, name) if is_on_gpu(value) else _as_numpy(value, name)
     dtype = value.dtype
     if dtype not in COMPUTE and dtype.newbyteorder("=") not in COMPUTE and dtype != np.bool_:
         raise TypeError(f"{name} must hold integers, float16/32/64 or complex64/128, got dtype {value.dtype}")
     return value
+
+
+def _as_numpy(value: Any, name: str) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: fill it first, {name}.filled(0)")
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be an array or nested sequences of equal lengths, got {type(value).__name__}: {error}") from error
 
 
 def is_on_gpu(value: Any) -> bool:
@@ -74,11 +72,11 @@ def namespace(array: Any) -> Any:
     return np if type(array) is np.ndarray else sys.modules[type(array).__module__.partition(".")[0]]
 
 
-def as_numbers(*values: Any) -> list[Any]:
-    """Return values as arrays of whatever dtype, all of them NumPy's or all CuPy's."""
-    arrays = [as_cupy(value, f"argument {n}") if is_on_gpu(value) else np.asarray(value) for n, value in enumerate(values, 1)]
-    device_of(None, {f"argument {n}": array for n, array in enumerate(arrays, 1)})
-    return arrays
+def as_numbers(**values: Any) -> list[Any]:
+    """Return values as arrays of whatever dtype, all of them NumPy's or all CuPy's; errors say their names."""
+    arrays = {name: as_cupy(value, name) if is_on_gpu(value) else np.asarray(value) for name, value in values.items()}
+    device_of(None, arrays)
+    return list(arrays.values())
 
 
 def device_of(device: Any, arrays: dict[str, Any]) -> str:
@@ -87,7 +85,7 @@ def device_of(device: Any, arrays: dict[str, Any]) -> str:
     if names:
         here = [name for name, array in arrays.items() if type(array) is np.ndarray]
         if here:
-            raise TypeError(f"all arrays must be in one place: {' and '.join(names)} is on a GPU, {' and '.join(here)} is not")
+            raise TypeError(f"all arrays must be in one place, got {', '.join(names)} on a GPU and {', '.join(here)} in main memory")
         if device not in (None, "cuda"):
             raise ValueError(f"device must be None or 'cuda' for arrays on a GPU, got {device!r}")
         return "cuda"
@@ -119,8 +117,6 @@ def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
 
 def copied_bytes(array: Array, dtype: np.dtype[Any]) -> int:
     """Return how many bytes `contiguous` will allocate."""
-    if type(array) is not np.ndarray:
-        return 0  # on a GPU, whose memory is another matter
     flags = array.flags
     return 0 if array.dtype == dtype and flags.c_contiguous and flags.aligned else array.size * dtype.itemsize
 

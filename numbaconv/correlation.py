@@ -130,7 +130,7 @@ def _run(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, method: str, a: Array
     on_gpu = xp is not np
     found = ready(op, x_shape, h_shape, axes, dtype, method, "cuda" if on_gpu else "cpu")
     chosen, (a_full, b_full, full) = found.plan, found.full
-    needed = found.size + copied_bytes(a, dtype) + copied_bytes(b, dtype)
+    needed = found.size + (0 if on_gpu else copied_bytes(a, dtype) + copied_bytes(b, dtype))
     if needed > planning.UNCHECKED_BYTES:
         _require_memory(on_gpu)(needed, f"an output of shape {found.shape} with the workspace of {chosen.name!r}")
     direct = out is not None and out.dtype == dtype and (out is contiguous(out, dtype) if on_gpu else out.flags.carray)

@@ -45,8 +45,9 @@ def _packing(chosen: planning.Plan) -> tuple[Any, ...]:
 
 
 def _forward(
-    transposed: bool, rank: int, x: Any, w: Any, bias: Any, activation: str | None, out: Array | None, geometry: dict[str, Any], how: dict[str, Any]
-) -> Array:
+    transposed: bool, rank: int, x: Any, w: Any, bias: Any, activation: str | None, out: Array | None, stream: Any, geometry: dict[str, Any],
+    how: dict[str, Any],
+) -> Array:  # fmt: skip
     x = as_array(x, "x")
     prepared = w if isinstance(w, PreparedWeights) else None
     w = prepared.w if prepared else as_array(w, "w")
@@ -57,8 +58,8 @@ def _forward(
         dtype = result_type(x, w, bias)
     if activation is not None:
         _check_activation(activation, dtype)
-    stream = how.pop("stream")
-    how["device"] = device_of(how["device"], {"x": x, "w": w, "bias": bias})
+    if not (type(x) is type(w) is np.ndarray and (bias is None or type(bias) is np.ndarray)):
+        how["device"] = device_of(how["device"], {"x": x, "w": w, "bias": bias})
     recipe = recipe_for(transposed, "forward", rank, x.shape, w.shape, dtype, geometry, how)
     if bias is not None:
         check_shape(bias, (recipe.channels,), "bias", "one value per output channel")
@@ -74,16 +75,17 @@ def _check_activation(activation: Any, dtype: np.dtype[Any]) -> None:
 
 
 def _gradient(
-    transposed: bool, kind: Kind, rank: int, grad_out: Any, other: Any, shape: Any, out: Array | None, geometry: dict[str, Any], how: dict[str, Any]
-) -> Array:
+    transposed: bool, kind: Kind, rank: int, grad_out: Any, other: Any, shape: Any, out: Array | None, stream: Any, geometry: dict[str, Any],
+    how: dict[str, Any],
+) -> Array:  # fmt: skip
     grad_out = as_array(grad_out, "grad_out")
     if isinstance(other, PreparedWeights):
         other = other.w
     name = "w" if kind == "grad_input" else "x"
     other = as_array(other, name)
     dtype = result_type(grad_out, other)
-    stream = how.pop("stream")
-    how["device"] = device_of(how["device"], {"grad_out": grad_out, name: other})
+    if not type(grad_out) is type(other) is np.ndarray:
+        how["device"] = device_of(how["device"], {"grad_out": grad_out, name: other})
     if kind == "grad_input":
         recipe = recipe_for(transposed, kind, rank, shape_of(shape, "input_shape"), other.shape, dtype, geometry, how)
     else:
@@ -124,28 +126,28 @@ def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
         fixed = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "layout": layout}
         return {**fixed, "output_padding": output_padding} if transposed else fixed
 
-    def how_of(method: Any, precision: Any, device: Any, stream: Any = None) -> dict[str, Any]:
-        return {"method": method, "precision": precision, "device": device, "stream": stream}
+    def how_of(method: Any, precision: Any, device: Any) -> dict[str, Any]:
+        return {"method": method, "precision": precision, "device": device}
 
     def conv(x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, layout=default,  # type: ignore[no-untyped-def]  # fmt: skip
              method="auto", precision="default", out=None, device=None, stream=None):  # fmt: skip
         geometry = geometry_of(stride, padding, dilation, groups, layout, 0)
-        return _forward(False, rank, x, w, bias, activation, out, geometry, how_of(method, precision, device, stream))
+        return _forward(False, rank, x, w, bias, activation, out, stream, geometry, how_of(method, precision, device))
 
     def conv_transpose(x, w, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1, activation=None,  # type: ignore[no-untyped-def]  # fmt: skip
                        layout=default, method="auto", precision="default", out=None, device=None, stream=None):  # fmt: skip
         geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding)
-        return _forward(True, rank, x, w, bias, activation, out, geometry, how_of(method, precision, device, stream))
+        return _forward(True, rank, x, w, bias, activation, out, stream, geometry, how_of(method, precision, device))
 
     def grad_input(grad_out, w, input_shape, *, stride=1, padding=0, dilation=1, groups=1, layout=default,  # type: ignore[no-untyped-def]  # fmt: skip
                    method="auto", precision="default", out=None, device=None, stream=None, **more):  # fmt: skip
         geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding_of(more))
-        return _gradient(transposed, "grad_input", rank, grad_out, w, input_shape, out, geometry, how_of(method, precision, device, stream))
+        return _gradient(transposed, "grad_input", rank, grad_out, w, input_shape, out, stream, geometry, how_of(method, precision, device))
 
     def grad_weight(x, grad_out, kernel_shape, *, stride=1, padding=0, dilation=1, groups=1, layout=default,  # type: ignore[no-untyped-def]  # fmt: skip
                     method="auto", precision="default", out=None, device=None, stream=None, **more):  # fmt: skip
         geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding_of(more))
-        return _gradient(transposed, "grad_weight", rank, grad_out, x, kernel_shape, out, geometry, how_of(method, precision, device, stream))
+        return _gradient(transposed, "grad_weight", rank, grad_out, x, kernel_shape, out, stream, geometry, how_of(method, precision, device))
 
     def output_padding_of(more: dict[str, Any]) -> Any:
         allowed = {"output_padding"} if transposed else set()

@@ -136,6 +136,8 @@ def test_out_and_what_is_refused(cupy, rng):
     np.testing.assert_array_equal(to_host(out), np.convolve(a, b))
     with pytest.raises(TypeError, match="all arrays must be in one place"):
         signal.convolve(cupy.asarray(a), b)
+    with pytest.raises(TypeError, match="got x on a GPU and h in main memory"):
+        signal.upfirdn(b, cupy.asarray(a))
     with pytest.raises(TypeError, match="out must be a CuPy array"):
         signal.convolve(cupy.asarray(a), cupy.asarray(b), out=np.empty(12, np.float32))
     with pytest.raises(ValueError, match="(?i)acceptable mode flags"):
@@ -147,7 +149,7 @@ def test_layers(cupy, rng):
     gpu = [cupy.asarray(t) for t in (x, w, b)]
     y = nc.conv2d(x, w, b, padding=1, precision="highest")
     same(nc.conv2d(*gpu, padding=1, precision="highest"), y, cupy)
-    with pytest.raises(TypeError, match="all arrays must be in one place: x is on a GPU, w and bias is not"):
+    with pytest.raises(TypeError, match="all arrays must be in one place, got x on a GPU and w, bias in main memory"):
         nc.conv2d(gpu[0], w, b)
     with pytest.raises(ValueError, match="device must be None or 'cuda'"):
         nc.conv2d(*gpu, device="cpu")

@@ -40,7 +40,7 @@ class Call(NamedTuple):
 def prepare(name: str, in1: Any, in2: Any, mode: Any, method: Any = "auto") -> Call | None:
     """Prepare `convolve` or `correlate`; None means that SciPy must answer, as in the two functions below."""
     if type(in1) is not np.ndarray or type(in2) is not np.ndarray:
-        in1, in2 = as_numbers(in1, in2)
+        in1, in2 = as_numbers(in1=in1, in2=in2)
     dtype = _promoted(in1.dtype, in2.dtype)
     if dtype is None or not isinstance(mode, str) or method not in METHODS:
         return None
@@ -54,7 +54,7 @@ def prepare(name: str, in1: Any, in2: Any, mode: Any, method: Any = "auto") -> C
 
 def prepare_fft(in1: Any, in2: Any, mode: Any, axes: Any) -> Call | None:
     """Prepare `fftconvolve` or `oaconvolve`: they broadcast, and integers become floats."""
-    in1, in2 = as_numbers(in1, in2)
+    in1, in2 = as_numbers(in1=in1, in2=in2)
     axes = _axes(axes, in1.ndim)
     if axes is None or not isinstance(mode, str):
         return None
@@ -68,7 +68,7 @@ def prepare_fft(in1: Any, in2: Any, mode: Any, axes: Any) -> Call | None:
 
 def prepare_2d(name: str, in1: Any, in2: Any, mode: Any, boundary: Any, fillvalue: Any) -> Call | None:
     """Prepare `convolve2d` or `correlate2d`."""
-    in1, in2 = as_numbers(in1, in2)
+    in1, in2 = as_numbers(in1=in1, in2=in2)
     dtype = _promoted(in1.dtype, in2.dtype)
     if in1.ndim != 2 or dtype is None or not isinstance(mode, str) or not isinstance(boundary, str) or boundary not in BOUNDARIES:
         return None

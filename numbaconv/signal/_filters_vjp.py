@@ -33,14 +33,14 @@ def checked_call(check: Callable[..., Any], function: Callable[..., Any], *argum
 
 def gradient(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return the gradient of a result, checked, in the dtype of the computation."""
-    (grad,) = checked_call(lambda given: _lines.numeric(given, on_gpu=True), np.asarray, value)
+    (grad,) = checked_call(lambda given: _lines.numeric_anywhere(**{name: given}), np.asarray, value)
     check_shape(grad, shape, name, "that of the result")
     return contiguous(grad if dtype.kind == "c" else grad.real, dtype)
 
 
 def like(grad: Array, argument: Any) -> Array:
     """Return the gradient of an argument as the module says."""
-    kind = as_numbers(argument)[0].dtype
+    kind = as_numbers(argument=argument)[0].dtype
     if kind.kind == "c":
         return grad.astype(kind, copy=False)
     return grad.real.astype(kind if kind.kind == "f" else real_of(grad.dtype), copy=False)

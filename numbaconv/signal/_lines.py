@@ -17,7 +17,7 @@ import numpy as np
 
 from numbaconv import correlation
 from numbaconv import plan as planning
-from numbaconv.arrays import COMPUTE, Array, NotOurs, as_numbers, contiguous, namespace
+from numbaconv.arrays import COMPUTE, Array, NotOurs, as_numbers, contiguous, is_on_gpu, namespace
 from numbaconv.correlation import Axes
 from numbaconv.cpu import polyphase
 from numbaconv.signal import _extension
@@ -64,12 +64,20 @@ class Outside(NamedTuple):
         return self.mode == "constant" and self.value == 0
 
 
-def numeric(*values: Any, on_gpu: bool = False) -> list[Array]:
-    """Return values as arrays of numbers that kernels have arithmetic for, booleans included; those of a GPU only where they may be."""
+def numeric(*values: Any) -> list[Array]:
+    """Return values as arrays of numbers that kernels have arithmetic for, booleans included."""
     try:
-        arrays = as_numbers(*values) if on_gpu else [np.asarray(value) for value in values]
+        return _numbers([np.asarray(value) for value in values])
     except (TypeError, ValueError) as error:
         raise NotOurs from error
+
+
+def numeric_anywhere(**values: Any) -> list[Array]:
+    """Return the same of values that may be on a GPU, under the names that users know them by."""
+    return _numbers(as_numbers(**values)) if any(map(is_on_gpu, values.values())) else numeric(*values.values())
+
+
+def _numbers(arrays: list[Array]) -> list[Array]:
     if any(a.dtype.newbyteorder("=") not in COMPUTE and a.dtype != np.bool_ for a in arrays):
         raise NotOurs
     return arrays

@@ -23,6 +23,7 @@ from numbaconv.signal._lines import (
     checked_scalar,
     lines_of,
     numeric,
+    numeric_anywhere,
     operands,
     ours,
     real_of,
@@ -79,7 +80,7 @@ def _handed_over(out: Any, function: Callable[..., Any], *arguments: Any) -> Any
 
 def upfirdn_problem(h: Any, x: Any, up: Any, down: Any, axis: Any, mode: Any, cval: Any) -> Problem:
     """Check the arguments of `upfirdn`."""
-    h, x = numeric(h, x, on_gpu=True)
+    h, x = numeric_anywhere(h=h, x=x)
     axis = checked_axis(axis, x.ndim)
     dtype = np.result_type(h.dtype, x.dtype, np.float32)
     try:
@@ -136,7 +137,7 @@ def upfirdn(
     if problem is None:
         return _handed_over(out, scipy.signal.upfirdn, h, x, up, down, axis, mode, cval)
     if out is not None:
-        check_result(out, problem.shape, problem.dtype, dict(zip("hx", as_numbers(h, x), strict=True)))
+        check_result(out, problem.shape, problem.dtype, dict(zip("hx", as_numbers(h=h, x=x), strict=True)))
     return problem.run(out)
 
 
