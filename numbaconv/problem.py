@@ -33,12 +33,11 @@ class Unsupported(Exception):  # noqa: N818 - an answer of an algorithm, not a f
 
 @dataclass(frozen=True)
 class Options:
-    """What a call adds to its problem: bias and activation, applied as the output is stored; packed weights; a GPU's stream."""
+    """What a call adds to its problem: bias and activation, applied as the output is stored; packed weights."""
 
     bias: Any = None
     activation: str | None = None
     packed: Any = None
-    stream: Any = None
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,12 @@ def test_named_cases_are_exact_on_small_integers(gpu_algorithm, op, rng):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 def test_random_problems_are_exact_on_small_integers(gpu_algorithm, op, dtype, rng):
+    done = 0
     for number in range(12):
         problem = random_problem(rng, generic=number % 2 == 1, largest=5)
-        check_exact(gpu_algorithm, problem, op, dtype, rng, bool(rng.integers(2)), rng.choice([None, "relu", "leaky_relu"]) if number % 2 else None)
+        activation = rng.choice([None, "relu", "leaky_relu"]) if number % 2 else None
+        done += check_exact(gpu_algorithm, problem, op, dtype, rng, bool(rng.integers(2)), activation)
+    assert done or gpu_algorithm not in ("gemm", "direct")
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -191,10 +194,7 @@ def test_random_calls_of_all_functions(rng):
 @pytest.mark.parametrize("dtype", ("float16", "float64", "complex64", "int8", "uint32"))
 def test_dtypes_promote_as_on_the_cpu(dtype, rng):
     x, w = fill((2, 3, 6, 5), dtype, rng), fill((4, 3, 2, 3), "int8" if dtype == "float16" else dtype, rng)
-    try:
-        found = nc.conv2d(x, w, padding=1, device="cuda")
-    except ValueError as error:  # no algorithm of the room can do it
-        pytest.fail(str(error))
+    found = nc.conv2d(x, w, padding=1, device="cuda")
     expected = nc.conv2d(x, w, padding=1)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)

@@ -12,7 +12,7 @@ from cases import NAMED, exact_sum, fill, on_gpu, operands, poisoned, random_pro
 from tolerance import norms
 
 from numbaconv import reference
-from numbaconv.cuda import _contraction, _planes, _radix, _spectra, fft
+from numbaconv.cuda import _fft_contraction, _fft_planes, _fft_radix, _fft_spectra, fft
 from numbaconv.cuda import direct as direct_sum
 from numbaconv.cuda._backend import SIMULATED
 from numbaconv.problem import OPS, TENSORS, ConvProblem, Options, Unsupported
@@ -50,46 +50,46 @@ def direct(monkeypatch):
 # Index arithmetic.
 
 
-@pytest.mark.parametrize("size", _radix.RADICES)
+@pytest.mark.parametrize("size", _fft_radix.RADICES)
 def test_passes_are_a_transform(size, rng):
     z = rng.standard_normal(size) + 1j * rng.standard_normal(size)
     expected = np.fft.fft(z)
-    table = _radix.factors(size, np.dtype(np.float64)) @ [1, 1j]
-    for made in _radix.passes(size):
+    table = _fft_radix.factors(size, np.dtype(np.float64)) @ [1, 1j]
+    for made in _fft_radix.passes(size):
         j, r = np.arange(size // made.radix)[:, None], np.arange(made.radix)
         taken = z[j + r * (size // made.radix)]
         if made.before > 1:
-            powers = table[made.factors : made.factors + _radix.POWERS * made.before].reshape(_radix.POWERS, made.before)
+            powers = table[made.factors : made.factors + _fft_radix.POWERS * made.before].reshape(_fft_radix.POWERS, made.before)
             turned = np.ones((made.before, made.radix), complex)
-            for bit in range(_radix.POWERS):
+            for bit in range(_fft_radix.POWERS):
                 turned[:, (r >> bit & 1).astype(bool)] *= powers[bit, :, None]
             taken = taken * turned[j[:, 0] % made.before]
         z = np.empty_like(z)
-        z[_radix.leaves_at(made, j) + r * made.before] = np.fft.fft(taken, axis=1)
+        z[_fft_radix.leaves_at(made, j) + r * made.before] = np.fft.fft(taken, axis=1)
     np.testing.assert_allclose(z, expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("size", _radix.RADICES)
+@pytest.mark.parametrize("size", _fft_radix.RADICES)
 def test_shared_memory_is_reached_without_conflicts_by_constant_distances(size):
-    threads = size // _radix.EACH
-    for made in _radix.passes(size)[:2]:
-        for t, b, r in itertools.product(range(threads), range(_radix.EACH // made.radix), range(made.radix)):
-            at = _radix.place(made, _radix.leaves_at(made, t + b * threads) + r * made.before)
-            first = _radix.place(made, _radix.leaves_at(made, t)) + b * _radix.place(made, _radix.leaves_at(made, threads))
-            assert at == first + r * made.before < _radix.shared_elements(size)
-        for t, i in itertools.product(range(threads), range(_radix.EACH)):
-            one, two = _radix.place(made, threads), _radix.place(made, 2 * threads)
-            assert _radix.place(made, t + i * threads) == _radix.place(made, t) + i // 2 * two + i % 2 * one
-        for warp in range(0, threads, _radix.BANKS):
-            lanes = range(warp, warp + _radix.BANKS)
-            assert len({_radix.place(made, _radix.leaves_at(made, t)) % _radix.BANKS for t in lanes}) == _radix.BANKS
-            assert len({_radix.place(made, t) % _radix.BANKS for t in lanes}) == _radix.BANKS
+    threads = size // _fft_radix.EACH
+    for made in _fft_radix.passes(size)[:2]:
+        for t, b, r in itertools.product(range(threads), range(_fft_radix.EACH // made.radix), range(made.radix)):
+            at = _fft_radix.place(made, _fft_radix.leaves_at(made, t + b * threads) + r * made.before)
+            first = _fft_radix.place(made, _fft_radix.leaves_at(made, t)) + b * _fft_radix.place(made, _fft_radix.leaves_at(made, threads))
+            assert at == first + r * made.before < _fft_radix.shared_elements(size)
+        for t, i in itertools.product(range(threads), range(_fft_radix.EACH)):
+            one, two = _fft_radix.place(made, threads), _fft_radix.place(made, 2 * threads)
+            assert _fft_radix.place(made, t + i * threads) == _fft_radix.place(made, t) + i // 2 * two + i % 2 * one
+        for warp in range(0, threads, _fft_radix.BANKS):
+            lanes = range(warp, warp + _fft_radix.BANKS)
+            assert len({_fft_radix.place(made, _fft_radix.leaves_at(made, t)) % _fft_radix.BANKS for t in lanes}) == _fft_radix.BANKS
+            assert len({_fft_radix.place(made, t) % _fft_radix.BANKS for t in lanes}) == _fft_radix.BANKS
 
 
 @simulated
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_transforms_in_registers(dtype, rng):
-    twice_eight, sixteen = _radix.transforms(np.dtype(dtype))
+    twice_eight, sixteen = _fft_radix.transforms(np.dtype(dtype))
     z = rng.standard_normal((16, 2)).astype(dtype)
     numbers = z.astype(float) @ [1, 1j]
 
@@ -101,8 +101,8 @@ def test_transforms_in_registers(dtype, rng):
     np.testing.assert_allclose(found(twice_eight(given)), np.fft.fft(numbers.reshape(8, 2), axis=0).ravel(), atol=eps)
     w = np.exp(-0.3j)
     powers = [(np.dtype(dtype).type((w**n).real), np.dtype(dtype).type((w**n).imag)) for n in range(9)]
-    np.testing.assert_allclose(found(_radix.turn_sixteen(given, *(powers[n] for n in (1, 2, 4, 8)))), numbers * w ** np.arange(16), atol=eps)
-    eights = found(_radix.turn_eights(given, powers[1], powers[2], powers[4], powers[2], powers[4], powers[8]))
+    np.testing.assert_allclose(found(_fft_radix.turn_sixteen(given, *(powers[n] for n in (1, 2, 4, 8)))), numbers * w ** np.arange(16), atol=eps)
+    eights = found(_fft_radix.turn_eights(given, powers[1], powers[2], powers[4], powers[2], powers[4], powers[8]))
     np.testing.assert_allclose(eights, numbers * w ** (np.arange(16) // 2 * (1 + np.arange(16) % 2)), atol=eps)
 
 
@@ -111,7 +111,7 @@ def test_circles_hold_what_every_output_sees(rng):
     for _ in range(3000):
         p = random_problem(rng, generic=True)
         for op, axis in itertools.product(("fprop", "wgrad"), range(3)):
-            c = _spectra.circle(p, op, axis)
+            c = _fft_spectra.circle(p, op, axis)
             o, r = np.arange(p.output[axis])[:, None] * p.stride[axis], np.arange(p.filter[axis]) * p.dilation[axis]
             i, rest = np.divmod(o + r - p.low[axis], p.input_dilation[axis])
             expected = np.where((rest == 0) & (i >= 0) & (i < p.input[axis]), i, -1)
@@ -123,7 +123,7 @@ def test_circles_hold_what_every_output_sees(rng):
             np.testing.assert_array_equal(laid[(o + r) % c.length], expected)
             assert len(set(r % c.length)) == r.size and (op == "fprop" or len(set(o.ravel() % c.length)) == o.size)
             k = int(rng.integers(c.length))
-            assert _spectra.laid(int(j[k]), c.from_, c.wrap, p.input_dilation[axis], c.size, p.input[axis], 0) == laid[k]
+            assert _fft_spectra.laid(int(j[k]), c.from_, c.wrap, p.input_dilation[axis], c.size, p.input[axis], 0) == laid[k]
 
 
 @simulated
@@ -136,11 +136,11 @@ def test_products_of_spectra(rows, columns, terms, rng):
     expected = np.einsum("grtf,gctf->grcf", a.astype(complex), b.astype(complex))
     strides = (rows * terms, terms, 1, columns * terms, terms, 1, rows * columns, columns, 1)
     for again in (0, 1):
-        found, geo = c.copy(), _contraction.Contraction(n, groups, rows, columns, terms, *strides, 1, 1, again)
-        cut, tall, blocks = _contraction.tiled(geo)
+        found, geo = c.copy(), _fft_contraction.Contraction(n, groups, rows, columns, terms, *strides, 1, 1, again)
+        cut, tall, blocks = _fft_contraction.tiled(geo)
         factors = (a, b) if rows <= columns else (b, a)
-        numbers = [_planes.numbers(array) for array in (*factors, found)]
-        _contraction.multiply(np.dtype(np.float32), tall).launch((blocks, 1, 1), None, numbers, cut)
+        numbers = [_fft_planes.numbers(array) for array in (*factors, found)]
+        _fft_contraction.multiply(np.dtype(np.float32), tall).launch((blocks, 1, 1), numbers, cut)
         np.testing.assert_allclose(found, expected + again * c, atol=1e-5)
 
 
@@ -149,7 +149,7 @@ def test_products_of_spectra(rows, columns, terms, rng):
 
 @pytest.mark.parametrize(("size", "taps", "outputs"), [(512, 100, 500), (1024, 400, 1000), (2048, 1000, 1500), (4096, 2500, 2000)])
 def test_tiles_of_every_size(size, taps, outputs, rng, monkeypatch):
-    monkeypatch.setattr(_radix, "RADICES", {size: _radix.RADICES[size]})
+    monkeypatch.setattr(_fft_radix, "RADICES", {size: _fft_radix.RADICES[size]})
     problem = ConvProblem.from_shapes((1, 1, outputs + taps - 31), (1, 1, taps), rank=1, padding=((9, 21),))
     assert fft._layout(problem, "fprop", np.dtype(np.float32)).size == size
     check(problem, "fprop", "float32", rng, fft.Tiles)
@@ -173,7 +173,7 @@ SIGNALS: list[tuple[Any, Any, dict[str, Any]]] = [
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_signals(signal, dtype, rng, monkeypatch):
     x, w, options = signal
-    monkeypatch.setattr(_planes, "layout", lambda *_: "cannot: only tiles are tested")
+    monkeypatch.setattr(_fft_planes, "layout", lambda *_: "cannot: only tiles are tested")
     for last in (False, True):
         p = ConvProblem.from_shapes((x[0], *x[2:], x[1]) if last else x, w, rank=1, channels_last=last, **options)
         check(p, "fprop", dtype, rng)
@@ -216,7 +216,7 @@ def test_chunks_of_images_give_the_same(op, rng, monkeypatch):
     problem = ConvProblem.from_shapes((5, 3, 8, 9), (2, 3, 4, 5), rank=2, padding=2)
     a, b = operands(problem, op, "float32", rng, "signed")
     whole = compute(problem, op, a, b)
-    monkeypatch.setattr(_planes, "CHUNK_BYTES", problem_bytes := 2 * fft.workspace(problem, op, np.dtype(np.float32)) // 6)
+    monkeypatch.setattr(_fft_planes, "CHUNK_BYTES", problem_bytes := 2 * fft.workspace(problem, op, np.dtype(np.float32)) // 6)
     problem.derived.clear()
     assert (
         fft._layout(problem, op, np.dtype(np.float32)).images in (1, 2, 3) and fft.workspace(problem, op, np.dtype(np.float32)) > problem_bytes // 2

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from numbaconv import reference
-from numbaconv.cuda import _passes, _stencil, _stencil_last, _tiles, stencil
-from numbaconv.cuda._tiles import SHARED, SHARED_LAST, LastGeometry
+from numbaconv.cuda import _stencil, _stencil_last, _stencil_passes, _stencil_tiles, stencil
+from numbaconv.cuda._stencil_geometry import LastGeometry
+from numbaconv.cuda._stencil_tiles import SHARED, SHARED_LAST
 from numbaconv.problem import OPS, ConvProblem, Options, Unsupported
 from numbaconv.recipe import TENSORS
 from tests.cases import FLOATS, NAMED, exact_sum, fill, on_gpu, operands, poisoned, random_problem, to_gpu
@@ -140,7 +141,7 @@ def test_wgrad_sums_many_tiles_and_pieces(monkeypatch, rng):
     row = layer(60, 1, 1, (700,), (7,), 2, 3, 1, True)
     last, line = layer(7, 6, 6, (6, 9), (3, 3), 1, 1, 3, True), layer(3, 8, 8, (200,), (5,), 2, 2, 8, True)
     for pieces, problems in ((1, (images, line)), (2, (channels, row, last))):
-        monkeypatch.setattr(_tiles, "MOST_PIECES", pieces)
+        monkeypatch.setattr(_stencil_tiles, "MOST_PIECES", pieces)
         for problem in problems:
             (one,) = stencil._passes(problem, "wgrad", np.dtype(np.float32))
             assert one.geo.tiles > 2 and one.geo.pieces == pieces
@@ -184,7 +185,7 @@ def test_passes_are_the_equation(rng):
         p = random_problem(rng, generic=True)
         for axis in (1, 2):
             found = set()
-            for a in _passes.axes(p, axis):
+            for a in _stencil_passes.axes(p, axis):
                 for e, r in itertools.product(range(a.count), range(a.taps)):
                     i = a.delta + e * a.stride + r * a.dilation
                     if 0 <= i < p.input[axis]:
@@ -201,7 +202,7 @@ def test_tiles_fit_and_cover(rng):
         p = random_problem(rng, generic=True, largest=int(rng.choice([8, 60])))
         op, itemsize = OPS[int(rng.integers(2))], int(rng.choice([4, 8]))
         try:
-            found = _tiles.passes(p, op, itemsize)
+            found = _stencil_tiles.passes(p, op, itemsize)
         except Unsupported:
             continue
         for one in found:
@@ -211,11 +212,11 @@ def test_tiles_fit_and_cover(rng):
             read_h = (g.tile_rows - 1) * g.stride_h + (max(g.taps_h, 1) - 1) * g.dilation_h + 1
             read_w = (g.tile_columns - 1) * g.stride_w + (max(g.taps_w, 1) - 1) * g.dilation_w + 1
             if isinstance(g, LastGeometry):
-                assert g.lanes * g.across * g.down <= _tiles.THREADS and g.chunks * g.lanes * 4 >= g.out_channels
+                assert g.lanes * g.across * g.down <= _stencil_tiles.THREADS and g.chunks * g.lanes * 4 >= g.out_channels
                 assert (g.fill_h, g.fill_w) == (read_h, read_w) and read_h * g.pitch * itemsize <= SHARED_LAST
-                assert ((g.on_h * g.fill_w) + g.on_w) * g.lanes + g.on_lanes == _tiles.THREADS
+                assert ((g.on_h * g.fill_w) + g.on_w) * g.lanes + g.on_lanes == _stencil_tiles.THREADS
             else:
-                assert g.units * g.across * g.down <= _tiles.THREADS
+                assert g.units * g.across * g.down <= _stencil_tiles.THREADS
                 assert (g.fill_h, g.width) == (read_h, read_w) and 4 * g.fill_w >= read_w + 3 * g.vector_in
                 assert g.fill_planes * g.fill_h * g.pitch * itemsize <= SHARED and g.pitch % 4 == g.part % 4 == 0
-                assert (g.on_planes * g.fill_h + g.on_h) * g.fill_w + g.on_w == _tiles.THREADS
+                assert (g.on_planes * g.fill_h + g.on_h) * g.fill_w + g.on_w == _stencil_tiles.THREADS

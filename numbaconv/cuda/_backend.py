@@ -70,12 +70,14 @@ def on_device(array: Any) -> Any:
     return array if SIMULATED else arrays().asarray(array)
 
 
-def kept_on_device(array: Any) -> Any:
-    """Return a NumPy array's copy that is there when this returns: what is kept may be read on any stream."""
-    copy = on_device(array)
-    if not SIMULATED:
-        arrays().cuda.get_current_stream().synchronize()
-    return copy
+def kept(where: dict[Any, Any], key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """Return a table of a problem on the current device, made and copied once; it is there when this returns, as any stream may read it."""
+    key = (*key, current_device())
+    if key not in where:
+        where[key] = on_device(make())
+        if not SIMULATED:
+            arrays().cuda.get_current_stream().synchronize()
+    return where[key]
 
 
 def current_device() -> int:
@@ -117,8 +119,8 @@ class Kernel:
         options = {"device": False, "abi": "numba", "cc": capability, "output": "ptx", "launch_bounds": self.bounds}
         return str(cuda.compile(self.function, self.signature(), **options)[0])
 
-    def launch(self, grid: tuple[int, int, int], stream: Any, arrays_: Sequence[Any], integers: tuple[int, ...]) -> None:
-        """Enqueue it on a stream (None: CuPy's current one); arrays are flat or will be read as if they were."""
+    def launch(self, grid: tuple[int, int, int], arrays_: Sequence[Any], integers: tuple[int, ...]) -> None:
+        """Enqueue it on CuPy's current stream, where the arrays are allocated too; they are flat or will be read as if they were."""
         assert len(arrays_) == len(self.pointers)
         if 0 in grid:
             return
@@ -133,7 +135,7 @@ class Kernel:
             _bound.number = number
         kernel, block = self._loaded.get(number) or self._load(number), _block(grid, self.threads)
         values = _by_value(integers, self.wide)
-        launch(_stream(stream_pointer(stream)), block, kernel, *[array.data.ptr for array in arrays_], *values)
+        launch(_stream(int(arrays().cuda.get_current_stream().ptr)), block, kernel, *[array.data.ptr for array in arrays_], *values)
 
     def _load(self, number: int) -> Any:
         from numbaconv.cuda import _binaries
@@ -167,7 +169,7 @@ def on_stream(stream: Any) -> Any:
     """Return a context in which CuPy and our kernels use a stream: CuPy's current one for None."""
     if SIMULATED or stream is None:
         return contextlib.nullcontext()
-    return _external_stream(stream_pointer(stream), current_device())
+    return _external_stream(_address(stream), current_device())
 
 
 @functools.lru_cache(maxsize=64)
@@ -183,10 +185,8 @@ def capability_of(number: int) -> tuple[int, int]:
     return major, minor
 
 
-def stream_pointer(stream: Any) -> int:
+def _address(stream: Any) -> int:
     """Return the address of a stream, by any of the names that libraries give it."""
-    if stream is None:
-        return 0 if SIMULATED else int(arrays().cuda.get_current_stream().ptr)
     if isinstance(stream, int) and not isinstance(stream, bool):
         return stream
     for name in ("ptr", "cuda_stream"):
@@ -203,6 +203,5 @@ def stream_pointer(stream: Any) -> int:
 
 
 __all__ = [
-    "SIMULATED", "CudaError", "Kernel", "arrays", "capability_of", "cuda", "current_device", "device", "kept_on_device", "on_device", "on_stream",
-    "stream_pointer",
+    "SIMULATED", "CudaError", "Kernel", "arrays", "capability_of", "cuda", "current_device", "device", "kept", "on_device", "on_stream",
 ]  # fmt: skip

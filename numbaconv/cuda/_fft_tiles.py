@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda._backend import device
-from numbaconv.cuda._prims import divide, int32, load2, peek, poke, store2, within
-from numbaconv.cuda._radix import EACH, for_sixteen, largest_of, mul, sixteen_of, sum_of
+from numbaconv.cuda._fft_prims import load2, peek, poke, store2
+from numbaconv.cuda._fft_radix import EACH, for_sixteen, largest_of, mul, sixteen_of, sum_of
+from numbaconv.cuda._prims import divide, int32, within
 from numbaconv.cuda._store import activation as activation_of
 
 NOWHERE = -(2**30)  # an input index that no signal has

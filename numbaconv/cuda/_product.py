@@ -136,9 +136,8 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
     def implicit_product(x, w, y, bias, table, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[pixel, k] = Σ_tap Σ_c x[pixel's input + tap, c] · w[tap, c, k] for one phase and group.
         # THE SCHEDULE: a block owns pixels × columns outputs, a thread 8 × 8 of them in registers, as 2 × 2 quads half a tile apart.
-        # Slabs of 8 rows of the contraction pass through shared memory, the next one loaded while this one is multiplied. A launch
-        # owns a part of the contraction, or each of its pieces does: what other parts have added to y is added AGAIN, or y has a
-        # place for each piece.
+        # Slabs of 8 rows of the contraction pass through shared memory, the next one loaded while this one is multiplied. A launch owns a
+        # part of the contraction, and adds to y what earlier ones have left there; or each of its pieces does, with a place of its own.
         shared = cuda.shared.array(both_buffers, dtype, alignment=16)
         t = int32(cuda.threadIdx.x)
         rest, group = divide(int32(cuda.blockIdx.z), geo.groups)
@@ -192,8 +191,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
                 if left <= int32(0):
                     break
                 buffer = int32(one_buffer - buffer)
-        y_base = int32(piece * geo.out_size + group * geo.y_group)
-        m, k = int32(first_row + x_get), int32(first_column + w_get)
+        y_base, m, k = int32(piece * geo.out_size + group * geo.y_group), int32(first_row + x_get), int32(first_column + w_get)
         write(y, bias, table, geo, forgotten(phase), group, y_base, m, k, acc, geo.again != 0, geo.last != 0)
 
     def write_pixels(y, bias, geo, y_base, pixels8, column, values, b_first, again, last):  # type: ignore[no-untyped-def]

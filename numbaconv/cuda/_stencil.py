@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
-from numbaconv.cuda._passes import CHUNK, Kind
-from numbaconv.cuda._prims import add_tiles, correlate, correlate_gradient, divide, int32, load4, store_tile, tap, warp_sums, within, zeros
+from numbaconv.cuda._prims import divide, int32, load4, within, zeros
+from numbaconv.cuda._stencil_geometry import Geometry
+from numbaconv.cuda._stencil_passes import CHUNK, Kind
+from numbaconv.cuda._stencil_prims import add_tiles, correlate, correlate_gradient, store_tile, tap, warp_sums
+from numbaconv.cuda._stencil_tiles import PHASE_SIZE, SHARED, THREADS
 from numbaconv.cuda._store import put4
-from numbaconv.cuda._tiles import PHASE_SIZE, SHARED, THREADS, Geometry
 
 RUN = 8  # neighbouring taps taken at once
 WARPS = THREADS // 32

@@ -8,22 +8,12 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
-from numbaconv.cuda._passes import CHUNK, Kind
-from numbaconv.cuda._prims import (
-    add_tiles,
-    correlate_last,
-    correlate_last_gradient,
-    divide,
-    forgotten,
-    int32,
-    load4,
-    store4,
-    store_tile,
-    within,
-    zeros,
-)
+from numbaconv.cuda._prims import divide, forgotten, int32, load4, store4, within, zeros
+from numbaconv.cuda._stencil_geometry import LastGeometry
+from numbaconv.cuda._stencil_passes import CHUNK, Kind
+from numbaconv.cuda._stencil_prims import add_tiles, correlate_last, correlate_last_gradient, store_tile
+from numbaconv.cuda._stencil_tiles import MOST_LANES, SHARED_LAST, THREADS
 from numbaconv.cuda._store import put4
-from numbaconv.cuda._tiles import MOST_LANES, SHARED_LAST, THREADS, LastGeometry
 
 LONGEST = 32  # tiles, 8 terms each, that wgrad sums in one accumulator
 

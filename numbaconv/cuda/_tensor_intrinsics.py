@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from numbaconv.cuda._intrinsics import I32, _address
+from numbaconv.cuda._intrinsics import I32, address
 
 F32, I16, I64 = ir.FloatType(), ir.IntType(16), ir.IntType(64)
 MMA = {"tf32": "m16n8k8.row.col.f32.tf32.tf32.f32", "bf16": "m16n8k16.row.col.f32.bf16.bf16.f32", "f16": "m16n8k16.row.col.f32.f16.f16.f32"}
@@ -19,7 +19,7 @@ TO_F32 = {"bf16": "{ .reg .b16 none; mov.b16 none, 0; mov.b32 $0, {none, $1}; }"
 
 def _shared_address(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
     """Return an element's address within shared memory."""
-    at = _address(context, builder, kind, memory, index)
+    at = address(context, builder, kind, memory, index)
     return builder.ptrtoint(builder.addrspacecast(at, at.type.pointee.as_pointer(3)), I32)
 
 
@@ -61,7 +61,7 @@ def store2(typingctx, memory, index, first, second):  # type: ignore[no-untyped-
         vector = ir.Constant(ir.VectorType(element, 2), ir.Undefined)
         for i in range(2):
             vector = builder.insert_element(vector, given[i], I32(i))
-        at = _address(context, builder, memory, target, index)
+        at = address(context, builder, memory, target, index)
         builder.store(vector, builder.bitcast(at, vector.type.as_pointer(at.type.addrspace))).align = 2 * context.get_abi_sizeof(element)
         return context.get_dummy_value()
 
@@ -80,7 +80,7 @@ def _copy(code: str, size: int) -> Any:
     def copy(typingctx, shared, to, flip, further, memory, index, inside):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             target = _place(context, builder, shared, *args[:4])
-            source = builder.ptrtoint(_address(context, builder, memory, args[4], args[5]), I64)
+            source = builder.ptrtoint(address(context, builder, memory, args[4], args[5]), I64)
             count = builder.select(args[6], I32(size), I32(0))
             kind = ir.FunctionType(ir.VoidType(), [I32, I64, I32])
             builder.asm(kind, f"{code} [$0], [$1], {size}, $2;", "r,l,r,~{memory}", [target, source, count], side_effect=True)

@@ -94,7 +94,7 @@ def _sizes(images: int, channels: int, pixels: int, lanes: int) -> Sizes:
     return Sizes(channels, rows, max(1, pixels), pieces, per_piece, *divmod(on, max(1, pixels)))
 
 
-def grad_bias(dy: Any, channels_last: bool, stream: Any = None) -> Any:
+def grad_bias(dy: Any, channels_last: bool) -> Any:
     """Sum dy, (N, K, …) or (N, …, K), over all axes but the channels; float32 in float64, integers wrap."""
     images, channels, pixels = dy.shape[0], dy.shape[-1 if channels_last else 1], math.prod(dy.shape[1:-1] if channels_last else dy.shape[2:])
     lanes = LANES if channels_last else 1
@@ -102,12 +102,12 @@ def grad_bias(dy: Any, channels_last: bool, stream: Any = None) -> Any:
     out = arrays().empty(channels, dy.dtype)
     grid = (-(-channels // lanes), sizes.pieces, 1)
     if sizes.pieces == 1:
-        _kernel(dy.dtype, dy.dtype, channels_last).launch(grid, stream, (dy, out), sizes)
+        _kernel(dy.dtype, dy.dtype, channels_last).launch(grid, (dy, out), sizes)
         return out
     parts = arrays().empty((channels, sizes.pieces), wide)
-    _kernel(dy.dtype, wide, channels_last).launch(grid, stream, (dy, parts), sizes)
+    _kernel(dy.dtype, wide, channels_last).launch(grid, (dy, parts), sizes)
     again = Sizes(channels, sizes.pieces, sizes.pieces, 1, sizes.pieces, *divmod(THREADS, sizes.pieces))
-    _kernel(wide, dy.dtype, False).launch((channels, 1, 1), stream, (parts, out), again)
+    _kernel(wide, dy.dtype, False).launch((channels, 1, 1), (parts, out), again)
     return out
 
 

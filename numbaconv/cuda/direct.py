@@ -21,6 +21,7 @@ CHUNK = 128  # terms of one accumulator, accumulators of the next: all-positive 
 FILLED = 1 << 16  # threads that occupy a large GPU. A constant, so that results don't depend on the GPU
 MOST_PIECES = 128  # of a sum whose outputs are too few threads
 LEAST_ROWS = 16  # of a piece
+# Rates are what data sheets and machine code let expect: no GPU has measured them yet (benchmarks/gpu_check.py).
 RATE = {"f": 2e12, "c": 0.5e12, "i": 1e12, "u": 1e12}  # products of 4 bytes a second, by kind
 BANDWIDTH = 2e12  # bytes a second
 LAUNCH = 5e-6  # seconds
@@ -201,18 +202,18 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     key = ("cuda direct", op)
     if key not in problem.derived:
         problem.derived[key] = geometry(problem, op)
-    geo, stream = problem.derived[key], options.stream
+    geo = problem.derived[key]
     image, other = (b, a) if op == "wgrad" else (a, b)
     grid, pieces, has_bias = -(-geo.outputs // THREADS), _pieces(geo), int(options.bias is not None)
     bias = out if options.bias is None else options.bias
     if pieces == 1:
-        _kernel(out.dtype, options.activation).launch((grid, 1, 1), stream, (image, other, out, bias), geo._replace(has_bias=has_bias))
+        _kernel(out.dtype, options.activation).launch((grid, 1, 1), (image, other, out, bias), geo._replace(has_bias=has_bias))
         return
     parts = arrays().empty((pieces, out.size), out.dtype)
-    _kernel(out.dtype, None).launch((grid, pieces, 1), stream, (image, other, parts, parts), geo._replace(pieces=pieces))
+    _kernel(out.dtype, None).launch((grid, pieces, 1), (image, other, parts, parts), geo._replace(pieces=pieces))
     inner = 1 if geo.last else geo.out_0 * geo.out_1 * geo.out_2
     sizes = (out.size, pieces, geo.groups * geo.size_b, inner, has_bias)
-    finish(options.activation, out.dtype).launch((-(-out.size // PER_BLOCK), 1, 1), stream, (parts, bias, out), sizes)
+    finish(options.activation, out.dtype).launch((-(-out.size // PER_BLOCK), 1, 1), (parts, bias, out), sizes)
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:

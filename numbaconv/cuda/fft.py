@@ -2,14 +2,13 @@
 
 Signals with one channel a group are cut into tiles that one kernel computes while they lie in registers and shared memory (`_fft`):
 overlap-save (A. V. Oppenheim and R. W. Schafer, Discrete-Time Signal Processing, section 8.7), each number read and written once. Everything
-else goes through the transforms of CuPy, or of SciPy under the simulator, with kernels around them (`_spectra`).
+else goes through the transforms of CuPy, or of SciPy under the simulator, with kernels around them (`_fft_spectra`).
 
 What is not finite is computed again by the direct sum: kernels raise a flag that is read once at the end, which waits for the GPU.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cuda import _contraction, _fft, _planes, _radix, _spectra, direct
-from numbaconv.cuda._backend import SIMULATED, arrays, kept_on_device, on_stream
+from numbaconv.cuda import _fft, _fft_contraction, _fft_planes, _fft_radix, _fft_spectra, direct
+from numbaconv.cuda._backend import arrays, kept
 from numbaconv.cuda._fft import Fused
-from numbaconv.cuda._planes import BANDWIDTH, LAUNCH, LIMIT, PEAK, Planes, numbers, real_of
+from numbaconv.cuda._fft_planes import BANDWIDTH, LAUNCH, LIMIT, PEAK, Planes, numbers, real_of
 from numbaconv.problem import ConvProblem, Op, Options, Triple, Unsupported
 
 EXACT = False  # its errors are relative to the largest numbers of a tile
@@ -64,35 +63,33 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     return layout.bytes
 
 
-def prepare(problem: ConvProblem, op: Op, w: Array, stream: Any = None) -> Packed:
+def prepare(problem: ConvProblem, op: Op, w: Array) -> Packed:
     """Transform weights."""
     layout = _layout(problem, op, np.dtype(w.dtype))
-    with on_stream(stream):
-        if isinstance(layout, Tiles):
-            return Packed((1, 1, layout.size), problem.dilation, _pack_tiles(problem, op, layout, w, stream))
-        return Packed(layout.size, problem.dilation, _planes.spectra_of(_working(problem, op), op, layout, "w", w, stream))
+    if isinstance(layout, Tiles):
+        return Packed((1, 1, layout.size), problem.dilation, _pack_tiles(problem, op, layout, w))
+    return Packed(layout.size, problem.dilation, _fft_planes.spectra_of(_working(problem, op), op, layout, "w", w))
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
-    layout, stream = _layout(problem, op, np.dtype(out.dtype)), options.stream
+    layout = _layout(problem, op, np.dtype(out.dtype))
     packed = options.packed
     if op != "wgrad" and not (packed and packed[:2] == ((1, 1, layout.size) if isinstance(layout, Tiles) else layout.size, problem.dilation)):
-        packed = prepare(problem, op, b, stream)
-    with on_stream(stream):
-        flags = arrays().zeros(1 + layout.blocks, np.int32)
-        if isinstance(layout, Tiles):
-            _run_tiles(problem, op, layout, a, packed.spectra, out, options, flags)
-        else:
-            _planes.run(_working(problem, op), op, layout, a, b if op == "wgrad" else packed.spectra, out, options, flags)
-        if not flags[0]:  # waits for the kernels
-            return
-        found = [int(block) for block in arrays().flatnonzero(flags[1:])]
-        if isinstance(layout, Tiles) and 0 < len(found) <= FEW:
-            for block in found:
-                _again(problem, op, layout, block, a, b, out, options)
-        else:
-            direct.run(problem, op, a, b, out, options)
+        packed = prepare(problem, op, b)
+    flags = arrays().zeros(1 + layout.blocks, np.int32)
+    if isinstance(layout, Tiles):
+        _run_tiles(problem, op, layout, a, packed.spectra, out, options, flags)
+    else:
+        _fft_planes.run(_working(problem, op), op, layout, a, b if op == "wgrad" else packed.spectra, out, options, flags)
+    if not flags[0]:  # waits for the kernels
+        return
+    found = [int(block) for block in arrays().flatnonzero(flags[1:])]
+    if isinstance(layout, Tiles) and 0 < len(found) <= FEW:
+        for block in found:
+            _again(problem, op, layout, block, a, b, out, options)
+    else:
+        direct.run(problem, op, a, b, out, options)
 
 
 def _again(problem: ConvProblem, op: Op, layout: Tiles, block: int, x: Array, w: Array, y: Array, options: Options) -> None:
@@ -132,7 +129,7 @@ def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Tiles | Plane
         if op == "wgrad" and problem.flipped:
             raise Unsupported("needs taps that are not flipped for wgrad")
         p = _working(problem, op)
-        found = [make(p, op, dtype) for make in (_cut, _planes.layout)]
+        found = [make(p, op, dtype) for make in (_cut, _fft_planes.layout)]
         able = [layout for layout in found if isinstance(layout, (Tiles, Planes))]
         if not able:
             raise Unsupported(str(found[1]))
@@ -153,7 +150,7 @@ def _cut(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Tiles | None:
         return None
     traffic = (math.prod(p.shape("x")) * (p.out_channels // p.groups) + math.prod(p.shape("y"))) * dtype.itemsize
     best = None
-    for size in _radix.RADICES:
+    for size in _fft_radix.RADICES:
         valid = size - covers + 1
         if size > LARGEST_FUSED[real.itemsize] or valid < SEGMENT:
             continue
@@ -162,7 +159,7 @@ def _cut(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Tiles | None:
         pairs = p.batch * tiles if complex_ else -(-p.batch * tiles // 2)
         blocks = pairs * p.out_channels
         operations = blocks * size * (2 * 5 * math.log2(size) + 30)
-        share = min(1.0, blocks * size / _radix.EACH / FULL)
+        share = min(1.0, blocks * size / _fft_radix.EACH / FULL)
         seconds = max(traffic * size / valid / BANDWIDTH, operations / (PEAK[real.itemsize] * share)) + 2 * LAUNCH
         if blocks < LIMIT and (best is None or seconds < best.seconds):
             xn, xc, _, _, xw = p.strides("x")
@@ -175,22 +172,20 @@ def _cut(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Tiles | None:
     return best
 
 
-@functools.lru_cache(maxsize=64)
-def _factors(size: int, dtype: np.dtype[Any], device: int) -> Array:
-    return kept_on_device(_radix.factors(size, dtype).reshape(-1))
+_TABLES: dict[Any, Any] = {}  # of twiddle factors, by size, dtype and device
 
 
-def _device() -> int:
-    return 0 if SIMULATED else int(arrays().cuda.runtime.getDevice())
+def _factors(size: int, dtype: np.dtype[Any]) -> Array:
+    return kept(_TABLES, (size, dtype), lambda: _fft_radix.factors(size, dtype).reshape(-1))
 
 
-def _pack_tiles(problem: ConvProblem, op: Op, layout: Tiles, w: Array, stream: Any) -> Array:
+def _pack_tiles(problem: ConvProblem, op: Op, layout: Tiles, w: Array) -> Array:
     """Return the filters' spectra, one after the other."""
     p, real, taps = _working(problem, op), real_of(np.dtype(w.dtype)), numbers(w)
     spectra = arrays().empty(2 * layout.size * p.out_channels, real)
-    table, flags = _factors(layout.size, real, _device()), arrays().zeros(1, np.int32)
+    table, flags = _factors(layout.size, real), arrays().zeros(1, np.int32)
     kernel = _fft.kernel(real, layout.size, w.dtype.kind == "c", True, None, True)
-    kernel.launch((p.out_channels, 1, 1), stream, (taps, taps, table, spectra, taps, flags), layout.geo._replace(pairs=1))
+    kernel.launch((p.out_channels, 1, 1), (taps, taps, table, spectra, taps, flags), layout.geo._replace(pairs=1))
     return spectra
 
 
@@ -199,14 +194,14 @@ def _run_tiles(problem: ConvProblem, op: Op, layout: Tiles, x: Array, spectra: A
     target = numbers(y)
     bias = target if options.bias is None else numbers(options.bias)
     kernel = _fft.kernel(real, layout.size, complex_, layout.plain, options.activation)
-    table, geo = _factors(layout.size, real, _device()), layout.geo._replace(has_bias=int(options.bias is not None))
-    kernel.launch((layout.blocks, 1, 1), options.stream, (numbers(x), spectra, table, target, bias, flags), geo)
+    table, geo = _factors(layout.size, real), layout.geo._replace(has_bias=int(options.bias is not None))
+    kernel.launch((layout.blocks, 1, 1), (numbers(x), spectra, table, target, bias, flags), geo)
 
 
 def kernels() -> Iterator[tuple[str, Any]]:
     """Yield the kernels that the compile gate looks at, by name."""
     single, double = np.dtype(np.float32), np.dtype(np.float64)
-    for size in _radix.RADICES:
+    for size in _fft_radix.RADICES:
         yield f"fft {size}", _fft.kernel(single, size, False, True, None)
         yield f"fft {size} filters", _fft.kernel(single, size, False, True, None, True)
     yield "fft 4096 strides gelu", _fft.kernel(single, 4096, False, False, "gelu")
@@ -215,8 +210,8 @@ def kernels() -> Iterator[tuple[str, Any]]:
     yield "fft 2048 complex128 strides", _fft.kernel(double, 2048, True, False, None)
     yield "fft 2048 complex128 filters", _fft.kernel(double, 2048, True, True, None, True)
     for dtype, complex_ in ((single, False), (double, True)):
-        yield f"fft fill {dtype} {complex_}", _spectra.fill(dtype, complex_)
-        yield f"fft pick {dtype} {complex_}", _spectra.pick(dtype, complex_, None)
-        yield f"fft multiply {dtype}", _contraction.multiply(dtype, True)
-    yield "fft pick gelu", _spectra.pick(single, False, "gelu")
-    yield "fft multiply rows", _contraction.multiply(single, False)
+        yield f"fft fill {dtype} {complex_}", _fft_spectra.fill(dtype, complex_)
+        yield f"fft pick {dtype} {complex_}", _fft_spectra.pick(dtype, complex_, None)
+        yield f"fft multiply {dtype}", _fft_contraction.multiply(dtype, True)
+    yield "fft pick gelu", _fft_spectra.pick(single, False, "gelu")
+    yield "fft multiply rows", _fft_contraction.multiply(single, False)

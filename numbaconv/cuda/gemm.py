@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.cuda import _geometry, _product, _wgrad
-from numbaconv.cuda._backend import Kernel, arrays, cuda, current_device, kept_on_device
+from numbaconv.cuda._backend import Kernel, arrays, cuda, kept
 from numbaconv.cuda._geometry import SLAB, Product
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
@@ -29,6 +29,7 @@ MOST_WEIGHTS = 1 << 22
 MOST_PARTS = 46340  # whose square an int32 holds
 LEAST_SLABS = 16  # of a piece
 GRID_LIMIT = 65535  # of a grid's second and third axis
+# Rates are what data sheets and machine code let expect: no GPU has measured them yet (benchmarks/gpu_check.py).
 PEAK = {4: 50e12, 8: 25e12}  # operations a second, by the size of an element
 BANDWIDTH = 3e12  # bytes a second
 LAUNCH = 5e-6  # seconds
@@ -126,11 +127,8 @@ def packed_size(product: Product, groups: int) -> int:
 
 
 def _on_device(problem: ConvProblem, op: Op, name: str) -> Any:
-    """Return a table where kernels read it, kept per problem and device."""
-    key = ("cuda gemm", op, name, current_device())
-    if key not in problem.derived:
-        problem.derived[key] = kept_on_device(getattr(_tables(problem, op), name))
-    return problem.derived[key]
+    """Return a table where kernels read it."""
+    return kept(problem.derived, ("cuda gemm", op, name), lambda: getattr(_tables(problem, op), name))
 
 
 @functools.cache
@@ -154,20 +152,20 @@ def _pack_kernel(dtype: np.dtype[Any]) -> Kernel:
     return Kernel(pack_weights, (dtype, np.int32, dtype), 6, THREADS)
 
 
-def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
+def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Pack the weights; what `run` reads."""
     product = _tables(problem, op)
     size = product.weight_rows.size * problem.groups * product.padded_columns
     packed = arrays().empty(packed_size(product, problem.groups), w.dtype)
     sizes = (size, problem.groups, product.columns, product.padded_columns, *product.weight_strides)
     pointers = (w, _on_device(problem, op, "weight_rows"), packed)
-    _pack_kernel(w.dtype).launch((-(-size // PER_BLOCK), 1, 1), stream, pointers, sizes)
+    _pack_kernel(w.dtype).launch((-(-size // PER_BLOCK), 1, 1), pointers, sizes)
     return packed
 
 
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``."""
-    cut, tables, stream = cut_of(problem, op), _tables(problem, op), options.stream
+    cut, tables = cut_of(problem, op), _tables(problem, op)
     p = problem.transpose() if op == "dgrad" else problem
     target = arrays().empty((cut.pieces, out.size), out.dtype) if cut.pieces > 1 else out
     bias = target if options.bias is None else options.bias
@@ -181,18 +179,18 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
         depth = p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
         activation = options.activation if cut.pieces == 1 else None
         kernel = _product.kernel(out.dtype, *cut.tile, p.channels_last, tables.aligned, depth, activation)
-        packed = prepare(problem, op, b, stream) if options.packed is None else options.packed
+        packed = prepare(problem, op, b) if options.packed is None else options.packed
         grid = (-(-tables.most_rows // cut.tile[0]), tables.padded_columns // cut.tile[1], tables.phases * p.groups * cut.pieces)
         pointers = (a, packed, target, bias, _on_device(problem, op, "table"))
     for part in range(cut.parts):
         geo = tables.geo._replace(part=part, part_step=cut.parts, parts=cut.parts * cut.pieces, again=int(part > 0))
         if op != "wgrad":
             geo = geo._replace(has_bias=has_bias, last=int(cut.pieces == 1 and part == cut.parts - 1))
-        kernel.launch(grid, stream, pointers, geo)
+        kernel.launch(grid, pointers, geo)
     if cut.pieces > 1:
         inner = 1 if p.channels_last else math.prod(p.output)
         sizes = (out.size, cut.pieces, max(1, p.out_channels), max(1, inner), has_bias)
-        finish(options.activation, out.dtype).launch((-(-out.size // PER_BLOCK), 1, 1), stream, (target, bias, out), sizes)
+        finish(options.activation, out.dtype).launch((-(-out.size // PER_BLOCK), 1, 1), (target, bias, out), sizes)
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:

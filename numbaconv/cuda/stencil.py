@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda import _stencil, _stencil_last
-from numbaconv.cuda._backend import Kernel, arrays, cuda, kept_on_device
-from numbaconv.cuda._passes import Kind
+from numbaconv.cuda._backend import Kernel, arrays, cuda, kept
 from numbaconv.cuda._prims import divide, int32
+from numbaconv.cuda._stencil_geometry import LastGeometry
+from numbaconv.cuda._stencil_passes import Kind
+from numbaconv.cuda._stencil_tiles import FILLED, Pass, gradient_pass, passes
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
-from numbaconv.cuda._tiles import FILLED, LastGeometry, Pass, gradient_pass, passes
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
+# Rates are what data sheets and machine code let expect: no GPU has measured them yet (benchmarks/gpu_check.py).
 RATE = {"unrolled": 14e12, "runs": 11e12, "loops": 4e12}  # products of float32 a second, by kernel
 BANDWIDTH = 3e12  # bytes a second
 LAUNCH = 5e-6  # seconds
@@ -80,7 +82,7 @@ def _pack_kernel(dtype: np.dtype[Any]) -> Kernel:
     return Kernel(pack_taps, (dtype, dtype), 12, THREADS)
 
 
-def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
+def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Pack the weights for every pass; what `run` reads. If channels are first, they are read as they are."""
     packed = []
     for p in _passes(problem, op, w.dtype):
@@ -90,7 +92,7 @@ def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
             continue
         packed.append(arrays().empty(max(1, _packed_size(p)), w.dtype))
         sizes = (_packed_size(p), geo.taps_w, geo.taps_h, geo.w_tap, geo.out_channels, geo.filters, *p.source)
-        _pack_kernel(w.dtype).launch((-(-_packed_size(p) // PER_BLOCK), 1, 1), stream, (w, packed[-1]), sizes)
+        _pack_kernel(w.dtype).launch((-(-_packed_size(p) // PER_BLOCK), 1, 1), (w, packed[-1]), sizes)
     return packed
 
 
@@ -98,26 +100,18 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     """Overwrite all of ``out``."""
     if op == "wgrad":
         return _run_wgrad(problem, a, b, out, options)
-    packed = prepare(problem, op, b, options.stream) if options.packed is None else options.packed
+    packed = prepare(problem, op, b) if options.packed is None else options.packed
     bias, has_bias = (out, 0) if options.bias is None else (options.bias, 1)
     for p, w in zip(_passes(problem, op, out.dtype), packed, strict=True):
         geo = p.geo._replace(has_bias=has_bias)
         if isinstance(geo, LastGeometry):
             kernel = _stencil_last.kernel(out.dtype, p.kind, options.activation)
-            kernel.launch((p.blocks, 1, 1), options.stream, (a, w, out, bias), geo)
+            kernel.launch((p.blocks, 1, 1), (a, w, out, bias), geo)
         else:
-            table = w if p.table is None else _on_device(problem, op, p)  # not read if there is none
+            # Without phases there is no table, and nothing reads what is given in its place.
+            table = w if p.table is None else kept(problem.derived, ("cuda stencil", op, p.kind, p.geo), lambda found=p: found.table)  # type: ignore[misc]
             kernel = _stencil.kernel(out.dtype, p.kind, options.activation)
-            kernel.launch((p.blocks, 1, 1), options.stream, (a, w, out, bias, table), geo)
-
-
-def _on_device(problem: ConvProblem, op: Op, p: Pass) -> Any:
-    """Return the table of the phases where kernels read it, kept per problem and device."""
-    xp = arrays()
-    key = ("cuda stencil", op, p.kind, p.geo, 0 if xp is np else int(xp.cuda.runtime.getDevice()))
-    if key not in problem.derived:
-        problem.derived[key] = kept_on_device(p.table)
-    return problem.derived[key]
+            kernel.launch((p.blocks, 1, 1), (a, w, out, bias, table), geo)
 
 
 def _run_wgrad(problem: ConvProblem, dy: Any, x: Any, dw: Any, options: Options) -> None:
@@ -125,9 +119,9 @@ def _run_wgrad(problem: ConvProblem, dy: Any, x: Any, dw: Any, options: Options)
     make = _stencil_last if isinstance(p.geo, LastGeometry) else _stencil
     pieces, kernel = p.geo.pieces, make.kernel_gradient(dw.dtype, p.kind)
     parts = dw if pieces == 1 else arrays().empty((pieces, dw.size), dw.dtype)
-    kernel.launch((p.blocks, 1, 1), options.stream, (dy, x, parts), p.geo)
+    kernel.launch((p.blocks, 1, 1), (dy, x, parts), p.geo)
     if pieces > 1:
-        finish(None, dw.dtype).launch((-(-dw.size // PER_BLOCK), 1, 1), options.stream, (parts, parts, dw), (dw.size, pieces, 1, 1, 0))
+        finish(None, dw.dtype).launch((-(-dw.size // PER_BLOCK), 1, 1), (parts, parts, dw), (dw.size, pieces, 1, 1, 0))
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda import _geometry, gemm
-from numbaconv.cuda._backend import SIMULATED, Kernel, arrays, capability_of, current_device, kept_on_device
+from numbaconv.cuda._backend import SIMULATED, Kernel, arrays, capability_of, current_device, kept
 from numbaconv.cuda._geometry import Product
 from numbaconv.cuda._store import PER_BLOCK, finish
 from numbaconv.cuda._tensor import kernel, pack
@@ -27,6 +27,7 @@ KINDS = {"float32": "tf32", "float16": "f16", "bfloat16": "bf16", "uint16": "bf1
 PRECISIONS = {"float32": ("tf32",), "uint16": ("bf16",)}
 CHUNK = 16384  # terms of one accumulator: tensor cores cut sums off rather than round them, which 2,000 steps later is 2⁻¹³
 LEAST_TERMS = 256  # of a piece
+# Rates are what data sheets and machine code let expect: no GPU has measured them yet (benchmarks/gpu_check.py).
 PEAK = {"tf32": 200e12, "bf16": 400e12, "f16": 400e12}  # operations a second
 
 
@@ -91,13 +92,9 @@ def _tables(problem: ConvProblem, op: Op, kind: str) -> Product:
     return problem.derived[key]
 
 
-def _on_device(problem: ConvProblem, op: Op, kind: str) -> tuple[Any, Any]:
-    """Return the table and the rows of the weights where kernels read them, kept per problem and device."""
-    key = ("cuda tensor", op, _slab(problem, op, kind)[0], current_device())
-    if key not in problem.derived:
-        product = _tables(problem, op, kind)
-        problem.derived[key] = kept_on_device(product.table), kept_on_device(product.weight_rows)
-    return problem.derived[key]
+def _on_device(problem: ConvProblem, op: Op, kind: str, name: str) -> Any:
+    """Return a table where kernels read it."""
+    return kept(problem.derived, ("cuda tensor", op, _slab(problem, op, kind)[0], name), lambda: getattr(_tables(problem, op, kind), name))
 
 
 def _cells(array: Any, kind: str) -> Any:
@@ -105,23 +102,23 @@ def _cells(array: Any, kind: str) -> Any:
     return array if kind == "tf32" else array.view(np.uint16)
 
 
-def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
+def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Pack the weights; what `run` reads."""
     kind = _kind(w.dtype)
     product, cells = _tables(problem, op, kind), _cells(w, kind)
     size = product.weight_rows.size * problem.groups * product.padded_columns
     packed = arrays().empty(gemm.packed_size(product, problem.groups), cells.dtype)
     sizes = (size, problem.groups, product.columns, product.padded_columns, *product.weight_strides, _slab(problem, op, kind)[0])
-    pack(kind).launch((-(-size // PER_BLOCK), 1, 1), stream, (cells, _on_device(problem, op, kind)[1], packed), sizes)
+    pack(kind).launch((-(-size // PER_BLOCK), 1, 1), (cells, _on_device(problem, op, kind, "weight_rows"), packed), sizes)
     return packed
 
 
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``; a bias has its dtype."""
-    kind, stream = _kind(a.dtype), options.stream
+    kind = _kind(a.dtype)
     (slab, vectors), tile, pieces = _slab(problem, op, kind), gemm.cut_of(problem, op).tile, _pieces(problem, op)
-    product, table = _tables(problem, op, kind), _on_device(problem, op, kind)[0]
-    packed = prepare(problem, op, b, stream) if options.packed is None else options.packed
+    product, table = _tables(problem, op, kind), _on_device(problem, op, kind, "table")
+    packed = prepare(problem, op, b) if options.packed is None else options.packed
     p = problem.transpose() if op == "dgrad" else problem
     grid = (-(-product.most_rows // tile[0]), product.padded_columns // tile[1], product.phases * p.groups * pieces)
     cells = _cells(out, kind)
@@ -131,11 +128,11 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     activation = None if pieces > 1 else options.activation
     variant = Variant(kind, *tile, slab, p.channels_last, vectors, product.aligned, depth, activation, pieces > 1)
     geo = product.geo._replace(has_bias=int(options.bias is not None), parts=pieces)
-    kernel(variant).launch(grid, stream, (_cells(a, kind), packed, target, bias, table), geo)
+    kernel(variant).launch(grid, (_cells(a, kind), packed, target, bias, table), geo)
     if pieces > 1:
         inner = 1 if p.channels_last else math.prod(p.output)
         sizes = (out.size, pieces, p.out_channels, inner, int(options.bias is not None))
-        _finish(options.activation, kind).launch((-(-out.size // PER_BLOCK), 1, 1), stream, (target, bias, cells), sizes)
+        _finish(options.activation, kind).launch((-(-out.size // PER_BLOCK), 1, 1), (target, bias, cells), sizes)
 
 
 def _finish(activation: str | None, kind: str) -> Kernel:

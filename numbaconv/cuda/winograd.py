@@ -93,25 +93,25 @@ def _blocks(size: int) -> tuple[int, int, int]:
     return -(-size // THREADS), 1, 1
 
 
-def prepare(problem: ConvProblem, op: Op, w: Any, stream: Any = None) -> Any:
+def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Transform and pack the weights; what `run` reads."""
     plan = _plan(problem, op)
     transformed = arrays().empty(plan.products.shape("w"), w.dtype)
-    filters(w.dtype, plan.flipped).launch(_blocks(plan.weights[0]), stream, (w, transformed), plan.weights)
-    return gemm.prepare(plan.products, "fprop", transformed, stream)
+    filters(w.dtype, plan.flipped).launch(_blocks(plan.weights[0]), (w, transformed), plan.weights)
+    return gemm.prepare(plan.products, "fprop", transformed)
 
 
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``."""
-    plan, stream = _plan(problem, op), options.stream
-    packed = prepare(problem, op, b, stream) if options.packed is None else options.packed
+    plan = _plan(problem, op)
+    packed = prepare(problem, op, b) if options.packed is None else options.packed
     tiles, sums = (arrays().empty(plan.products.shape(t), out.dtype) for t in ("x", "y"))
     last = plan.products.channels_last
-    forward(out.dtype, last).launch(_blocks(plan.inputs.size), stream, (a, tiles), plan.inputs)
-    gemm.run(plan.products, "fprop", tiles, None, sums, Options(packed=packed, stream=stream))
+    forward(out.dtype, last).launch(_blocks(plan.inputs.size), (a, tiles), plan.inputs)
+    gemm.run(plan.products, "fprop", tiles, None, sums, Options(packed=packed))
     bias = out if options.bias is None else options.bias
     geo = plan.outputs._replace(has_bias=int(options.bias is not None))
-    inverse(out.dtype, last, options.activation).launch(_blocks(geo.size), stream, (sums, bias, out), geo)
+    inverse(out.dtype, last, options.activation).launch(_blocks(geo.size), (sums, bias, out), geo)
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:

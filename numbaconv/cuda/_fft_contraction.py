@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
-from numbaconv.cuda._prims import divide, int32, load2, store2
+from numbaconv.cuda._fft_prims import load2, store2
+from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import THREADS
 
 TILE = 4  # rows and columns of spectra that a thread multiplies

@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cuda import _contraction, _spectra
+from numbaconv.cuda import _fft_contraction, _fft_spectra
 from numbaconv.cuda._backend import SIMULATED, arrays
-from numbaconv.cuda._contraction import Contraction
-from numbaconv.cuda._spectra import Circle, Filling, Picking
+from numbaconv.cuda._fft_contraction import Contraction
+from numbaconv.cuda._fft_spectra import Circle, Filling, Picking
 from numbaconv.problem import ConvProblem, Op, Options, Triple
 
 MOST_TERMS = 512  # spectra that are added one after the other
 CHUNK_BYTES = 1 << 30  # of images, and of what becomes of them, that are transformed at a time
 LIMIT = 2**30  # of an index: twice it fits int32
+# Rates are what data sheets and machine code let expect: no GPU has measured them yet (benchmarks/gpu_check.py).
 PEAK = {4: 15e12, 8: 8e12}  # operations a second of transforms: they are not fused multiply-adds alone
 BANDWIDTH = 2.5e12  # bytes a second
 LAUNCH = 5e-6  # seconds
@@ -53,7 +54,7 @@ def numbers(array: Array) -> Array:
 
 def layout(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Planes | str:
     """Return the sizes of transforms, or why there are none."""
-    circles = _spectra.circle(p, op, 0), _spectra.circle(p, op, 1), _spectra.circle(p, op, 2)
+    circles = _fft_spectra.circle(p, op, 0), _fft_spectra.circle(p, op, 1), _fft_spectra.circle(p, op, 2)
     size = circles[0].length, circles[1].length, circles[2].length
     complex_, places = dtype.kind == "c", math.prod(size)
     kept = places if complex_ else size[0] * size[1] * (size[2] // 2 + 1)
@@ -96,7 +97,7 @@ def _filling(p: ConvProblem, layout: Planes, tensor: str, images: int) -> Fillin
     planes = (p.out_channels if tensor == "w" else images) * inners
     sizes = [c.from_ for c in circles] + [c.wrap for c in circles] + [*steps] + [c.size for c in circles]
     turned = int(tensor == "dy" or (tensor == "w" and not p.flipped))
-    blocks, _ = _spectra.blocks_of(planes, math.prod(layout.size))
+    blocks, _ = _fft_spectra.blocks_of(planes, math.prod(layout.size))
     return Filling._make([planes, blocks, *layout.size, *sizes, turned, inners, *strides, *whole])
 
 
@@ -105,13 +106,13 @@ def _axes(size: Triple) -> tuple[int, ...]:
     return size[min(next((a for a in range(3) if size[a] > 1), 2), 2) :]
 
 
-def spectra_of(p: ConvProblem, op: Op, layout: Planes, tensor: str, array: Array, stream: Any) -> Array:
+def spectra_of(p: ConvProblem, op: Op, layout: Planes, tensor: str, array: Array) -> Array:
     """Lay an array on planes and transform them; the numbers of the spectra in one row."""
     dtype, complex_, lengths = np.dtype(array.dtype), array.dtype.kind == "c", _axes(layout.size)
     geo = _filling(p, layout, tensor, array.shape[0])
     planes = arrays().empty((geo.rows, *lengths), dtype)
-    _, blocks = _spectra.blocks_of(geo.rows, math.prod(lengths))
-    _spectra.fill(real_of(dtype), complex_).launch((blocks, 1, 1), stream, (numbers(array), numbers(planes)), geo)
+    _, blocks = _fft_spectra.blocks_of(geo.rows, math.prod(lengths))
+    _fft_spectra.fill(real_of(dtype), complex_).launch((blocks, 1, 1), (numbers(array), numbers(planes)), geo)
     module, axes = _transforms(), tuple(range(1, planes.ndim))
     return numbers((module.fftn if complex_ else module.rfftn)(planes, axes=axes))
 
@@ -124,18 +125,18 @@ def run(p: ConvProblem, op: Op, layout: Planes, a: Array, b: Array, out: Array, 
     for first in range(0, p.batch, layout.images):
         part = slice(first, first + layout.images)
         if op == "wgrad":
-            factors = spectra_of(p, op, layout, "dy", a[part], options.stream), spectra_of(p, op, layout, "x", b[part], options.stream)
-            _multiply(p, op, layout, *factors, sums, len(a[part]), options.stream, first > 0)
+            factors = spectra_of(p, op, layout, "dy", a[part]), spectra_of(p, op, layout, "x", b[part])
+            _multiply(p, op, layout, *factors, sums, len(a[part]), first > 0)
         else:
             images = a[part]
             spectra = arrays().empty(2 * layout.frequencies * len(images) * p.out_channels, real)
-            _multiply(p, op, layout, spectra_of(p, op, layout, "x", images, options.stream), b, spectra, len(images), options.stream, False)
+            _multiply(p, op, layout, spectra_of(p, op, layout, "x", images), b, spectra, len(images), False)
             _pick(p, op, layout, spectra, out[part], options, flags)
     if op == "wgrad":
-        _pick(p, op, layout, sums, out, Options(stream=options.stream), flags)
+        _pick(p, op, layout, sums, out, Options(), flags)
 
 
-def _multiply(p: ConvProblem, op: Op, layout: Planes, a: Array, b: Array, c: Array, images: int, stream: Any, again: bool) -> None:
+def _multiply(p: ConvProblem, op: Op, layout: Planes, a: Array, b: Array, c: Array, images: int, again: bool) -> None:
     """Multiply spectra and add the products: of x and filters over channels, of dy and x over images."""
     channels, rows, filters = p.in_channels // p.groups, p.out_channels // p.groups, (p.out_channels, p.in_channels)
     if op == "wgrad":
@@ -145,9 +146,9 @@ def _multiply(p: ConvProblem, op: Op, layout: Planes, a: Array, b: Array, c: Arr
         of_w = (1, rows) if op == "dgrad" else (channels, 1)  # dgrad's filters are stored by the other channel first
         strides = channels, filters[1], 1, rows * channels, *of_w, rows, filters[0], 1
         geo = Contraction(layout.frequencies, p.groups, images, rows, channels, *strides, 1, 1, int(again))
-    cut, tall, blocks = _contraction.tiled(geo)
+    cut, tall, blocks = _fft_contraction.tiled(geo)
     first, second = (a, b) if cut.rows == geo.rows and cut.a_row == geo.a_row else (b, a)
-    _contraction.multiply(np.dtype(c.dtype), tall).launch((blocks, 1, 1), stream, (first, second, c), cut)
+    _fft_contraction.multiply(np.dtype(c.dtype), tall).launch((blocks, 1, 1), (first, second, c), cut)
 
 
 def _pick(p: ConvProblem, op: Op, layout: Planes, spectra: Array, out: Array, options: Options, flags: Array) -> None:
@@ -167,7 +168,7 @@ def _pick(p: ConvProblem, op: Op, layout: Planes, spectra: Array, out: Array, op
         planes = module.irfftn(spectra, lengths, axes=axes, norm="forward", overwrite_x=True)
     target = numbers(out)
     bias = target if options.bias is None else numbers(options.bias)
-    points, has_bias, (each, blocks) = math.prod(layout.size), int(options.bias is not None), _spectra.blocks_of(outer * inners, math.prod(size))
+    points, has_bias, (each, blocks) = math.prod(layout.size), int(options.bias is not None), _fft_spectra.blocks_of(outer * inners, math.prod(size))
     geo = Picking._make([outer * inners, each, inners, *size, *layout.size, *steps, *strides, points, has_bias])
-    kernel = _spectra.pick(real, complex_, options.activation)
-    kernel.launch((blocks, 1, 1), options.stream, (numbers(arrays().ascontiguousarray(planes)), bias, target, flags), geo)
+    kernel = _fft_spectra.pick(real, complex_, options.activation)
+    kernel.launch((blocks, 1, 1), (numbers(arrays().ascontiguousarray(planes)), bias, target, flags), geo)
