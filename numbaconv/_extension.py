@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -85,7 +86,10 @@ def _then_load(spec: ModuleSpec) -> None:
     def load_and_register(module: ModuleType) -> None:
         assert load is not None
         load(module)
-        _load(spec.name)
+        try:
+            _load(spec.name)
+        except Exception as reason:  # somebody else's import is not to fail by what we add to it
+            warnings.warn(f"numbaconv cannot make {spec.name} callable in nopython code: {reason!r}", RuntimeWarning, stacklevel=2)
 
     if load is not None:
         spec.loader.exec_module = load_and_register  # type: ignore[method-assign, union-attr]

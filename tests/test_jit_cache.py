@@ -107,6 +107,21 @@ def test_the_entry_point_is_the_one_of_the_project_file():
     assert EntryPoint("init", value, "numba_extensions").load() is _extension.register
 
 
+BROKEN = """
+import warnings
+from numbaconv import _extension
+_extension.WATCHED["wave"] = ("_what_is_not_there",)
+_extension.register()
+with warnings.catch_warnings(record=True) as caught:
+    import wave
+print(wave.open is not None, [str(w.message)[:65] for w in caught if w.category is RuntimeWarning])
+"""
+
+
+def test_an_import_does_not_fail_by_what_is_added_to_it():
+    assert run(BROKEN, PACKAGE.parent) == ["True ['numbaconv cannot make wave callable in nopython code: ModuleNotFo']"]
+
+
 OWN = """
 import sys
 import numba

@@ -9,7 +9,7 @@ import numpy as np
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import FIRST_ENTRY, NOWHERE, PHASE_SIZE, ROWS, SLABS, W_FIRST, Geometry
 from numbaconv.cuda._prims import divide, forgotten, int32, tile
-from numbaconv.cuda._product import position
+from numbaconv.cuda._product import begin, position
 from numbaconv.cuda._store import PER_BLOCK, THREADS
 from numbaconv.cuda._tensor_layout import Variant, gather, reader, vector_mask_of
 from numbaconv.cuda._tensor_prims import commit, copy16, multiply, round_tf32, wait
@@ -85,8 +85,8 @@ def kernel(v: Variant) -> Kernel:
         rows, slabs = table[int32(phase + ROWS)], table[int32(phase + SLABS)]
         if first_row >= rows:
             return
-        first = divide(int32(slabs * piece), geo.parts)[0]
-        left = int32(divide(int32(slabs * int32(piece + 1)), geo.parts)[0] - first)
+        first = begin(slabs, piece, geo.parts)
+        left = int32(begin(slabs, int32(piece + 1), geo.parts) - first)
         # What a thread fetches: a part of one pixel's rows of x, and of the weights.
         pixel, row, x_put = share(t)
         n, z, p, q = position(table, phase, int32(first_row + pixel))
