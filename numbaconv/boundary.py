@@ -26,9 +26,9 @@ MANY, FEW_AT_BORDERS = 1 << 15, 8
 SMALL = 1 << 13  # elements of an array that is extended quickest by looking each of them up
 
 
-def sources(size: int, before: int, after: int, boundary: str) -> Array:
-    """Return which element each place of an extended axis shows: from ``-before`` to ``size + after − 1``, −1 for a constant."""
-    place = np.arange(-before, size + after)
+def sources(size: int, start: int, stop: int, boundary: str) -> Array:
+    """Return which element each of the places ``start … stop − 1`` of an extended axis shows, −1 for a constant."""
+    place = np.arange(start, stop)
     if boundary in ("zeros", "constant"):
         return np.where((place >= 0) & (place < size), place, -1)
     if size == 0:
@@ -85,8 +85,7 @@ def fold(wide: Array, axis: int, before: int, after: int, size: int, boundary: s
 @functools.lru_cache(maxsize=1024)
 def _copied(size: int, before: int, after: int, boundary: str) -> tuple[Array, int, int, int]:
     """Return the sources of an axis after `extend`, its places ``first … last`` that show the axis in order, and from which element on."""
-    source = sources(size, max(before, 0), max(after, 0), boundary)
-    source = source[max(-before, 0) : len(source) - max(-after, 0)]
+    source = sources(size, -before, max(size + after, -before), boundary)
     source.setflags(write=False)
     first = min(max(before, 0), len(source))
     return source, first, max(first, len(source) - max(after, 0)), max(-before, 0)
@@ -138,9 +137,7 @@ def _strip(
 ) -> Array:
     """Return the outputs ``first … last`` of an axis, and all of the others, from the slice of x extended that they see."""
     low, _, stride = _each(axes)[axis - 1]
-    start, stop = first * stride - low, (last - 1) * stride - low + h.shape[axis]
-    size, (before, after) = x.shape[axis], reach[axis - 1]
-    source = sources(size, max(before, 0), max(after, 0), boundary)[start + max(before, 0) : stop + max(before, 0)]
+    source = sources(x.shape[axis], first * stride - low, (last - 1) * stride - low + h.shape[axis], boundary)
     xp = namespace(x)
     x = xp.take(x, xp.asarray(source), axis)
     if boundary == "constant":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
 DEVICES = {"cpu": "numbaconv.cpu", "cuda": "numbaconv.cuda"}
 MACHINES = {"cpu": "one core", "cuda": "an H200"}  # whose time an estimate is
 PRECISIONS = ("default", "highest")  # and what algorithms of a room name in PRECISIONS of their own
+Array = np.ndarray[Any, Any]
 MEASURED_SECONDS, MEASURED_CALLS = 0.3, 50  # `explain` measures an algorithm for so long, or so often, and at least 3 times
 UNCHECKED_BYTES = 64 << 20  # smaller requests are made without asking the system first
 
@@ -31,6 +33,15 @@ class Plan:
     algorithm: ModuleType
     workspace: int
     device: str = "cpu"
+
+    def bound(self) -> Callable[[Array, Array, Array], None]:
+        """Return what computes it from two operands to a result, without bias or activation.
+
+        An algorithm with `bind` may look up beforehand what a short call would spend most of its time on.
+        """
+        bind = getattr(self.algorithm, "bind", None)
+        quick = bind(self.problem, self.op, self.dtype) if bind else None
+        return quick or functools.partial(self.algorithm.run, self.problem, self.op, options=Options())
 
 
 def room(device: str) -> dict[str, ModuleType]:

@@ -6,6 +6,7 @@ A call whose shapes and options were seen before costs one look-up: `_recipes` k
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ class Recipe:
     """What was decided for one combination of shapes, dtypes and options."""
 
     plan: planning.Plan
+    run: Callable[[Array, Array, Array], None]  # without bias, activation and packed weights
     dtype: np.dtype[Any]
     grad_shape: tuple[int, ...] | None
     a_shape: tuple[int, ...]
@@ -105,7 +107,8 @@ def _decide(
     grad_shape = shapes["x" if transposed else "y"] if kind != "forward" else None
     size = int(np.prod(problem.shape(out), dtype=object)) * chosen.dtype.itemsize
     channels = problem.in_channels if transposed else problem.out_channels
-    return Recipe(chosen, dtype, grad_shape, problem.shape(a), problem.shape(b), shapes[out], problem.shape(out), channels, size + chosen.workspace)
+    full = problem.shape(a), problem.shape(b), shapes[out], problem.shape(out)
+    return Recipe(chosen, chosen.bound(), dtype, grad_shape, *full, channels, size + chosen.workspace)
 
 
 def _planned(problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str, precision: str, device: str) -> planning.Plan:
@@ -168,11 +171,13 @@ def carry_out(
         a, b = (np.conj(array) if name == conjugate else array for name, array in inputs.items())
     direct = out is not None and out.dtype == dtype and out.flags.carray
     result = out if direct else np.empty(recipe.out_shape, dtype)
-    if bias is not None:
-        bias = contiguous(bias, dtype)
-    options = Options(bias, activation, packed)
     a, b = contiguous(a, dtype).reshape(recipe.a_shape), contiguous(b, dtype).reshape(recipe.b_shape)
-    chosen.algorithm.run(chosen.problem, chosen.op, a, b, result.reshape(recipe.full_out_shape), options)  # type: ignore[union-attr]
+    full: Array = result.reshape(recipe.full_out_shape)  # type: ignore[union-attr]
+    if bias is activation is packed is None:
+        recipe.run(a, b, full)
+    else:
+        options = Options(None if bias is None else contiguous(bias, dtype), activation, packed)
+        chosen.algorithm.run(chosen.problem, chosen.op, a, b, full, options)
     if direct or (out is None and recipe.dtype == dtype):
         return result  # type: ignore[return-value]
     if out is None:

@@ -15,9 +15,10 @@ from numbaconv.problem import ConvProblem, Options
 
 
 @pytest.mark.parametrize("name", list(_emit.ISAS))
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 def test_every_instruction_set(name, dtype, rng, monkeypatch):
     monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+    activation = None if dtype.startswith("complex") else "relu"
     for size, taps, dilation in itertools.product((1, 5, 16, 130, 700, 9000), (1, 3, 31), (1, 4)):
         low = int(rng.integers(-2, (taps - 1) * dilation + 3))
         output = int(rng.integers(1, size + 5))
@@ -27,8 +28,8 @@ def test_every_instruction_set(name, dtype, rng, monkeypatch):
             a = fill(problem.shape("x" if op == "fprop" else "y"), dtype, rng)
             w, bias = fill(problem.shape("w"), dtype, rng), fill((3,), dtype, rng)
             out = poisoned(problem.shape("y" if op == "fprop" else "x"), dtype)
-            fir.run(problem, op, a, w, out, Options(bias, "relu"))
-            expected = reference.run(problem, op, a, w, bias, "relu")
+            fir.run(problem, op, a, w, out, Options(bias, activation))
+            expected = reference.run(problem, op, a, w, bias, activation)
             np.testing.assert_array_equal(out, expected, err_msg=str(problem))
 
 

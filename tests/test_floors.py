@@ -20,11 +20,12 @@ FLOORS = {
     "cpu": 2, "cuda": 2,
     "plan": 3,
     "recipe": 4, "correlation": 4,
-    "functional": 5, "boundary": 5, "separable": 5,
-    "nn": 6, "signal": 6, "ndimage": 6,
-    "nopython": 7, "jit": 7,
-    "demo": 8, "bench": 8,
-    "__main__": 9,
+    "functional": 5, "boundary": 5,
+    "separable": 6,
+    "nn": 7, "signal": 7, "ndimage": 7,
+    "nopython": 8, "jit": 8,
+    "demo": 9, "bench": 9,
+    "__main__": 10,
 }  # fmt: skip
 FOLDERS = {"cpu", "cuda", "nn", "signal", "ndimage", "nopython", "demo"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ LONGEST = 1 << 14  # rows and columns of outputs: so many have entries in tables
 MOST_PHASES = 4  # of the rows of a strided dgrad
 L1_SETS, L1_WAYS = 4096, 8  # bytes after which lines share a set, and how many of a set stay: as of almost every CPU
 AHEAD = 8 << 10  # bytes of a plane from which the next one is asked for: 1.2 times as fast at 112×112, not worth it at 28×28
+FAR = 128 << 10  # bytes of a plane from which the next row of slabs is asked for instead: the next plane would not stay in the L2
 STRIPS = 16  # slabs of a column in a tile
 Array = np.ndarray[Any, Any]
 
@@ -40,6 +42,7 @@ class Pass(NamedTuple):
     """Some rows of the outputs, every so many: how they are cut into slabs, and what the kernel reads."""
 
     shape: Slab
+    kernel: Kernel  # of fprop and dgrad, whose last arguments are all but the last of what follows
     geometry: Array
     bands: Array  # see `slab`: a row per slab of a column
     blocks: Array  # … and per slab of a row
@@ -145,7 +148,7 @@ def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Re
         wk, wc, filters * channels * volume, even, odd, rows.first, rows.every, rows.outputs, Q,
     )  # fmt: skip
     tiles = p.batch * p.out_channels // shape.channels * p.output[0] * strips
-    return Pass(shape, np.array(geometry, np.int64), tables[0], tables[1], np.array(taps, np.int64), tiles)
+    return Pass(shape, _kernel(isa, dtype, shape), np.array(geometry, np.int64), tables[0], tables[1], np.array(taps, np.int64), tiles)
 
 
 def _starts(outputs: int, each: int, op: Op) -> Array:
@@ -175,16 +178,30 @@ def work(found: list[Pass], p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dic
 def run(found: list[Pass], x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
     """Overwrite all of y, and return whether a sum is not finite."""
     bias = np.zeros(y.shape[1], y.dtype) if options.bias is None else options.bias
-    code, broken, tensors = CODES[options.activation], np.zeros(1, np.int8), (x.reshape(-1), w.reshape(-1), y.reshape(-1))
+    broken = np.zeros(1, np.int8)
+    given = (x.reshape(-1), w.reshape(-1), y.reshape(-1), bias, CODES[options.activation], broken)
     for part in found:
-        arguments = (*tensors, bias, code, broken, part.geometry, part.bands, part.blocks, part.taps)
-        _parallel.run(_kernel(_emit.host(), y.dtype, part.shape), part.tiles, (0, y.dtype), arguments, seconds / len(found))
+        _parallel.run(part.kernel, part.tiles, (0, y.dtype), (*given, *part[2:-1]), seconds / len(found))
     return bool(broken[0])
+
+
+def bind(part: Pass, p: ConvProblem, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], bool]:
+    """Return `run` of one pass by the calling thread, without bias and activation, with everything looked up."""
+    compute, tiles, tables = part.kernel.serial, part.tiles, part[2:-1]
+    scratch, bias = np.empty((1, 0), dtype), np.zeros(p.out_channels, dtype)
+
+    def run(x: Array, w: Array, y: Array) -> bool:
+        broken = np.zeros(1, np.int8)
+        compute(0, tiles, 1, scratch, x.reshape(-1), w.reshape(-1), y.reshape(-1), bias, 0, broken, *tables)
+        return bool(broken[0])
+
+    return run
 
 
 @functools.cache
 def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
-    soon, soon_written, line, least_ahead = prefetch(False), prefetch(True), 64 // dtype.itemsize, AHEAD // dtype.itemsize
+    soon, soon_written, line = prefetch(False), prefetch(True), 64 // dtype.itemsize
+    least_ahead, least_far, across = AHEAD // dtype.itemsize, FAR // dtype.itemsize, isa.width(dtype) * shape.beside
     compute, rows, zero, lowest = slab(isa, dtype, shape), shape.rows * shape.fold, dtype.type(0), dtype.type(-np.inf)
     filters, shared = shape.channels, shape.shared
 
@@ -197,9 +214,13 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
         wk, wc, wg, even, odd, begin, every, P, Q = (geometry[8], geometry[9], geometry[10], geometry[11], geometry[12], geometry[13],
                                                      geometry[14], geometry[15], geometry[16])  # fmt: skip
         least, groups, wf = zero if code == 1 else lowest, 1 if shared else filters, wk if shared else wg
-        # A slab's share of the next plane is asked for: what caches guess by themselves ends with a row of slabs.
-        asks, next_x, next_y = max(HW, PQ) >= least_ahead, HW if Z > 1 else groups * per_c * HW, PQ if Z > 1 else filters * PQ
-        share = (next_x // (len(bands) * len(blocks)) + line) // line * line if asks and not shared else 0
+        # A slab's share of the next plane is asked for, or, of large planes, of the next row of slabs: what caches guess ends with a row of slabs.
+        planes = per_c if shared else groups * per_c
+        asks, far = max(HW, PQ) >= least_ahead, max(HW, PQ) >= least_far
+        share = (HW // (len(bands) * len(blocks)) + line) // line * line
+        next_x = share * len(blocks) * 3 if far else HW if Z > 1 else planes * HW
+        next_y = rows * every * Q if far else PQ if Z > 1 else filters * PQ
+        asked = planes if far or (asks and not shared) else 0
         for worker in prange(workers):
             start, stop = first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers
             plane, strip, found = start // strips, start % strips, 0
@@ -210,12 +231,15 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
                 for band in range(strip * STRIPS, min(len(bands), (strip + 1) * STRIPS)):
                     top = bands[band, bands.shape[1] - 1]
                     for block in range(len(blocks)):
-                        ahead = (band * len(blocks) + block) * share
-                        for i in range(ahead, min(next_x, ahead + share), line):
-                            soon(x, at_x + next_x + i)
+                        for c in range(asked):
+                            ahead = at_x + next_x + c * Z * HW + (band * len(blocks) + block) * share
+                            for i in range(ahead, ahead + share, line):
+                                soon(x, i)
                         for i in range(top, min(P, top + rows) if asks else 0):
                             for f in range(filters):
-                                soon_written(y, at_y + next_y + f * Z * PQ + (begin + i * every) * Q + blocks[block, 0])
+                                ahead = at_y + next_y + f * Z * PQ + (begin + i * every) * Q + blocks[block, 0]
+                                for j in range(0, across, line):
+                                    soon_written(y, ahead + j)
                         found |= compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1],
                                          taps, 0, even, odd, w, group * wg + filter * filters * wk, wf, wc, y, at_y, Z * PQ, bias,
                                          k * filters, least)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Finite impulse responses: one axis, one channel in a group, taps straight from memory (float32 and float64).
+"""Finite impulse responses: one axis, one channel in a group, taps straight from memory (floats, real and complex).
 
 Nothing is copied and nothing planned for: a few vectors of outputs stay in registers over all taps, each of which is a broadcast and
 a load at its offset. Where taps reach beyond the input, outputs are summed tap by tap over those that it meets. Short
@@ -11,6 +11,7 @@ import functools
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
@@ -20,6 +21,7 @@ from numbaconv.cpu.bias import CODES, activate
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 MOST_TAPS = 256  # summed one after the other; of positive numbers 1,152 terms are 9.5 eps off, beyond the bound of 8
+DTYPES = {np.dtype(letter) for letter in "fdFD"}
 CHUNK = 1 << 13  # outputs of a job
 VECTORS = 8  # of outputs in registers: with a load for each, more would not be faster
 
@@ -29,8 +31,8 @@ Array = np.ndarray[Any, Any]
 
 def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
     """Count what takes time, or say why it can't be done. Elements count by their size, in float32's."""
-    if dtype not in (np.float32, np.float64):
-        raise Unsupported(f"needs float32 or float64, got {dtype.name}")
+    if dtype not in DTYPES:
+        raise Unsupported(f"needs float32/64 or complex64/128, got {dtype.name}")
     if op == "wgrad":
         raise Unsupported("needs an operation that is summed over taps, got wgrad")
     p = problem.transpose() if op == "dgrad" else problem
@@ -45,7 +47,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     if 0 in (p.batch, p.groups, p.input[2]):
         raise Unsupported("needs a sum of at least one term")
     outputs = p.batch * p.groups * p.output[2] * dtype.itemsize / 4
-    return {"call": 1.0, "row": float(p.batch * p.groups), "output": outputs, "fma": outputs * p.filter[2]}
+    return {"call": 1.0, "row": float(p.batch * p.groups), "output": outputs, "fma": outputs * p.filter[2] * (1.25 if dtype.kind == "c" else 1)}
 
 
 def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
@@ -96,8 +98,11 @@ def _edge(x, from_, size, h, at, step, taps, spread, y, to, first, last, low):  
 def _inner(isa: Isa, dtype: np.dtype[Any], vectors: int) -> Any:
     """Return a compiled-code function (x, at, h, at, step, taps, spread, y, at, count) -> None: groups of ``vectors`` vectors of outputs.
 
-    Vector v of group g is Σ_r x[at + (g·vectors + v)·width + r·spread] · h[at + r·step].
+    Vector v of group g is Σ_r x[at + (g·vectors + v)·width + r·spread] · h[at + r·step]. A complex vector is half as wide, real and imaginary
+    parts side by side: there are sums with the real part of h and with its imaginary part, in the second of which they change places.
     """
+    if dtype.kind == "c":
+        return _inner_complex(isa, _part(dtype), vectors)
 
     @vector_code(isa, dtype, "x[] h[] step taps spread y[] count")
     def run(v: Vectors, x, h, step, taps, spread, y, count):  # type: ignore[no-untyped-def]
@@ -118,13 +123,48 @@ def _inner(isa: Isa, dtype: np.dtype[Any], vectors: int) -> Any:
     return run
 
 
+def _part(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of a number's real part."""
+    return np.dtype(dtype.type(0).real)
+
+
+def _inner_complex(isa: Isa, part: np.dtype[Any], vectors: int) -> Any:
+    vectors = -(-vectors // 2)  # twice as many sums
+
+    @vector_code(isa, part, "x[] h[] step taps spread y[] count")
+    def run(v: Vectors, x, h, step, taps, spread, y, count):  # type: ignore[no-untyped-def]
+        builder, places = v.builder, v.scalar.as_pointer()
+        x, h, y = (builder.bitcast(pointer, places) for pointer in (x, h, y))
+        swapped = [lane ^ 1 for lane in range(v.width)]
+        signs = ir.Constant(v.type, [ir.Constant(v.scalar, 2.0 * (lane % 2) - 1) for lane in range(v.width)])
+
+        def group(g, _):  # type: ignore[no-untyped-def]
+            start = v.at(x, (g, vectors * v.width))
+
+            def tap(r, sums):  # type: ignore[no-untyped-def]
+                factors = [v.splat(builder.load(v.at(h, (r, step, 2), n))) for n in range(2)]
+                row = v.at(start, (r, spread, 2))
+                values = [v.load(row, n) for n in range(vectors)]
+                return v.here([v.fma(values[n // 2], factors[n % 2], total) for n, total in enumerate(sums)])
+
+            sums = v.loop(taps, [v.zero] * (2 * vectors), tap)
+            for n in range(vectors):
+                turned = v.shuffle(sums[2 * n + 1], sums[2 * n + 1], swapped)
+                v.store(v.fma(turned, signs, sums[2 * n]), v.at(y, (g, vectors * v.width)), n)
+            return []
+
+        v.loop(count, [], group)
+
+    return run
+
+
 @functools.cache
-def _row(isa: Isa, dtype: np.dtype[Any]) -> Any:
+def row_code(isa: Isa, dtype: np.dtype[Any]) -> Any:
     """Make the function of the outputs first … last − 1 of a row."""
     many, one = _inner(isa, dtype, VECTORS), _inner(isa, dtype, 1)
-    width = isa.width(dtype)
-    group = VECTORS * width
-    float_ = dtype.kind == "f"
+    width = isa.vector_bytes // dtype.itemsize
+    group = VECTORS // (1 + (dtype.kind == "c")) * width
+    float_ = dtype in DTYPES
 
     @inline
     def row(x, from_, size, h, at, step, taps, spread, y, to, first, last, low):  # type: ignore[no-untyped-def]
@@ -149,9 +189,14 @@ def _row(isa: Isa, dtype: np.dtype[Any]) -> Any:
     return row
 
 
+@inline
+def _as_it_is(y, at, n, code):  # type: ignore[no-untyped-def]
+    """Stand for `activate` where nothing is defined but the identity: for complex numbers."""
+
+
 @functools.cache
 def _kernel(isa: Isa, dtype: np.dtype[Any]) -> Kernel:
-    row = _row(isa, dtype)
+    row, finish = row_code(isa, dtype), activate if dtype.kind == "f" else _as_it_is
 
     def fir(first, last, workers, scratch, x, h, y, size, outputs, taps, spread, low, flipped, groups, chunks, bias, code):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,o] = Σ_r x[n, o + r·spread − low] · h[n mod groups, r].
@@ -165,15 +210,15 @@ def _kernel(isa: Isa, dtype: np.dtype[Any]) -> Kernel:
                 if bias.size:
                     for o in range(n * outputs + start, n * outputs + stop):
                         y[o] += bias[group]
-                activate(y, n * outputs + start, stop - start, code)
+                finish(y, n * outputs + start, stop - start, code)
 
     return Kernel(fir, f"-{isa.name}-{dtype.name}")
 
 
 @functools.cache
 def _whole(isa: Isa, dtype: np.dtype[Any]) -> Any:
-    """Compile the function of one vector; integers and complex numbers are summed tap by tap."""
-    row = _row(isa, dtype) if dtype.kind == "f" else None
+    """Compile the function of one vector; integers are summed tap by tap."""
+    row = row_code(isa, dtype) if dtype in DTYPES else None
 
     def whole(x, h, y, low, flipped):  # type: ignore[no-untyped-def]
         at, step = (len(h) - 1, -1) if flipped else (0, 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -86,8 +87,8 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     """Overwrite all of ``out``."""
     if op == "wgrad":
         return _run_wgrad(problem, a, b, out)
-    p, seconds = _forward(problem, op), cost(problem, op, out.dtype)
-    if found := _slabs.passes(p, op, out.dtype):
+    p, seconds, found = _ready(problem, op, out.dtype)
+    if found:
         if _slabs.run(found, a, b, out, options, seconds) and not np.isfinite(b).all():
             direct.run(problem, op, a, b, out, options)  # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right
         return None
@@ -99,6 +100,20 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], *blocks[:8])
     kernel = _fprop(_emit.host(), out.dtype, blocks.rows, blocks.chain, blocks.channels)
     _parallel.run(kernel, int(blocks.sizes[0]), (blocks.scratch, out.dtype), arguments, seconds)
+
+
+def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], None] | None:
+    """Return `run` for these alone, without bias and activation, with everything looked up; None where that would not be noticed."""
+    p, seconds, found = _ready(problem, op, dtype) if op != "wgrad" else (problem, 0.0, [])
+    if len(found) != 1 or seconds > _parallel.SERIAL_SECONDS:
+        return None
+    call = _slabs.bind(found[0], p, dtype)
+
+    def run(a: Array, b: Array, out: Array) -> None:
+        if call(a, b, out) and not np.isfinite(b).all():
+            direct.run(problem, op, a, b, out, Options())
+
+    return run
 
 
 def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
@@ -444,6 +459,15 @@ def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
     if "transposed" not in problem.derived:
         problem.derived["transposed"] = problem.transpose()
     return problem.derived["transposed"]
+
+
+def _ready(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[ConvProblem, float, list[_slabs.Pass]]:
+    """Return the problem whose input is copied, the seconds it takes, and the passes of its quick way; worked out once."""
+    key = ("stencil ready", op, _emit.host().name, dtype)
+    if key not in problem.derived:
+        p = _forward(problem, op)
+        problem.derived[key] = p, cost(problem, op, dtype), _slabs.passes(p, op, dtype)
+    return problem.derived[key]
 
 
 def _blocks(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Blocks:

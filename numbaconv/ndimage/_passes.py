@@ -32,16 +32,42 @@ def carry_out(call: Call) -> Array:
     if not output.size:
         return output
     kept = np.dtype(np.uint8) if output.dtype == np.bool_ else output.dtype  # SciPy's booleans hold whole bytes between passes
-    for step in call.passes[:-1]:
+    *before, last = call.passes or (None,)
+    pair = _in_one_sweep(call) if before else None
+    for step in before[:-1] if pair else before:
         image = _apply(step, image, kept, None)
-    if not call.passes:
+    if last is None:
         output[...] = image
         return output
-    overlaps = np.may_share_memory(output, image)
-    result = _apply(call.passes[-1], image, output.dtype, None if overlaps else output)
+    place = None if np.may_share_memory(output, image) else output
+    result = _sweep(*pair, image.astype(kept.newbyteorder("="), copy=False), place) if pair else _apply(last, image, output.dtype, place)
     if result is not output:
         output[...] = result
     return output
+
+
+def _in_one_sweep(call: Call) -> tuple[Pass, Pass] | None:
+    """Return the last two passes if they can be one: along the last two axes, in order, and computed in the dtype of the output."""
+    first, second = (step if step.mean else replace(step, weights=_as_summed(step)) for step in call.passes[-2:])
+    dtype, rank = call.output.dtype.newbyteorder("="), call.input.ndim
+    if dtype.kind != "f" or (first.axis, second.axis) != (rank - 2, rank - 1) or not call.output.size:
+        return None
+    given = call.input.dtype if len(call.passes) == 2 else dtype
+    same = compute_dtype(given, first.weights, dtype) == compute_dtype(dtype, second.weights, dtype) == dtype
+    short = all(step.weights.size <= (WIDE - 1 if step.mean else separable.MOST_TAPS) for step in (first, second))
+    return (first, second) if same and short and given.kind != "c" else None
+
+
+def _sweep(first: Pass, second: Pass, x: Array, out: Array | None) -> Array:
+    """Return two passes along the last two axes at once."""
+    if out is not None and not (out.dtype == x.dtype and out.flags.carray):
+        out = None
+    with np.errstate(over="ignore"):
+        down, across = (step.weights.astype(x.dtype) for step in (first, second))
+    values = (float(first.cval.real), float(second.cval.real))
+    y = separable.correlate(x, down, across, (first.low[0], second.low[0]), (first.boundary, second.boundary), values, out)
+    assert y is not None
+    return y
 
 
 def warn_of_promotion(call: Call, level: int) -> None:
@@ -107,8 +133,11 @@ def _real(step: Pass, x: Array, dtype: np.dtype[Any], out: Array | None = None) 
     with np.errstate(over="ignore"):
         if pair:
             column, row = pair
-            x = _engine(replace(step, weights=column, axis=0, low=step.low[:1]), x, compute, None)
+            first = replace(step, weights=column, axis=0, low=step.low[:1])
             step = replace(step, weights=row, axis=1, low=step.low[1:], cval=step.cval * column.sum())
+            if max(step.weights.size, column.size) <= separable.MOST_TAPS:
+                return _sweep(first, step, x, out).astype(dtype, copy=False)
+            x = _engine(first, x, compute, None)
         y = _engine(step, x, compute, out)
     if left_out and not np.isfinite(y).all():  # 0·Inf is NaN, but what SciPy leaves out is not looked at
         y = _in_order(step, x).astype(dtype)

@@ -124,16 +124,22 @@ def _learn(call: Call | None) -> Known | None:
     return Known(x.source == 1, None if all(part == slice(None) for part in flip) else flip, ready, call.arranged.shape)
 
 
-def compute_known(call: Known, in1: Array, in2: Array) -> Array:
-    """Return the result of a call that is known."""
+def compute_known(call: Known, in1: Array, in2: Array, out: Array | None) -> Array | None:
+    """Return the result of a call that is known; None if ``out`` is not what it should be, or not contiguous."""
     x, h = (in2, in1) if call.swapped else (in1, in2)
+    x_shape, h_shape, y_shape = call.ready.full
     if call.flip is not None:
-        h = h[call.flip]
-    chosen, (x_shape, h_shape, y_shape) = call.ready.plan, call.ready.full
-    y = np.empty(call.shape, in1.dtype)
-    x, h = contiguous(x, in1.dtype).reshape(x_shape), contiguous(h, in1.dtype).reshape(h_shape)
-    chosen.algorithm.run(chosen.problem, "fprop", x, h, y.reshape(y_shape), correlation.PLAIN)
-    return y
+        h = h[call.flip].copy()
+    elif not h.flags.carray:
+        h = contiguous(h, h.dtype)
+    if not x.flags.carray:
+        x = contiguous(x, x.dtype)
+    if out is None:
+        out = np.empty(call.shape, x.dtype)
+    elif out.shape != call.shape or out.dtype != x.dtype or not out.flags.carray or any(map(np.may_share_memory, (out, out), (in1, in2))):
+        return None
+    call.ready.run(x.reshape(x_shape), h.reshape(h_shape), out.reshape(y_shape))
+    return out
 
 
 def remember_fastest(call: Call, mode: str, method: str) -> None:

@@ -15,8 +15,9 @@ from numbaconv.arrays import Array, check_out, is_on_gpu
 from numbaconv.cpu import fir
 from numbaconv.signal._calls import compute, compute_known, known, prepare, prepare_2d, prepare_fft
 
+FLOATING = "fdFD"
 SHORT = "fdFDilqhb"  # dtypes of short vectors that are convolved without further ado, and
-FEW_PRODUCTS, MOST_PRODUCTS, MOST_TAPS = 1 << 13, 1 << 19, 128  # up to how many products; the second is for float32 and float64
+FEW_PRODUCTS, MOST_PRODUCTS, MOST_TAPS = 1 << 13, {"f": 1 << 19, "d": 1 << 19, "F": 1 << 17, "D": 1 << 17}, 128  # up to how many products
 
 
 def by_scipy(name: str, out: Any, in1: Any, in2: Any, *options: Any) -> Any:
@@ -39,7 +40,7 @@ def _short(in1: Array, in2: Array, mode: Any, method: Any, reverse: bool) -> Arr
     if in1.ndim != 1 or in2.ndim != 1:
         return None
     size, taps, kind = in1.size, in2.size, in1.dtype.char
-    if not 0 < taps <= size or size * taps > (MOST_PRODUCTS if kind in "fd" else FEW_PRODUCTS) or taps > MOST_TAPS:
+    if not 0 < taps <= size or size * taps > MOST_PRODUCTS.get(kind, FEW_PRODUCTS) or taps > MOST_TAPS:
         return None
     if (kind not in SHORT) or (reverse and kind in "FD") or method not in ("auto", "direct") or not (in1.flags.carray and in2.flags.carray):
         return None
@@ -57,12 +58,13 @@ def _short(in1: Array, in2: Array, mode: Any, method: Any, reverse: bool) -> Arr
 
 
 def _sum_of_products(name: str, in1: Any, in2: Any, mode: Any, method: Any, out: Array | None) -> Any:
-    if out is None and type(in1) is np.ndarray and type(in2) is np.ndarray and in1.dtype is in2.dtype and in1.dtype.isnative:
-        quick = _short(in1, in2, mode, method, name == "correlate")
+    if type(in1) is type(in2) is np.ndarray and in1.dtype is in2.dtype and in1.dtype.isnative and (out is None or type(out) is np.ndarray):
+        quick = _short(in1, in2, mode, method, name == "correlate") if out is None else None
+        plain = FLOATING if name == "convolve" else "fd"  # nothing is conjugated
+        if quick is None and method != "fft" and in1.dtype.char in plain and (seen := known(name, in1, in2, mode, method)) is not None:
+            quick = compute_known(seen, in1, in2, out)
         if quick is not None:
             return quick
-        if method != "fft" and in1.dtype.char in "fd" and (seen := known(name, in1, in2, mode, method)) is not None:
-            return compute_known(seen, in1, in2)
     call = prepare(name, in1, in2, mode, method)
     if call is None:
         return by_scipy(name, out, in1, in2, mode, method)
