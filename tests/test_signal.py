@@ -447,3 +447,25 @@ def test_filters_as_large_as_large_inputs(rng):
 def test_nothing_is_shown_beyond_the_ends_of_an_empty_image():
     with pytest.raises(ValueError, match="in1 is empty"):
         signal.convolve2d(np.ones((2, 0)), np.ones((3, 3)), boundary="wrap")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_filters_that_are_outer_products(dtype, rng, monkeypatch):
+    swept = []
+    monkeypatch.setattr(_calls.separable, "correlate", lambda *args, sweep=_calls.separable.correlate: swept.append(1) or sweep(*args))
+    x, h = rng.standard_normal((200, 190)).astype(dtype), np.outer(rng.standard_normal(9), rng.standard_normal(12)).astype(dtype)
+    bound = 16 * np.finfo(dtype).eps
+    for mode, name in itertools.product(MODES, (*ANY_RANK, *TWO_AXES)):
+        for options in [{"boundary": kind, "fillvalue": 2.0} for kind in ("fill", "wrap", "symm")] if name in TWO_AXES else [{}]:
+            exact = getattr(scipy.signal, name)(x.astype(np.float64), h.astype(np.float64), mode, **options)
+            y = getattr(signal, name)(x, h, mode, **options)
+            assert y.dtype == dtype
+            np.testing.assert_allclose(y, exact, rtol=0, atol=bound * (abs(h).sum() * abs(x).max() + 40))
+            assert swept.pop() and not swept, (name, mode, options)
+    out = poisoned((200, 190), dtype)
+    assert signal.convolve(x, h, "same", out=out) is out
+    np.testing.assert_array_equal(out, signal.convolve(x, h, "same"))
+    swept.clear()
+    h[3, 5] *= 1 + 1e-4
+    np.testing.assert_allclose(signal.convolve(x, h), scipy.signal.convolve(x, h, method="direct"), rtol=0, atol=1e-4)
+    assert not swept

@@ -6,13 +6,14 @@ boolean or empty arrays, and what is not valid at all, there is no call: SciPy's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbaconv import boundary as extended
-from numbaconv import correlation
+from numbaconv import correlation, separable
 from numbaconv import plan as planning
 from numbaconv.arrays import COMPUTE, Array, as_numbers, check_out, contiguous
 from numbaconv.correlation import METHODS, Ints
@@ -21,6 +22,7 @@ from numbaconv.signal._arrange import Arrangement, Kind, arrange
 KINDS: dict[str, Kind] = {"correlate": "correlate", "correlate2d": "correlate2d"}  # all others convolve
 BOUNDARIES = {"fill": "constant", "pad": "constant", "wrap": "wrap", "circular": "wrap", "symm": "reflect", "symmetric": "reflect"}
 MOST_KNOWN = 4096
+MANY_OUTPUTS = 1 << 15  # of a filter that is looked at whether it is separable, which takes some 20 µs
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 fastest: dict[tuple[Ints, Ints, str, np.dtype[Any]], str] = {}  # what choose_conv_method measured
 
@@ -91,6 +93,7 @@ class Known(NamedTuple):
     flip: tuple[slice, ...] | None  # of h
     ready: correlation.Ready
     shape: Ints
+    sweep: tuple[Ints, correlation.Axes] | None  # shape of x as a stack of images, if it may be worth looking whether h is separable
 
 
 _known: dict[Any, Known | None] = {}
@@ -121,7 +124,8 @@ def _learn(call: Call | None) -> Known | None:
     if ready.size > planning.UNCHECKED_BYTES:
         return None
     flip = tuple(part for part in h.view if part is not None)
-    return Known(x.source == 1, None if all(part == slice(None) for part in flip) else flip, ready, call.arranged.shape)
+    sweep = (x.shape, axes) if _may_be_separable(x.shape, h.shape, call.dtype, axes, call.method) else None
+    return Known(x.source == 1, None if all(part == slice(None) for part in flip) else flip, ready, call.arranged.shape, sweep)
 
 
 def compute_known(call: Known, in1: Array, in2: Array, out: Array | None) -> Array | None:
@@ -138,8 +142,28 @@ def compute_known(call: Known, in1: Array, in2: Array, out: Array | None) -> Arr
         out = np.empty(call.shape, x.dtype)
     elif out.shape != call.shape or out.dtype != x.dtype or not out.flags.carray or any(map(np.may_share_memory, (out, out), (in1, in2))):
         return None
+    if call.sweep is not None and _swept(x.reshape(call.sweep[0]), h, call.sweep[1], "zeros", 0, out[None]) is not None:
+        return out
     call.ready.run(x.reshape(x_shape), h.reshape(h_shape), out.reshape(y_shape))
     return out
+
+
+def _may_be_separable(x_shape: Ints, h_shape: Ints, dtype: np.dtype[Any], axes: correlation.Axes, method: str) -> bool:
+    images = len(x_shape) == 3 and h_shape[0] == 1 and axes.stride == axes.up == (1, 1) and dtype in (FLOAT32, FLOAT64)
+    return images and method == "auto" and min(h_shape[1:]) >= separable.SMALLEST and x_shape[0] * math.prod(axes.size) >= MANY_OUTPUTS
+
+
+def _swept(x: Array, h: Array, axes: correlation.Axes, beyond: str, value: complex, out: Array | None) -> Array | None:
+    """Return a stack of images correlated with a filter that is an outer product, one factor after the other; None if it is none."""
+    pair = separable.factors(h, x.dtype) if type(x) is np.ndarray else None
+    if pair is None or max(h.shape) > separable.MOST_TAPS:
+        return None
+    down, across = pair
+    (low_h, low_w), (p, q) = axes.low, axes.size
+    if out is not None and not out.flags.carray:
+        out = None
+    values = float(value.real), float(value.real * down.sum())
+    return separable.correlate(x, down, across, (low_h, low_w), (beyond, beyond), values, out, (p, q))
 
 
 def remember_fastest(call: Call, mode: str, method: str) -> None:
@@ -158,7 +182,12 @@ def compute(call: Call, out: Array | None = None) -> Any:
         y = arranged.product(call.in1, call.in2, call.dtype)
     else:
         x, h = arranged.operands(call.in1, call.in2, call.dtype)
-        y = arranged.result(extended.correlate(x, h, arranged.axes, call.boundary, call.value, call.method, place))
+        y = None
+        if _may_be_separable(x.shape, h.shape, x.dtype, arranged.axes, call.method):
+            y = _swept(x, h[0], arranged.axes, call.boundary, call.value, place)
+        if y is None:
+            y = extended.correlate(x, h, arranged.axes, call.boundary, call.value, call.method, place)
+        y = arranged.result(y)
     if out is None:
         return y
     if place is None:

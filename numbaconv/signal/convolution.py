@@ -117,7 +117,8 @@ def convolve(in1: Any, in2: Any, mode: Any = "full", method: Any = "auto", *, ou
     Notes
     -----
     As scipy.signal.convolve, with these differences: integers are exact modulo their width by every method, "fft" too, where SciPy rounds
-    a floating-point result; float16 is computed for any number of axes. Objects, long double, two boolean arrays and empty arrays
+    a floating-point result; float16 is computed for any number of axes. With method "auto" a 2-D filter of floats that is the outer product
+    of two, to rounding, is applied as these. Objects, long double, two boolean arrays and empty arrays
     are handed to SciPy.
 
     Examples
