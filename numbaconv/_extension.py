@@ -93,6 +93,7 @@ def _promise(module: ModuleType, area: str, name: str, part: str) -> None:
                 raise TypingError(str(error)) from error
         return choose.__wrapped__(*args, **kwargs)  # type: ignore[attr-defined]
 
+    choose.__name__ = choose.__qualname__ = name  # for messages
     overload(function, prefer_literal=True)(choose)
 
 

@@ -52,7 +52,7 @@ def move(large, shape, start, part, small, back):  # type: ignore[no-untyped-def
 @family
 def convolution_along(dtype: np.dtype[Any], axes: int) -> Callable[..., Any]:
     """Make a kernel (first, second, mode, marks) -> array."""
-    transform = convolver(dtype, 2, "fft")
+    transform = convolver(dtype, axes, "fft")
 
     def convolve(first, second, mode, marks):  # type: ignore[no-untyped-def]
         a, b, whole, items, total = np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty(axes, np.int64), 1, np.ones(3, np.int64)

@@ -16,7 +16,9 @@ import functools
 import gc
 import hashlib
 import importlib
+import importlib.metadata
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,17 @@ from numbaconv._jit import FASTMATH, CodeCache, named_apart, source_hash
 
 # Nobody calls them from Python.
 OPTIONS = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+ROCKET = (0, 4, 1)  # as in pyproject.toml
+
+
+@functools.cache
+def rocket() -> str:
+    """Return the version of rocket-fft that is installed, or nothing if there is none or an older one than the extra asks for."""
+    try:
+        version = importlib.metadata.version("rocket-fft")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return version if tuple(map(int, re.findall(r"\d+", version)[:3])) >= ROCKET else ""
 
 
 @functools.cache
@@ -40,7 +53,7 @@ def sources() -> str:
         here = b"\0".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     except OSError:
         return ""
-    return hashlib.sha256(here + (source_hash() or "").encode()).hexdigest()[:24]
+    return hashlib.sha256(here + f"{source_hash()} {rocket()}".encode()).hexdigest()[:24]
 
 
 class Recipe(NamedTuple):

@@ -116,6 +116,19 @@ def through_stages(one_axis: bool) -> Any:
     return run
 
 
+@helper
+def grid_of(sizes, tiles):  # type: ignore[no-untyped-def]
+    """Fill in how many tiles there are; return the elements of one, their number, and of how many numbers the factors are at most."""
+    elements, number, places = 1, 1, 16
+    for axis in range(sizes.shape[1]):
+        size = tiles[TILE, axis]
+        fresh = size - sizes[H, axis] + 1
+        many = (sizes[Y, axis] + fresh - 1) // fresh
+        tiles[GRID, axis], tiles[FIRST, axis] = many, 0
+        elements, number, places = elements * size, number * many, places + 4 * size
+    return elements, number, places
+
+
 @kernel
 def place(which, sizes, tiles, inputs):  # type: ignore[no-untyped-def]
     """Fill in where a tile of outputs begins, with what was before the new ones, or where the inputs do that it is made of."""
@@ -143,10 +156,10 @@ def line_of(row, sizes, of, tiles, outputs):  # type: ignore[no-untyped-def]
 def loading(one_axis: bool) -> Callable[..., Any]:
     """Make the function that copies a tile, with zeros where the array ends. A complex array fills both planes, a real one the first."""
 
-    def load(x, sizes, of, tiles, parts, data, at, plane):  # type: ignore[no-untyped-def]
+    def load(x, sizes, of, tiles, rows, parts, data, at, plane):  # type: ignore[no-untyped-def]
         end = sizes.shape[1] - 1
         n, width, first = sizes[of, end], tiles[TILE, end], tiles[FIRST, end]
-        for row in range((plane - LINES) // width):
+        for row in range(rows):
             line = 0 if one_axis else line_of(row, sizes, of, tiles, 0)
             begin = min(max(0, -first), width)
             stop = max(begin, min(width, n - first)) if line >= 0 else begin
@@ -162,10 +175,10 @@ def loading(one_axis: bool) -> Callable[..., Any]:
 def storing(one_axis: bool) -> Callable[..., Any]:
     """Make the function that copies the new outputs of a tile to where it begins."""
 
-    def store(data, at, plane, sizes, tiles, scale, y, parts):  # type: ignore[no-untyped-def]
+    def store(data, at, plane, sizes, tiles, rows, scale, y, parts):  # type: ignore[no-untyped-def]
         end = sizes.shape[1] - 1
         n, width, first = sizes[Y, end], tiles[TILE, end], tiles[FIRST, end]
-        for row in range((plane - LINES) // width):
+        for row in range(rows):
             line = 0 if one_axis else line_of(row, sizes, Y, tiles, 1)
             if line >= 0:
                 for part in range(parts):
@@ -185,31 +198,26 @@ def by_transforms(one_axis: bool) -> Callable[..., Any]:
     def convolve_by_transforms(x, h, y, sizes, tiles, parts):  # type: ignore[no-untyped-def]
         # Overwrite y with Σ_r h[r] · x[start + o − r], by tiles of a size that `tile_of` chose.
         # Complex arrays are given as real ones whose elements have two parts.
-        elements, number, places = 1, 1, 16
-        for axis in range(sizes.shape[1]):
-            size = tiles[TILE, axis]
-            fresh = size - sizes[H, axis] + 1
-            many = (sizes[Y, axis] + fresh - 1) // fresh
-            tiles[GRID, axis], tiles[FIRST, axis] = many, 0
-            elements, number, places = elements * size, number * many, places + 4 * size
+        elements, number, places = grid_of(sizes, tiles)
+        rows = elements // tiles[TILE, sizes.shape[1] - 1]
         plane, squares, scale, stages = elements + LINES, elements // SQUARE, 1.0 / elements, flat(np.empty((64, 5), np.int64))
         factors, spectrum, data = np.empty(places, FLOAT64), np.empty(2 * plane, FLOAT64), np.empty(2 * plane, FLOAT64)
         count = fill_stages(tiles, stages, factors)
         for j in range(2 * plane):
             spectrum[j] = data[j] = 0.0
-        load(h, sizes, H, tiles, parts, spectrum, 0, plane)
+        load(h, sizes, H, tiles, rows, parts, spectrum, 0, plane)
         run(spectrum, plane, stages, count, factors, False)
         last(spectrum, 0, plane, squares, spectrum, 0)
         together = 3 - parts  # tiles of a transform
         for tile in range(0, number, together):
             for part in range(together):
                 place(min(tile + part, number - 1), sizes, tiles, 1)
-                load(x, sizes, X, tiles, parts, data, part * plane, plane)
+                load(x, sizes, X, tiles, rows, parts, data, part * plane, plane)
             run(data, plane, stages, count, factors, False)
             multiply(data, 0, plane, squares, spectrum, 0)
             run(data, plane, stages, count, factors, True)
             for part in range(min(together, number - tile)):
                 place(tile + part, sizes, tiles, 0)
-                store(data, part * plane, plane, sizes, tiles, scale, y, parts)
+                store(data, part * plane, plane, sizes, tiles, rows, scale, y, parts)
 
     return convolve_by_transforms

@@ -13,7 +13,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numbaconv._jit import named_apart
 from numbaconv.nopython._arrays import as_is, flat
-from numbaconv.nopython._compile import family, helper, kernel
+from numbaconv.nopython._compile import family, helper, kernel, rocket
 from numbaconv.nopython._direct import START, H, X, Y, convolve_directly, convolve_lines
 from numbaconv.nopython._fft import TILE_ROWS, by_transforms, tile_of
 
@@ -23,7 +23,8 @@ AUTO, DIRECT, FFT = 0, 1, 2
 ANY = "auto direct fft"
 METHODS = {"auto": AUTO, "direct": DIRECT, "fft": FFT}
 # Nanoseconds of a product of the direct sum for each byte of a number, and of an element of a tile and a stage of a transform (AVX-512,
-# 2026-11); what a transform must save, so that short sums of small integers stay exact.
+# 2026-11; rocket-fft takes up to twice as long, but what is chosen is not to depend on it, as results would); what a transform must save,
+# so that short sums of small integers stay exact.
 PRODUCT, STAGE, WORTH = 0.01, 0.35, 5e4
 
 
@@ -69,7 +70,7 @@ def convolver(dtype: np.dtype[Any], axes: int, methods: str = ANY) -> Any:
     """
     if dtype.kind not in "fc" or methods == "direct":
         return directly(axes == 1)
-    return by_choice(dtype, axes == 1, methods == ANY)
+    return by_choice(dtype, axes, methods == ANY)
 
 
 @functools.cache
@@ -85,10 +86,10 @@ def directly(one_axis: bool) -> Any:
 
 
 @family
-def by_choice(dtype: np.dtype[Any], one_axis: bool, may_sum: bool) -> Callable[..., Any]:
+def by_choice(dtype: np.dtype[Any], axes: int, may_sum: bool) -> Callable[..., Any]:
     """Make a kernel that chooses, or that transforms in any case."""
-    transform, real, parts, product = by_transforms(one_axis), real_view(dtype), 1 + (dtype.kind == "c"), PRODUCT * dtype.itemsize
-    sum_up = convolve_lines if one_axis else convolve_directly
+    transform, real, parts, product = transforms(axes), real_view(dtype), 1 + (dtype.kind == "c"), PRODUCT * dtype.itemsize
+    sum_up = convolve_lines if axes == 1 else convolve_directly
 
     def convolve(x, h, y, sizes, method):  # type: ignore[no-untyped-def]
         forced = method == FFT or not may_sum
@@ -106,6 +107,15 @@ def by_choice(dtype: np.dtype[Any], one_axis: bool, may_sum: bool) -> Callable[.
             sum_up(x, h, y, sizes)
 
     return convolve
+
+
+def transforms(axes: int) -> Any:
+    """Return the kernel of transforms: with rocket-fft's where it is installed, else with this library's own."""
+    if rocket():
+        from numbaconv.nopython._rocket import by_rocket
+
+        return by_rocket(axes)
+    return by_transforms(axes == 1)
 
 
 @kernel
