@@ -28,7 +28,7 @@ TILE, GRID, FIRST, TILE_ROWS = 0, 1, 2, 3  # rows of a table with a column for e
 
 @kernel
 def tile_of(sizes, tiles):  # type: ignore[no-untyped-def]
-    """Fill in the size of a tile that is soonest done, axis by axis; return the tiles' elements times their stages, in all."""
+    """Fill in the size of a tile that is soonest done, axis by axis, and how many; return the tiles' elements times their stages, in all."""
     work, stages, axes = 1.0, 1.0, sizes.shape[1]
     for axis in range(axes):
         taps, outputs, least = sizes[H, axis], sizes[Y, axis], SQUARE if axis == axes - 1 else 1
@@ -42,7 +42,7 @@ def tile_of(sizes, tiles):  # type: ignore[no-untyped-def]
             n, level = 2 * n, level + 1
         work *= best / (levels + 1)
         stages += levels
-        tiles[TILE, axis] = size
+        tiles[TILE, axis], tiles[GRID, axis], tiles[FIRST, axis] = size, (outputs + size - taps) // (size - taps + 1), 0
     return work * stages
 
 
@@ -116,19 +116,6 @@ def through_stages(one_axis: bool) -> Any:
     return run
 
 
-@helper
-def grid_of(sizes, tiles):  # type: ignore[no-untyped-def]
-    """Fill in how many tiles there are; return the elements of one, their number, and of how many numbers the factors are at most."""
-    elements, number, places = 1, 1, 16
-    for axis in range(sizes.shape[1]):
-        size = tiles[TILE, axis]
-        fresh = size - sizes[H, axis] + 1
-        many = (sizes[Y, axis] + fresh - 1) // fresh
-        tiles[GRID, axis], tiles[FIRST, axis] = many, 0
-        elements, number, places = elements * size, number * many, places + 4 * size
-    return elements, number, places
-
-
 @kernel
 def place(which, sizes, tiles, inputs):  # type: ignore[no-untyped-def]
     """Fill in where a tile of outputs begins, with what was before the new ones, or where the inputs do that it is made of."""
@@ -198,7 +185,10 @@ def by_transforms(one_axis: bool) -> Callable[..., Any]:
     def convolve_by_transforms(x, h, y, sizes, tiles, parts):  # type: ignore[no-untyped-def]
         # Overwrite y with Σ_r h[r] · x[start + o − r], by tiles of a size that `tile_of` chose.
         # Complex arrays are given as real ones whose elements have two parts.
-        elements, number, places = grid_of(sizes, tiles)
+        elements, number, places = 1, 1, 16
+        for axis in range(sizes.shape[1]):
+            size = tiles[TILE, axis]
+            elements, number, places = elements * size, number * tiles[GRID, axis], places + 4 * size
         rows = elements // tiles[TILE, sizes.shape[1] - 1]
         plane, squares, scale, stages = elements + LINES, elements // SQUARE, 1.0 / elements, flat(np.empty((64, 5), np.int64))
         factors, spectrum, data = np.empty(places, FLOAT64), np.empty(2 * plane, FLOAT64), np.empty(2 * plane, FLOAT64)

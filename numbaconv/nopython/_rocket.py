@@ -14,7 +14,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from numbaconv.nopython._arrays import flat
 from numbaconv.nopython._compile import family, kernel
 from numbaconv.nopython._direct import H, X
-from numbaconv.nopython._fft import TILE, grid_of, loading, place, storing
+from numbaconv.nopython._fft import GRID, TILE, loading, place, storing
 
 
 @kernel
@@ -38,11 +38,12 @@ def by_rocket(axes: int) -> Callable[..., Any]:
 
     def convolve_by_rocket(x, h, y, sizes, tiles, parts):  # type: ignore[no-untyped-def]
         # As `by_transforms` does.
-        elements, number, _ = grid_of(sizes, tiles)
-        rows, shape, along = elements // tiles[TILE, axes - 1], np.empty(rank, np.int64), np.empty(axes, np.int64)
+        elements, number, shape, along = 1, 1, np.empty(rank, np.int64), np.empty(axes, np.int64)
         shape[0] = parts
         for axis in range(axes):
             shape[axis + 1], along[axis] = tiles[TILE, axis], axis + 1
+            elements, number = elements * tiles[TILE, axis], number * tiles[GRID, axis]
+        rows = elements // tiles[TILE, axes - 1]
         tile = np.empty(to_fixed_tuple(shape, rank), np.float64)
         shape[axes] = shape[axes] // 2 + 1
         spectrum, values = np.empty(to_fixed_tuple(shape, rank), np.complex128), np.empty(to_fixed_tuple(shape, rank), np.complex128)
