@@ -155,10 +155,12 @@ def cache(delete: bool) -> int:
 
 
 def warmup(tune: bool) -> int:
-    """Compile the usual kernels, of layers and of signals, in float32 and float64; then measure, if asked to."""
+    """Compile the usual kernels, of layers, of signals and of nopython code, in float32 and float64; then measure, if asked to."""
     import numpy as np
 
+    import numbaconv.jit  # noqa: F401
     from numbaconv import plan
+    from numbaconv.nopython import _warmup
 
     shapes: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         "conv1d": ((1, 1, 64), (1, 1, 9), {}),
@@ -169,7 +171,7 @@ def warmup(tune: bool) -> int:
         "conv_transpose2d": ((1, 8, 6, 6), (8, 8, 2, 2), {"stride": 2}),
     }
     jobs = list(product((np.float32, np.float64), shapes, plan.room("cpu")))
-    calls = signal_calls()
+    calls = signal_calls() | _warmup.calls()
     total, start = len(jobs) + 2 * len(calls), time.perf_counter()
     for number, (dtype, name, method) in enumerate(jobs, 1):
         x_shape, w_shape, options = shapes[name]

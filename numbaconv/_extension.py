@@ -1,12 +1,14 @@
 """Numba's entry point: makes scipy.signal callable in nopython code, at no cost for those who don't call it.
 
 Numba calls `register` when a process compiles its first function. What belongs to a module that is not imported by then is registered when
-it is: until then nothing is imported, not even this library's other modules. `numbaconv.jit` adds this library's own functions.
+it is. Registered are names: this library's other modules are imported when compiled code calls one of the functions. `numbaconv.jit` adds
+this library's own functions.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import warnings
 from importlib.machinery import ModuleSpec
@@ -14,9 +16,15 @@ from types import ModuleType
 from typing import Any
 
 # Modules whose functions can be called in nopython code, and the parts of numbaconv.nopython where they are compiled.
-WATCHED: dict[str, tuple[str, ...]] = {
-    "scipy.signal": ("_convolution", "_two_axes", "_filters", "_resampling", "_smoothing"),
-    "scipy.ndimage": ("_ndimage",),
+WATCHED: dict[str, dict[str, str]] = {
+    "scipy.signal": {
+        "_convolution": "convolve correlate fftconvolve oaconvolve correlation_lags",
+        "_two_axes": "convolve2d correlate2d",
+        "_filters": "lfilter sosfilt filtfilt sosfiltfilt",
+        "_resampling": "upfirdn resample_poly",
+        "_smoothing": "savgol_coeffs savgol_filter deconvolve",
+    },
+    "scipy.ndimage": {"_ndimage": "correlate convolve correlate1d convolve1d gaussian_filter1d gaussian_filter"},
 }
 _begun: set[str] = set()
 _done: set[str] = set()
@@ -31,8 +39,8 @@ def register() -> None:
             _load(name)
 
 
-def refresh() -> None:
-    """Let Numba see what was registered, in case it is compiling a function at the moment."""
+def _refresh() -> None:
+    """Let Numba see what was registered, in case it is compiling a function that imported the module."""
     from numba.core.registry import cpu_target
 
     cpu_target.typing_context.refresh()
@@ -55,14 +63,38 @@ def _load(name: str) -> None:
             importlib.import_module(like)
         return  # its loading comes back here
     _begun.add(name)
-    for part in WATCHED[name]:
-        importlib.import_module(f"numbaconv.nopython.{part}")
-    if like:
-        importlib.import_module("numbaconv.nopython._compile").register_like_scipy(sys.modules[name])
+    for part, functions in WATCHED[like or name].items():
+        for function in functions.split():
+            _promise(sys.modules[name], (like or name).partition(".")[2], function, part)
+        if not functions:
+            importlib.import_module(f"numbaconv.nopython.{part}")
     _done.add(name)
     for other in [other for other in WATCHED if _model(other) == name and other in sys.modules]:
         _load(other)
-    refresh()
+
+
+def _promise(module: ModuleType, area: str, name: str, part: str) -> None:
+    """Register a function of a module, if that is where it comes from; the part that compiles it is imported at the first call of it."""
+    from numba.core.errors import TypingError
+    from numba.extending import overload
+
+    function, library = getattr(module, name, None), module.__name__.partition(".")[0]
+    if function is None or (library != "scipy" and function.__module__ != module.__name__):
+        return
+
+    def choose(*args: Any, **kwargs: Any) -> Any:
+        if not hasattr(choose, "__wrapped__"):
+            importlib.import_module(f"numbaconv.nopython.{part}")
+            choices = importlib.import_module("numbaconv.nopython._compile").CHOICES
+            choose.__wrapped__ = choices[area, name]  # type: ignore[attr-defined]  # Numba asks for its signature
+            try:
+                inspect.signature(choose).bind(*args, **kwargs)
+            except TypeError as error:  # as Numba does where it knows the signature
+                raise TypingError(str(error)) from error
+        return choose.__wrapped__(*args, **kwargs)  # type: ignore[attr-defined]
+
+    choose.__name__ = choose.__qualname__ = name  # for messages
+    overload(function, prefer_literal=True)(choose)
 
 
 class _Finder:
@@ -88,6 +120,7 @@ def _then_load(spec: ModuleSpec) -> None:
         load(module)
         try:
             _load(spec.name)
+            _refresh()
         except Exception as reason:  # somebody else's import is not to fail by what we add to it
             warnings.warn(f"numbaconv cannot make {spec.name} callable in nopython code: {reason!r}", RuntimeWarning, stacklevel=2)
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import importlib
 
-from numbaconv._extension import WATCHED, refresh, register
+from numbaconv._extension import WATCHED, register
 
 __all__ = ["accelerate_numpy", "register"]
 
 WATCHED.update(
     {
-        **{f"numbaconv.signal.{name}": () for name in ("convolution", "choice", "filters", "smoothing")},
-        "numbaconv.ndimage": (),
-        "numbaconv.functional": ("_layers",),
+        **{f"numbaconv.signal.{name}": {} for name in ("convolution", "choice", "filters", "smoothing")},
+        "numbaconv.ndimage": {},
+        "numbaconv.functional": {"_layers": ""},
     }
 )
 
@@ -38,7 +38,6 @@ def accelerate_numpy() -> None:
     array([3., 6., 9.])
     """
     importlib.import_module("numbaconv.nopython._numpy")
-    refresh()
 
 
 register()

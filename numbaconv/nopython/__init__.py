@@ -1,4 +1,4 @@
 """What compiled code of users calls: overloads, a file for each kind of function, and kernels that run serially.
 
-`numbaconv._extension` imports a file when the module of SciPy is imported whose functions it compiles.
+`numbaconv._extension` imports a file when compiled code calls one of the functions in it.
 """

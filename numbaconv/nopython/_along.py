@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from numbaconv.nopython._arrays import flat
 from numbaconv.nopython._compile import family, helper, kernel
+from numbaconv.nopython._direct import H, X, Y
 from numbaconv.nopython._sums import FFT, SAME, convolver, measure
 
 
@@ -50,35 +52,35 @@ def move(large, shape, start, part, small, back):  # type: ignore[no-untyped-def
 @family
 def convolution_along(dtype: np.dtype[Any], axes: int) -> Callable[..., Any]:
     """Make a kernel (first, second, mode, marks) -> array."""
-    transform = convolver(dtype, 2, "fft")
+    transform = convolver(dtype, axes, "fft")
 
     def convolve(first, second, mode, marks):  # type: ignore[no-untyped-def]
-        a, b, whole, items, sizes = np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty(axes, np.int64), 1, np.ones(3, np.int64)
-        a_part, b_part, part, start = np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty(axes, np.int64)
-        a_of, b_of = np.empty(axes, np.int64), np.empty(axes, np.int64)
+        a, b, whole, items, total = np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty(axes, np.int64), 1, np.ones(3, np.int64)
+        a_of, b_of, sizes = np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty((4, axes), np.int64)
         for axis in range(axes):
             a[axis], b[axis] = first.shape[axis], second.shape[axis]
             a_of[axis], b_of[axis] = (a[axis], b[axis]) if marks[axis] else (1, 1)
-        measure(a_of, b_of, mode, a_part, b_part, start, part)
+        measure(a_of, b_of, mode, sizes)
         for axis in range(axes):
-            whole[axis] = part[axis] if marks[axis] else a[axis] if mode == SAME else max(a[axis], b[axis])
+            whole[axis] = sizes[Y, axis] if marks[axis] else a[axis] if mode == SAME else max(a[axis], b[axis])
             if not marks[axis]:
                 items *= whole[axis]
                 if a[axis] != b[axis] and min(a[axis], b[axis]) != 1:
                     raise ValueError("incompatible shapes for in1 and in2: they must agree on the other axes, or be 1")
-            sizes[0], sizes[1], sizes[2] = sizes[0] * a_part[axis], sizes[1] * b_part[axis], sizes[2] * part[axis]
+            for row in (X, H, Y):
+                total[row] *= sizes[row, axis]
         # In mode "same" SciPy gives the shape of in1 there too: if that is 1, what in2 has in the middle.
         middle, scale = 0, 1
         for axis in range(axes - 1, -1, -1):
             middle += (b[axis] - 1) // 2 * scale if mode == SAME and not marks[axis] and a[axis] == 1 else 0
             scale *= b[axis]
         y = np.empty(to_fixed_tuple(whole, axes), dtype)
-        x, h, z = np.empty(sizes[0], dtype), np.empty(sizes[1], dtype), np.empty(sizes[2], dtype)
+        x, h, z = np.empty(total[X], dtype), np.empty(total[H], dtype), np.empty(total[Y], dtype)
         for item in range(items):
-            move(first.reshape(-1), a, corner(a, marks, item, whole), a_part, x, False)
-            move(second.reshape(-1), b, middle + corner(b, marks, item, whole), b_part, h, False)
-            transform(x, a_part, h, b_part, start, z, part, FFT)
-            move(y.reshape(-1), whole, corner(whole, marks, item, whole), part, z, True)
+            move(flat(first), a, corner(a, marks, item, whole), sizes[X], x, False)
+            move(flat(second), b, middle + corner(b, marks, item, whole), sizes[H], h, False)
+            transform(x, h, z, sizes, FFT)
+            move(flat(y), whole, corner(whole, marks, item, whole), sizes[Y], z, True)
         return y
 
     return convolve

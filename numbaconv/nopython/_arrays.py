@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numba.extending import register_jitable
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import intrinsic, register_jitable
+from numba.np.arrayobj import populate_array
 from numba.np.numpy_support import as_dtype
 
 from numbaconv._jit import named_apart
@@ -23,14 +25,30 @@ def taken(value: Any, dtype: np.dtype[Any]) -> Callable[[Any], Any]:
     return _converter("list" if isinstance(value, types.Sequence) else "number", dtype)
 
 
+@intrinsic
+def flat(typing, array):  # type: ignore[no-untyped-def]
+    """Return a contiguous array as one of one axis; reshape takes longer to compile."""
+    kind = array.copy(ndim=1)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        given, view = context.make_array(array)(context, builder, arguments[0]), context.make_array(kind)(context, builder)
+        populate_array(view, given.data, [given.nitems], [given.itemsize], given.itemsize, given.meminfo, given.parent)
+        return impl_ret_borrowed(context, builder, kind, view._getvalue())
+
+    return kind(array), generate
+
+
+@intrinsic
+def as_is(typing, value):  # type: ignore[no-untyped-def]
+    """Return an argument; a function would have to be compiled."""
+    return value(value), lambda context, builder, signature, arguments: impl_ret_borrowed(context, builder, value, arguments[0])
+
+
 @functools.cache
 def _converter(kind: str, dtype: np.dtype[Any]) -> Callable[[Any], Any]:
     if kind == "same":
-
-        def convert(x):  # type: ignore[no-untyped-def]
-            return x
-
-    elif kind == "number":
+        return as_is
+    if kind == "number":
 
         def convert(x):  # type: ignore[no-untyped-def]
             y = np.empty(1, dtype)
@@ -41,9 +59,9 @@ def _converter(kind: str, dtype: np.dtype[Any]) -> Callable[[Any], Any]:
 
         def convert(x):  # type: ignore[no-untyped-def]
             y = np.empty(x.shape, dtype)
-            flat, i = y.reshape(-1), 0
+            line, i = flat(y), 0
             for value in x.flat:
-                flat[i] = value
+                line[i] = value
                 i += 1
             return y
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from numbaconv.nopython._compile import helper, kernel
-from numbaconv.nopython._direct import convolve_directly
+from numbaconv.nopython._direct import START, H, X, Y, convolve_directly
 
 ZEROS, CONSTANT, REFLECT, MIRROR, NEAREST, WRAP = range(6)  # the names are those of numbaconv.boundary
 
@@ -51,15 +51,16 @@ def extend(x, x_shape, before, wide, wide_shape, boundary, value):  # type: igno
 @kernel
 def correlate_extended(x, x_shape, h, h_shape, before, y, y_shape, boundary, value):  # type: ignore[no-untyped-def]
     """Overwrite y[o] = Σ_r h[R − 1 − r] · x[o + r − before]: the taps come in the order of a convolution."""
-    start, wide_shape, size = np.empty_like(before), np.empty_like(before), 1
+    sizes, size = np.empty((4, len(before)), np.int64), 1
     for axis in range(len(before)):
-        start[axis], wide_shape[axis] = h_shape[axis] - 1 - before[axis], y_shape[axis] + h_shape[axis] - 1
-        size *= wide_shape[axis]
+        sizes[X, axis], sizes[H, axis], sizes[Y, axis] = x_shape[axis], h_shape[axis], y_shape[axis]
+        sizes[START, axis] = h_shape[axis] - 1 - before[axis]
+        size *= y_shape[axis] + h_shape[axis] - 1
     if boundary == ZEROS:
-        convolve_directly(x, x_shape, h, h_shape, start, y, y_shape)
+        convolve_directly(x, h, y, sizes)
         return
     for axis in range(len(before)):
-        start[axis] = h_shape[axis] - 1
+        sizes[X, axis], sizes[START, axis] = y_shape[axis] + h_shape[axis] - 1, h_shape[axis] - 1
     wide = np.empty(size, x.dtype)
-    extend(x, x_shape, before, wide, wide_shape, boundary, value)
-    convolve_directly(wide, wide_shape, h, h_shape, start, y, y_shape)
+    extend(x, x_shape, before, wide, sizes[X], boundary, value)
+    convolve_directly(wide, h, y, sizes)

@@ -11,11 +11,15 @@ one of other sources, it raises what Numba takes for a missing file, and the fun
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import hashlib
 import importlib
+import importlib.metadata
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +33,17 @@ from numbaconv._jit import FASTMATH, CodeCache, named_apart, source_hash
 
 # Nobody calls them from Python.
 OPTIONS = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+ROCKET = (0, 4, 1)  # as in pyproject.toml
+
+
+@functools.cache
+def rocket() -> str:
+    """Return the version of rocket-fft that is installed, or nothing if there is none or an older one than the extra asks for."""
+    try:
+        version = importlib.metadata.version("rocket-fft")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return version if tuple(map(int, re.findall(r"\d+", version)[:3])) >= ROCKET else ""
 
 
 @functools.cache
@@ -38,7 +53,7 @@ def sources() -> str:
         here = b"\0".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     except OSError:
         return ""
-    return hashlib.sha256(here + (source_hash() or "").encode()).hexdigest()[:24]
+    return hashlib.sha256(here + f"{source_hash()} {rocket()}".encode()).hexdigest()[:24]
 
 
 class Recipe(NamedTuple):
@@ -73,6 +88,18 @@ def restored(written: str, recipe: Recipe, signature: tuple[Any, ...]) -> Stamp:
     return Stamp(recipe, signature)
 
 
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep Python from looking for garbage in what Numba allocates while it compiles, which takes a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class Kernel:
     """A function that compiled code calls through a symbol."""
 
@@ -87,7 +114,8 @@ class Kernel:
     def symbol(self, signature: tuple[Any, ...]) -> str:
         """Compile or load it for the types of its arguments, and return the name by which that can be called."""
         if signature not in self.symbols:
-            self.dispatcher.compile(signature)
+            with _no_collections():
+                self.dispatcher.compile(signature)
             compiled = self.dispatcher.overloads[signature]
             name = f"numbaconv.{self.name}.{hashlib.sha256(repr(signature).encode()).hexdigest()[:16]}"
             llvm.add_symbol(name, compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
@@ -139,7 +167,7 @@ def helper(function: Callable[..., Any]) -> Any:
     return numba.njit(named_apart(function), **OPTIONS)
 
 
-# What was registered for SciPy's functions, by library and name: numbaconv's functions of the same names can be called like them.
+# What compiles SciPy's functions, by module and name; `numbaconv._extension` registers it, for this library's functions of those names too.
 CHOICES: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
@@ -152,18 +180,11 @@ def overloads(*functions: Callable[..., Any], **options: Any) -> Callable[[Calla
             return named_apart(choose(*args, **kwargs))
 
         for function in functions:
-            overload(function, prefer_literal=True, **options)(chosen)
             library, *rest = function.__module__.split(".")
             if library == "scipy":
                 CHOICES[rest[0], function.__name__] = chosen
+            else:
+                overload(function, prefer_literal=True, **options)(chosen)
         return choose
 
     return register
-
-
-def register_like_scipy(module: Any) -> None:
-    """Register the functions of a module of numbaconv.signal or numbaconv.ndimage as SciPy's functions of the same names are."""
-    for name, function in vars(module).items():
-        chosen = CHOICES.get((module.__name__.split(".")[1], name))
-        if chosen is not None and getattr(function, "__module__", None) == module.__name__:
-            overload(function, prefer_literal=True)(chosen)

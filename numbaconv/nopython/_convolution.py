@@ -15,7 +15,7 @@ from numbaconv.nopython._along import convolution_along, mark_axis
 from numbaconv.nopython._arrays import taken
 from numbaconv.nopython._compile import kernel, overloads
 from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
-from numbaconv.nopython._sums import ANY, FFT, METHODS, MODES, convolution
+from numbaconv.nopython._sums import ANY, FFT, METHODS, MODES, convolution, mirrored
 
 
 def operands(in1: Any, in2: Any, names: tuple[str, str] = ("in1", "in2"), axes: int | None = None) -> np.dtype[Any]:
@@ -44,7 +44,7 @@ def convolve(in1, in2, mode="full", method="auto"):  # type: ignore[no-untyped-d
     first, second, extent, how, sums = product(in1, in2, mode, method)
 
     def implementation(in1, in2, mode="full", method="auto"):  # type: ignore[no-untyped-def]
-        return sums(first(in1), second(in2), extent(mode), how(method), False)
+        return sums(first(in1), second(in2), extent(mode), how(method))
 
     return implementation
 
@@ -55,7 +55,7 @@ def correlate(in1, in2, mode="full", method="auto"):  # type: ignore[no-untyped-
     first, second, extent, how, sums = product(in1, in2, mode, method)
 
     def implementation(in1, in2, mode="full", method="auto"):  # type: ignore[no-untyped-def]
-        return sums(first(in1), second(in2), extent(mode), how(method), True)
+        return sums(first(in1), mirrored(second(in2)), extent(mode), how(method))
 
     return implementation
 
@@ -72,7 +72,7 @@ def fftconvolve(in1, in2, mode="full", axes=None):  # type: ignore[no-untyped-de
         sums = convolution(dtype, rank, "fft")
 
         def implementation(in1, in2, mode="full", axes=None):  # type: ignore[no-untyped-def]
-            return sums(first(in1), second(in2), extent(mode), FFT, False)
+            return sums(first(in1), second(in2), extent(mode), FFT)
 
         return implementation
     mark, broadcast = marked(axes, rank), convolution_along(dtype, rank)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from numbaconv._jit import unsigned
-from numbaconv.nopython._compile import kernel
+from numbaconv.nopython._compile import helper, kernel
 
 GROUP = 8  # taps at a time
 TILE = 1024  # outputs that stay in the nearest cache
 CHUNK = 1024  # taps that are summed in one go
+X, H, Y, START = range(4)  # rows of sizes, which have a column for each axis
 
 
 @kernel
@@ -46,38 +47,55 @@ def add_taps(x, xi, n, h, hi, r0, r1, start, y, yi, o0, o1):  # type: ignore[no-
                 y[unsigned(there + j)] += value * x[unsigned(at + j)]
 
 
+@helper
+def add_lines(x, xi, n, h, hi, taps, start, y, yi, outputs):  # type: ignore[no-untyped-def]
+    """Add the convolution of the line of n elements at x[xi] with the line at h[hi] to that at y[yi]."""
+    for o0 in range(0, outputs, TILE):
+        o1 = min(outputs, o0 + TILE)
+        r0, r1 = max(0, start + o0 - n + 1), min(taps, start + o1)  # taps that meet x at all
+        if r1 - r0 <= CHUNK:
+            add_taps(x, xi, n, h, hi, r0, r1, start, y, yi + o0, o0, o1)
+            continue
+        sums = np.empty(TILE, y.dtype)
+        for r in range(r0, r1, CHUNK):
+            for j in range(o1 - o0):
+                sums[j] = 0
+            add_taps(x, xi, n, h, hi, r, min(r + CHUNK, r1), start, sums, 0, o0, o1)
+            for j in range(o1 - o0):
+                y[yi + o0 + j] += sums[j]
+
+
 @kernel
-def convolve_directly(x, x_shape, h, h_shape, start, y, y_shape):  # type: ignore[no-untyped-def]
+def convolve_lines(x, h, y, sizes):  # type: ignore[no-untyped-def]
+    """Overwrite y, all arrays being of one axis."""
+    for j in range(y.size):
+        y[j] = 0
+    add_lines(x, 0, x.size, h, 0, h.size, sizes[START, 0], y, 0, y.size)
+
+
+@kernel
+def convolve_directly(x, h, y, sizes):  # type: ignore[no-untyped-def]
     """Overwrite y, with the last axis in lines and every other axis element by element."""
-    last = len(x_shape) - 1
-    n, taps, outputs, begin = x_shape[last], h_shape[last], y_shape[last], start[last]
+    last = sizes.shape[1] - 1
+    n, taps, outputs, begin = sizes[X, last], sizes[H, last], sizes[Y, last], sizes[START, last]
     lines, filters = 1, 1
     for axis in range(last):
-        lines, filters = lines * y_shape[axis], filters * h_shape[axis]
-    sums = np.empty(TILE if taps > CHUNK else 1, y.dtype)
+        lines, filters = lines * sizes[Y, axis], filters * sizes[H, axis]
     for j in range(y.size):
         y[j] = 0
     for line in range(lines):
         for row in range(filters):
             at, scale, o, r = 0, 1, line, row
             for axis in range(last - 1, -1, -1):
-                i = start[axis] + o % y_shape[axis] - r % h_shape[axis]
-                if i < 0 or i >= x_shape[axis]:
+                many, high, wide = sizes[X, axis], sizes[Y, axis], sizes[H, axis]
+                i = sizes[START, axis] + o % high - r % wide
+                if i < 0 or i >= many:
                     at = -1
                     break
-                at, scale, o, r = at + i * scale, scale * x_shape[axis], o // y_shape[axis], r // h_shape[axis]
+                at, scale, o, r = at + i * scale, scale * many, o // high, r // wide
             if at < 0:
                 continue
-            for o0 in range(0, outputs, TILE):
-                o1 = min(outputs, o0 + TILE)
-                r0, r1 = max(0, begin + o0 - n + 1), min(taps, begin + o1)  # taps that meet x at all
-                many = r1 - r0 > CHUNK
-                target, to = (sums, 0) if many else (y, line * outputs + o0)
-                for r in range(r0, r1, CHUNK):
-                    if many:
-                        for j in range(o1 - o0):
-                            sums[j] = 0
-                    add_taps(x, at * n, n, h, row * taps, r, min(r + CHUNK, r1), begin, target, to, o0, o1)
-                    if many:
-                        for j in range(o1 - o0):
-                            y[line * outputs + o0 + j] += sums[j]
+            if outputs <= TILE and taps <= CHUNK:  # short lines
+                add_taps(x, at * n, n, h, row * taps, max(0, begin - n + 1), min(taps, begin + outputs), begin, y, line * outputs, 0, outputs)
+            else:
+                add_lines(x, at * n, n, h, row * taps, taps, begin, y, line * outputs, outputs)

@@ -15,7 +15,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from numbaconv._jit import named_apart
 from numbaconv.nopython._arrays import in_lines, taken
 from numbaconv.nopython._compile import family, kernel, overloads
-from numbaconv.nopython._direct import convolve_directly
+from numbaconv.nopython._direct import H, X, Y, convolve_directly
 from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
 from numbaconv.nopython._recursive import PADDINGS, filter_both_ways, filter_lines, filter_sections, normalised
 
@@ -57,11 +57,13 @@ def filter_once(b, a, x, rows, n, inner, z, y):  # type: ignore[no-untyped-def]
         filter_lines(b, a, x, rows, n, inner, z, y)
         return
     taps = normalised(b, a, order)[: order + 1]
-    shape, h_shape, wide = np.array([rows, n, inner]), np.array([1, order + 1, 1]), np.array([rows, n + order, inner])
-    if inner == 1:
-        shape, h_shape, wide = shape[:2], h_shape[:2], wide[:2]
+    sizes = np.zeros((4, 2 if inner == 1 else 3), np.int64)
+    sizes[X, 0], sizes[H, 0], sizes[Y, 0] = rows, 1, rows
+    sizes[X, 1], sizes[H, 1], sizes[Y, 1] = n, order + 1, n + order
+    if inner != 1:
+        sizes[X, 2], sizes[H, 2], sizes[Y, 2] = inner, 1, inner
     whole = np.empty(rows * (n + order) * inner, x.dtype)
-    convolve_directly(x, shape, taps, h_shape, np.zeros_like(shape), whole, wide)
+    convolve_directly(x, taps, whole, sizes)
     for row in range(rows):
         start = row * (n + order) * inner
         for k in range(order * inner):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import types
 from numba.core.errors import TypingError
-from numba.extending import register_jitable
+from numba.extending import intrinsic, register_jitable
 from numba.np.numpy_support import as_dtype
 
 from numbaconv._jit import named_apart
@@ -58,10 +58,10 @@ def choice(argument: str, value: Any, codes: Mapping[Any, int]) -> Callable[[Any
 def always(code: int) -> Callable[[Any], int]:
     """Return a function of one argument that returns a number."""
 
-    def known_code(value):  # type: ignore[no-untyped-def]
-        return code
+    def known_code(typing, value):  # type: ignore[no-untyped-def]
+        return types.intp(value), lambda context, builder, signature, arguments: context.get_constant(types.intp, code)
 
-    function: Callable[[Any], int] = register_jitable(named_apart(known_code))
+    function: Callable[[Any], int] = intrinsic(known_code)
     return function
 
 

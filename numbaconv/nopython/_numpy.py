@@ -12,7 +12,7 @@ from numbaconv.nopython._arrays import taken
 from numbaconv.nopython._compile import overloads
 from numbaconv.nopython._convolution import operands
 from numbaconv.nopython._kinds import choice
-from numbaconv.nopython._sums import DIRECT, FULL, LONGER, LONGER_REVERSED, VALID, convolution
+from numbaconv.nopython._sums import DIRECT, FULL, LONGER, LONGER_REVERSED, VALID, convolution, mirrored
 
 MODES = {"full": FULL, "same": LONGER, "valid": VALID}
 
@@ -24,7 +24,7 @@ def convolve(a, v, mode="full"):  # type: ignore[no-untyped-def]
     first, second, extent, sums = taken(a, dtype), taken(v, dtype), choice("mode", mode, MODES), convolution(dtype, 1, "direct")
 
     def implementation(a, v, mode="full"):  # type: ignore[no-untyped-def]
-        return sums(first(a), second(v), extent(mode), DIRECT, False)
+        return sums(first(a), second(v), extent(mode), DIRECT)
 
     return implementation
 
@@ -39,6 +39,6 @@ def correlate(a, v, mode="valid"):  # type: ignore[no-untyped-def]
         code = extent(mode)
         if code == LONGER and len(a) < len(v):
             code = LONGER_REVERSED
-        return sums(first(a), second(v), code, DIRECT, True)
+        return sums(first(a), mirrored(second(v)), code, DIRECT)
 
     return implementation

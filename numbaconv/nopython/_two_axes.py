@@ -9,10 +9,11 @@ import numpy as np
 import scipy.signal
 from numba import types
 
-from numbaconv.nopython._arrays import taken
+from numbaconv.nopython._arrays import flat, taken
 from numbaconv.nopython._boundary import CONSTANT, REFLECT, WRAP, correlate_extended
 from numbaconv.nopython._compile import family, overloads
 from numbaconv.nopython._convolution import operands
+from numbaconv.nopython._direct import START, H, X, Y
 from numbaconv.nopython._kinds import choice, refuse
 from numbaconv.nopython._sums import MODES, SAME, VALID, measure
 
@@ -24,26 +25,26 @@ def images(dtype: np.dtype[Any], mirrored: bool) -> Callable[..., Any]:
     """Make a kernel (in1, in2, mode, boundary, value) -> array; in2 is reversed and conjugated if it is to be ``mirrored``."""
 
     def convolve(in1, in2, mode, boundary, value):  # type: ignore[no-untyped-def]
-        a, b, start, outputs = np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64), np.empty(2, np.int64)
-        measure(in1.shape, in2.shape, mode, a, b, start, outputs)
-        x, h = in1.reshape(-1), in2.reshape(-1)
+        sizes = np.empty((4, 2), np.int64)
+        measure(in1.shape, in2.shape, mode, sizes)
+        a, b, x, h = X, H, flat(in1), flat(in2)
         swapped = mode == VALID and h.size > x.size
         if mirrored:
-            flat, h = h, np.empty(h.size, dtype)
+            given, h = h, np.empty(h.size, dtype)
             for i in range(h.size):
-                h[i] = flat[h.size - 1 - i] if swapped else flat[h.size - 1 - i].conjugate()
+                h[i] = given[h.size - 1 - i] if swapped else given[h.size - 1 - i].conjugate()
             if swapped:
                 # As in SciPy it is the smaller that is conjugated.
-                flat, x = x, np.empty(x.size, dtype)
+                given, x = x, np.empty(x.size, dtype)
                 for i in range(x.size):
-                    x[i] = flat[i].conjugate()
-        y = np.empty((outputs[0], outputs[1]), dtype)
+                    x[i] = given[i].conjugate()
+        y = np.empty((sizes[Y, 0], sizes[Y, 1]), dtype)
         if swapped:
             x, h, a, b = h, x, b, a
         before = np.empty(2, np.int64)
         for axis in range(2):
-            before[axis] = b[axis] - 1 - (b[axis] // 2 if mirrored and mode == SAME else start[axis])
-        correlate_extended(x, a, h, b, before, y.reshape(-1), outputs, boundary, value)
+            before[axis] = sizes[b, axis] - 1 - (sizes[b, axis] // 2 if mirrored and mode == SAME else sizes[START, axis])
+        correlate_extended(x, sizes[a], h, sizes[b], before, flat(y), sizes[Y], boundary, value)
         return y
 
     return convolve
