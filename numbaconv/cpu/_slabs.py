@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ MOST_PHASES = 4  # of the rows of a strided dgrad
 L1_SETS, L1_WAYS = 4096, 8  # bytes after which lines share a set, and how many of a set stay: as of almost every CPU
 AHEAD = 8 << 10  # bytes of a plane from which the next one is asked for: 1.2 times as fast at 112×112, not worth it at 28×28
 FAR = 128 << 10  # bytes of a plane from which the next row of slabs is asked for instead: the next plane would not stay in the L2
+FEW_PLANES, MOST_AHEAD = 8, 512 << 10  # of large planes: more are asked for in turns, up to so many bytes ahead of all of them
 STRIPS = 16  # slabs of a column in a tile
 Array = np.ndarray[Any, Any]
 
@@ -54,9 +56,22 @@ def passes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
     """Return the passes in which p, of which ``op`` is asked, can be done, none if it cannot. Worked out once per problem."""
     key = ("slabs", op, _emit.host().name, dtype)
     if key not in p.derived:
-        columns = reads(p, 2) if _possible(p, op) else []
-        p.derived[key] = [_pass(p, op, _emit.host(), dtype, rows, columns) for rows in reads(p, 1)] if columns else []
+        seen = _in_vectors(p, _emit.host().width(dtype))
+        columns = reads(seen, 2) if _possible(seen, op) else []
+        p.derived[key] = [_pass(seen, op, _emit.host(), dtype, rows, columns) for rows in reads(seen, 1)] if columns else []
     return p.derived[key]
+
+
+def _in_vectors(p: ConvProblem, width: int) -> ConvProblem:
+    """Return a problem of 1×1 filters with rows of a vector, or as near to it as the size of a plane allows: a slab is one piece of memory."""
+    (T, H, W), one = p.input, (1, 1, 1)
+    if p.output != p.input or not p.filter == p.stride == p.input_dilation == one or p.low != (0, 0, 0) or p.channels_last or not H * W:
+        return p
+    row = math.gcd(H * W, width)
+    while H * W // row > LONGEST and H * W % (2 * row) == 0:
+        row *= 2
+    size = (T, H * W // row, row)
+    return replace(p, input=size, output=size, derived={})
 
 
 def _possible(p: ConvProblem, op: Op) -> bool:
@@ -202,6 +217,7 @@ def bind(part: Pass, p: ConvProblem, dtype: np.dtype[Any]) -> Callable[[Array, A
 def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
     soon, soon_written, line = prefetch(False), prefetch(True), 64 // dtype.itemsize
     least_ahead, least_far, across = AHEAD // dtype.itemsize, FAR // dtype.itemsize, isa.width(dtype) * shape.beside
+    most_ahead = MOST_AHEAD // dtype.itemsize
     compute, rows, zero, lowest = slab(isa, dtype, shape), shape.rows * shape.fold, dtype.type(0), dtype.type(-np.inf)
     filters, shared = shape.channels, shape.shared
 
@@ -221,6 +237,10 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
         next_x = share * len(blocks) * 3 if far else HW if Z > 1 else planes * HW
         next_y = rows * every * Q if far else PQ if Z > 1 else filters * PQ
         asked = planes if far or (asks and not shared) else 0
+        turns = 1
+        if far and planes > FEW_PLANES:  # so many pieces of memory are quicker asked for in turns, a longer one of some of the planes at a time
+            turns = max(1, min(planes, most_ahead // (2 * planes * share)))
+            next_x = 2 * turns * share
         for worker in prange(workers):
             start, stop = first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers
             plane, strip, found = start // strips, start % strips, 0
@@ -231,9 +251,11 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
                 for band in range(strip * STRIPS, min(len(bands), (strip + 1) * STRIPS)):
                     top = bands[band, bands.shape[1] - 1]
                     for block in range(len(blocks)):
-                        for c in range(asked):
-                            ahead = at_x + next_x + c * Z * HW + (band * len(blocks) + block) * share
-                            for i in range(ahead, ahead + share, line):
+                        unit = band * len(blocks) + block
+                        turn, piece = unit % turns, unit // turns * turns * share
+                        for c in range(asked * turn // turns, asked * (turn + 1) // turns):
+                            ahead = at_x + next_x + c * Z * HW + piece
+                            for i in range(ahead, ahead + share * turns, line):
                                 soon(x, i)
                         for i in range(top, min(P, top + rows) if asks else 0):
                             for f in range(filters):
