@@ -14,7 +14,7 @@ from numba.extending import register_jitable
 
 from numbaconv._jit import named_apart
 from numbaconv.nopython._compile import kernel
-from numbaconv.nopython._kinds import UNKNOWN, choice, known, refuse
+from numbaconv.nopython._kinds import UNKNOWN, choice, integers, known, refuse
 from numbaconv.problem import LAYOUTS
 
 # Which of five sizes the axes of an array are.
@@ -137,7 +137,7 @@ def _picking(at: tuple[int, ...]) -> Callable[[Any], Any]:
     return bodies[len(at)]
 
 
-def integers(value: Any) -> bool:
+def is_shape(value: Any) -> bool:
     """Whether a type is that of a tuple of integers."""
     return isinstance(value, types.BaseTuple) and all(isinstance(t, types.Integer) for t in value)
 
@@ -153,13 +153,13 @@ def triple(argument: str, value: Any, rank: int, neutral: int, end: int = -1) ->
         def item(value, k):  # type: ignore[no-untyped-def]
             return value
 
-    elif end < 0 and integers(found) and len(found) in (1, rank):
+    elif end < 0 and is_shape(found) and len(found) in (1, rank):
         step = int(len(found) > 1)
 
         def item(value, k):  # type: ignore[no-untyped-def]
             return value[k * step]
 
-    elif end >= 0 and isinstance(found, types.BaseTuple) and len(found) in (1, rank) and all(integers(pair) and len(pair) == 2 for pair in found):
+    elif end >= 0 and isinstance(found, types.BaseTuple) and len(found) in (1, rank) and all(is_shape(pair) and len(pair) == 2 for pair in found):
         step = int(len(found) > 1)
 
         def item(value, k):  # type: ignore[no-untyped-def]
@@ -187,7 +187,7 @@ def paddings(value: Any, rank: int, transposed: bool) -> Callable[..., Any]:
             return named_padding(word(padding), size, w_size, stride, dilation, extra, transposed)
 
     else:
-        plain = isinstance(value, types.Omitted) or isinstance(value, types.Integer) or integers(value)
+        plain = isinstance(value, types.Omitted) or isinstance(value, types.Integer) or is_shape(value)
         first, second = (triple("padding", value, rank, 0, -1 if plain else end) for end in (0, 1))
 
         def pads(padding, size, w_size, stride, dilation, extra):  # type: ignore[no-untyped-def]
@@ -207,8 +207,7 @@ class LayerOptions:
             allowed = {"device": (None, "cpu"), "stream": (None,), "method": ("auto", "direct"), "precision": ("default", "highest")}[name]
             if known(value) not in allowed:
                 raise refuse(name, "what is known at run time only" if known(value) is UNKNOWN else repr(known(value)), _listed(allowed))
-        if not isinstance(groups, types.Integer) and not isinstance(known(groups), int):
-            raise refuse("groups", groups, "an integer")
+        integers(groups=groups)
         if not transposed and known(output_padding) != 0:
             raise refuse("output_padding", output_padding, "left out: it is an option of transposed convolutions")
         steps, spread = triple("stride", stride, rank, 1), triple("dilation", dilation, rank, 1)

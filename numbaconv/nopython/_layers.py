@@ -19,7 +19,7 @@ from numbaconv.cpu.bias import CODES
 from numbaconv.nopython._arrays import taken
 from numbaconv.nopython._compile import overloads
 from numbaconv.nopython._kinds import UNKNOWN, choice, dtype_of, is_none, known, refuse
-from numbaconv.nopython._layer_geometry import AXES, LayerOptions, five, integers, last_of, shape_of
+from numbaconv.nopython._layer_geometry import AXES, LayerOptions, five, is_shape, last_of, shape_of
 from numbaconv.nopython._layer_sums import activate_all, add_up, fill_channels, sums_in
 from numbaconv.problem import LAYOUTS
 
@@ -99,7 +99,7 @@ def _register(rank: int, transposed: bool) -> None:
         options = LayerOptions(rank, transposed, stride, padding, dilation, groups, layout, output_padding,
                                method=method, precision=precision, device=device, stream=stream)  # fmt: skip
         dtype, axes = np.result_type(operand("grad_out", grad_out, rank), operand("w", w, rank, False)), grad_out.ndim
-        if not integers(input_shape) or len(input_shape) != axes:
+        if not is_shape(input_shape) or len(input_shape) != axes:
             raise refuse("input_shape", input_shape, f"a tuple of {axes} integers")
         gradient, weights, sizes = taken(grad_out, dtype), taken(w, dtype), five(rank, axes)
         shape, place = shape_of(rank, axes), result(out, dtype, axes)
@@ -130,7 +130,7 @@ def _register(rank: int, transposed: bool) -> None:
         options = LayerOptions(rank, transposed, stride, padding, dilation, groups, layout, output_padding,
                                method=method, precision=precision, device=device, stream=stream)  # fmt: skip
         dtype = np.result_type(operand("x", x, rank), operand("grad_out", grad_out, rank))
-        if not integers(kernel_shape) or len(kernel_shape) not in (rank, rank + 2):
+        if not is_shape(kernel_shape) or len(kernel_shape) not in (rank, rank + 2):
             raise refuse("kernel_shape", kernel_shape, f"a tuple of {rank + 2} integers, or of {rank}")
         if x.ndim != grad_out.ndim:
             raise refuse("grad_out", grad_out, f"an array of as many axes as x, {x.ndim},")

@@ -16,7 +16,8 @@ from numbaconv.nopython._compile import family, helper
 from numbaconv.nopython._direct import convolve_directly
 from numbaconv.nopython._fft import by_transforms, tile_of
 
-FULL, SAME, VALID, LONGER, LONGER_REVERSED = range(5)  # the last two are as large as the larger input, as NumPy has it
+# LONGER and LONGER_REVERSED are as large as the larger input, as NumPy has it; axes of one element don't count for VALID_BUT_FOR_ONES.
+FULL, SAME, VALID, LONGER, LONGER_REVERSED, VALID_BUT_FOR_ONES = range(6)
 MODES = {"full": FULL, "same": SAME, "valid": VALID}
 AUTO, DIRECT, FFT = 0, 1, 2
 ANY = "auto direct fft"
@@ -35,18 +36,19 @@ def measure(first, second, mode, a, b, start, outputs):  # type: ignore[no-untyp
         a[axis], b[axis] = n, taps
         if n == 0 or taps == 0:
             raise ValueError("the inputs must not be empty in nopython code")
-        larger, smaller = larger or taps > n, smaller or taps < n
+        if mode == VALID or (n > 1 and taps > 1):
+            larger, smaller = larger or taps > n, smaller or taps < n
         if mode == FULL:
             start[axis], outputs[axis] = 0, n + taps - 1
         elif mode == SAME:
             start[axis], outputs[axis] = (taps - 1) // 2, n
-        elif mode == VALID:
+        elif mode == VALID or mode == VALID_BUT_FOR_ONES:
             start[axis], outputs[axis] = (taps - 1, n - taps + 1) if n >= taps else (n - 1, taps - n + 1)
         elif n >= taps:
             start[axis], outputs[axis] = (taps - 1 + mode - LONGER) // 2, n
         else:
             start[axis], outputs[axis] = (n - 1 + mode - LONGER) // 2, taps
-    if mode == VALID and larger and smaller:
+    if (mode == VALID or mode == VALID_BUT_FOR_ONES) and larger and smaller:
         raise ValueError("For 'valid' mode, one must be at least as large as the other in every dimension")
 
 
