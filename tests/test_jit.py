@@ -147,9 +147,14 @@ def test_lags():
 def test_lists_and_tuples():
     @numba.njit
     def smooth(x):  # type: ignore[no-untyped-def]
-        return scipy.signal.convolve(x, (1.0, 2.0, 1.0), "same"), scipy.signal.convolve(x, [1, 2], "valid")
+        return (
+            scipy.signal.convolve(x, (1.0, 2.0, 1.0), "same"),
+            scipy.signal.convolve(x, [1, 2], "valid"),
+            scipy.signal.correlate((1, 2.5), x),
+        )
 
-    first, second = smooth(np.arange(5.0))
+    first, second, third = smooth(np.arange(5.0))
+    np.testing.assert_array_equal(third, np.correlate((1, 2.5), np.arange(5.0), "full"))
     np.testing.assert_array_equal(first, np.convolve(np.arange(5.0), [1, 2, 1], "same"))
     np.testing.assert_array_equal(second, np.convolve(np.arange(5.0), [1, 2], "valid"))
 

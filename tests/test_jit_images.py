@@ -125,7 +125,7 @@ def over_some(x, w, v, axes, origin, mode, sigma, modes, radius):  # type: ignor
         scipy.ndimage.correlate(x, w, axes=[-1, 0]),
         scipy.ndimage.gaussian_filter(x, sigma, mode=modes, axes=axes),
         scipy.ndimage.gaussian_filter(x, (1.5, 1), (0, 1), None, ("wrap", "nearest"), 0.0, 3, radius=radius, axes=axes),
-        scipy.ndimage.gaussian_filter(x, 0.7, radius=2, axes=1),
+        scipy.ndimage.gaussian_filter(x, np.array([0.7, 2.0]), mode=["wrap", "mirror"], output=float, radius=[2, 3], axes=[1, 0]),
     )
 
 

@@ -101,7 +101,7 @@ def dtype_of(argument: str, value: Any, axes: int | None = None) -> np.dtype[Any
     """Return the dtype of an array's elements; without ``axes`` it has any number of axes but none at all."""
     if isinstance(value, (types.List, types.UniTuple)) and axes in (None, 1) and isinstance(value.dtype, types.Number):
         return as_dtype(types.unliteral(value.dtype))
-    if axes == 1 and isinstance(value, types.Tuple) and value.types and all(isinstance(t, types.Number) for t in value.types):
+    if axes in (None, 1) and isinstance(value, types.Tuple) and value.types and all(isinstance(t, types.Number) for t in value.types):
         return np.result_type(*(as_dtype(types.unliteral(t)) for t in value.types))
     if not isinstance(value, types.Array) or not isinstance(value.dtype, (types.Number, types.Boolean)):
         raise refuse(argument, value, "an array of numbers")

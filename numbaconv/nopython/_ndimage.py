@@ -76,14 +76,12 @@ def each(argument: str, value: Any, dtype: type) -> Callable[[Any, int], Any]:
     elif (isinstance(number, (types.Sequence, types.Array)) and isinstance(number.dtype, kind) and getattr(number, "ndim", 1) == 1) or (
         isinstance(number, types.Tuple) and all(isinstance(t, kind) for t in number)
     ):
+        convert = taken(number, np.dtype(dtype))
 
         def spread(value, count):  # type: ignore[no-untyped-def]
             if len(value) != count:
                 raise ValueError("one number for each axis is needed, or one for all")
-            numbers, result = np.array(value), np.empty(count, dtype)
-            for k in range(count):
-                result[k] = numbers[k]
-            return result
+            return convert(value)
 
     else:
         raise refuse(argument, value, f"{'an integer' if dtype is np.int64 else 'a real number'}, or a sequence of one for each axis,")
@@ -93,8 +91,7 @@ def each(argument: str, value: Any, dtype: type) -> Callable[[Any, int], Any]:
 def choices(argument: str, value: Any, codes: Mapping[Any, int]) -> Callable[[Any, int], Any]:
     """Return a function (value, count) for compiled code that gives an array of the code of a string for each axis: one is repeated."""
     if isinstance(value, types.BaseTuple) and all(known(t) in codes for t in value):
-        found = np.array([codes[known(t)] for t in value])
-        fixed = tuple(map(int, found))
+        fixed = tuple(codes[known(t)] for t in value)
 
         def spread(value, count):  # type: ignore[no-untyped-def]
             if len(fixed) != count:

@@ -51,6 +51,8 @@ def asked(output: Any, default: np.dtype[Any], axes: int) -> np.dtype[Any]:
     name = known(output)
     if isinstance(name, str) and name in np.sctypeDict:
         dtype = np.dtype(name)
+    elif getattr(output, "typing_key", None) in (int, float, complex):
+        dtype = np.dtype(output.typing_key)
     elif isinstance(output, (types.Array, types.NumberClass, types.DType)):
         dtype = as_dtype(output.dtype)
     else:
