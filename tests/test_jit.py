@@ -27,7 +27,7 @@ def same(found: Any, expected: Any, in1: Any, in2: Any, algorithm: str = "direct
     """Assert equal dtypes, shapes and values, to the rounding of a sum or of a transform."""
     assert found.dtype == expected.dtype and found.shape == expected.shape, f"{where}: {found.dtype} {found.shape}"
     dtype = expected.dtype
-    if dtype.kind in "iu":
+    if dtype.kind in "biu":
         np.testing.assert_array_equal(found, expected, err_msg=where)
         return
     terms = min(in1.size, in2.size)
@@ -95,12 +95,18 @@ def transformed(in1, in2, mode):  # type: ignore[no-untyped-def]
     return scipy.signal.fftconvolve(in1, in2, mode)
 
 
-@pytest.mark.parametrize("kinds", ["ff", "dD", "ii"])
+@pytest.mark.parametrize("kinds", ["ff", "dD", "ii", "??"])
 def test_fftconvolve(kinds, rng):
     for in1, in2, mode in cases(SHAPES_1D, *kinds, rng):
         expected = scipy.signal.fftconvolve(in1, in2, mode)
         if in1.size > 1:  # the product of two single integers stays one
             same(transformed(in1, in2, mode), expected, in1, in2, "fft", where=f"{in1.shape} {in2.shape} {mode}")
+
+
+def test_axes_of_one_element_are_no_reason_to_refuse_valid(rng):
+    for shape1, shape2 in (((4, 3), (1, 5)), ((4, 1), (2, 3))):
+        in1, in2 = fill(shape1, "d", rng, "signed"), fill(shape2, "d", rng, "signed")
+        same(transformed(in1, in2, "valid"), scipy.signal.fftconvolve(in1, in2, "valid"), in1, in2, "fft")
 
 
 def test_fftconvolve_over_some_axes(rng):
@@ -141,9 +147,14 @@ def test_lags():
 def test_lists_and_tuples():
     @numba.njit
     def smooth(x):  # type: ignore[no-untyped-def]
-        return scipy.signal.convolve(x, (1.0, 2.0, 1.0), "same"), scipy.signal.convolve(x, [1, 2], "valid")
+        return (
+            scipy.signal.convolve(x, (1.0, 2.0, 1.0), "same"),
+            scipy.signal.convolve(x, [1, 2], "valid"),
+            scipy.signal.correlate((1, 2.5), x),
+        )
 
-    first, second = smooth(np.arange(5.0))
+    first, second, third = smooth(np.arange(5.0))
+    np.testing.assert_array_equal(third, np.correlate((1, 2.5), np.arange(5.0), "full"))
     np.testing.assert_array_equal(first, np.convolve(np.arange(5.0), [1, 2, 1], "same"))
     np.testing.assert_array_equal(second, np.convolve(np.arange(5.0), [1, 2], "valid"))
 
@@ -174,6 +185,7 @@ def test_what_is_not_supported_says_so():
     refused(lambda a: scipy.signal.convolve(a, 2.0), x, match="in2 must be an array of numbers")
     refused(lambda a: scipy.signal.convolve(a, a), x > 0, match="two boolean arrays")
     refused(lambda a: scipy.signal.fftconvolve(a, a, axes=0.5), x, match="axes must be None, an integer, or a tuple")
+    refused(lambda a: scipy.signal.convolve(a, a), np.ones(5, np.float16), match="in1 must be an array of float32 or float64")
     refused(lambda a: scipy.signal.correlation_lags(a, 3), x, match="in1_len must be an integer")
 
 

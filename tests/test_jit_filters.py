@@ -13,6 +13,7 @@ from cases import fill
 from test_jit import refused
 
 import numbaconv.jit  # noqa: F401
+from numbaconv.nopython._windows import ALONE, WITH_ONE, WITH_TWO
 
 SHAPES = ((40,), (2, 37, 3))
 
@@ -103,11 +104,28 @@ def test_sections_and_both_ways(kinds, rng):
                     close(y, reference, 1000, f"{kinds} {shape} {axis} {padtype} {padlen}")
 
 
+@pytest.mark.parametrize(("kinds", "shape"), [("dD", SHAPES[1]), ("ff", SHAPES[0])])
+def test_both_ways_by_gust(kinds, shape, rng):
+    def run(b, a, x, axis, method, irlen):  # type: ignore[no-untyped-def]
+        return scipy.signal.filtfilt(b, a, x, axis, method=method), scipy.signal.filtfilt(b, a, x, axis, method="gust", irlen=irlen)
+
+    compiled, x = numba.njit(run), fill(shape, kinds[1], rng, "signed")
+    for b, a in (scipy.signal.butter(3, 0.3), ([1.0, 2.0, 0.5], [2.0]), ([3.0, 1.0], [2.0, 1.0]), ([3.0], [2.0])):
+        b, a = np.array(b, kinds[0]), np.array(a, kinds[0])
+        for axis, (method, irlen) in itertools.product((-1, 0) if len(shape) == 1 else (1, -2), (("gust", 11), ("pad", 30))):
+            if b.size > 1 or method == "gust":
+                for y, reference in zip(compiled(b, a, x, axis, method, irlen), run(b, a, x, axis, method, irlen), strict=True):
+                    close(y, reference, 1e5, f"{kinds} {b} {a} {shape} {axis} {method} {irlen}")
+
+
 def test_filters_refuse_what_they_cannot_do(rng):
     x, sos = np.ones(30), scipy.signal.butter(5, 0.3, output="sos")
     refused(lambda x: scipy.signal.lfilter([1, 2], [1], x), np.arange(5), match="b, a and x must be of a floating dtype")
     refused(lambda x: scipy.signal.lfilter(x, x, x, zi=3.0), x, match="zi must be an array of numbers")
     refused(lambda x: scipy.signal.filtfilt(x, x, x, padlen=2.5), x, match="padlen must be None or an integer")
+    refused(lambda x: scipy.signal.filtfilt(x, x, x, irlen=2.5), x, match="irlen must be None or an integer")
+    refused(lambda x: scipy.signal.filtfilt(1j * x, x, x, method="gust"), x, match="b and a must be of real numbers for method .gust.")
+    refused(lambda x: scipy.signal.lfilter(x, x, x, axis=0.0), x, match="axis must be an integer")
     refused(lambda x: scipy.signal.sosfilt(x, x), x, match="sos must be an array of 2 axes")
     for message, call in (
         (r"a\[0\] must not be 0", lambda: once(x[:2], 0 * x[:2], x, 0, x[:1])),
@@ -115,9 +133,11 @@ def test_filters_refuse_what_they_cannot_do(rng):
         ("axis is out of bounds", lambda: once(x[:2], x[:2], x, 1, x[:1])),
         ("should be all ones", lambda: sectioned(2 * sos, x, 0, np.zeros((3, 2)))),
         ("Invalid zi shape", lambda: sectioned(sos, x, 0, np.zeros((3, 3)))),
+        ("at least 2 coefficients", lambda: both_ways(x[:1], x[:1], sos, x, 0, "odd", 0)),
+        ("must not be negative", lambda: both_ways(x[:3], x[:3], sos, x, 0, "odd", -1)),
         ("greater than padlen", lambda: both_ways(x[:3], x[:3], sos, x, 0, "odd", 30)),
         ("padtype must be one of", lambda: both_ways(x[:3], x[:3], sos, x, 0, "add", 3)),
-        ("method must be one of", lambda: numba.njit(lambda x: scipy.signal.filtfilt(x, x, x, method="gust"))(x)),
+        ("method must be one of", lambda: numba.njit(lambda x: scipy.signal.filtfilt(x, x, x, method="fast"))(x)),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -158,7 +178,7 @@ def resampled_poly(x, up, down, axis, padtype, window):  # type: ignore[no-untyp
 def test_resample_poly(kind, rng):
     for shape, (up, down) in itertools.product(((30,), (5, 31)), ((3, 2), (2, 4), (1, 7), (160, 147))):
         x, window = fill(shape, kind, rng, "signed"), fill((21,), "f" if kind == "f" else "d", rng, "signed")
-        padtypes = ("constant", "line", "edge", "mean") if kind == "D" else ("symmetric", "mean", "median", "minimum", "maximum")
+        padtypes = ("constant", "line", "edge", "mean", "median", "maximum") if kind == "D" else ("symmetric", "mean", "median", "minimum", "maximum")
         for axis, padtype in itertools.product((0, -1), padtypes):
             expected = (
                 scipy.signal.resample_poly(x, up, down),
@@ -170,6 +190,17 @@ def test_resample_poly(kind, rng):
                 close(y, reference, 5000, f"{shape} {up} {down} {axis} {padtype}")
     x = fill((9,), "d", rng)
     np.testing.assert_array_equal(numba.njit(lambda x: scipy.signal.resample_poly(x, 3, 3))(x), x)
+
+
+@pytest.mark.parametrize("kind", ["d", "F"])
+def test_windows_of_resample_poly(kind, rng):
+    compiled = numba.njit(lambda x, window: scipy.signal.resample_poly(x, 3, 2, window=window, padtype="minimum"))
+    x = fill((15,), kind, rng, "signed")
+    windows = (*ALONE, 5, 8.5, *((name, 0.7) for name in WITH_ONE), *((name, 1.5, 9.0) for name in WITH_TWO), ("exponential", None, 3.5))
+    for window in (*windows, ("tukey", 2.0), ("tukey", -1.0)) if kind == "d" else ("hann", ("gaussian", 9)):
+        close(compiled(x, window), compiled.py_func(x, window), 500, str(window))
+    literal = numba.njit(lambda x: (scipy.signal.resample_poly(x, 3, 2, window="hann"), scipy.signal.resample_poly(x, 3, 2, window=("kaiser", 4))))
+    close(literal(x), literal.py_func(x), 500)
 
 
 @numba.njit
@@ -215,13 +246,17 @@ def test_resampling_and_smoothing_refuse_what_they_cannot_do():
     x = np.ones(9)
     refused(lambda x: scipy.signal.upfirdn(x, x, 1.5), x, match="up must be an integer")
     refused(lambda x: scipy.signal.upfirdn(x, x, cval=1j), x, match="cval must be a real number")
-    refused(lambda x: scipy.signal.resample_poly(x, 2, 1, window="hamming"), x, match=r"window must be \('kaiser', beta\) or an array of taps")
+    refused(lambda x: scipy.signal.resample_poly(x, 2, 1, window=("hann",)), x, match="window must be taps, a number, the name of a window, or")
+    refused(lambda x: scipy.signal.resample_poly(x, 2, 1, cval=1j), x, match="cval must be a real number")
+    refused(lambda x: scipy.signal.resample_poly(x, 2, 1, axis=None), x, match="axis must be an integer")
+    refused(lambda x: scipy.signal.savgol_filter(x, 5, 2, delta="1"), x, match="delta must be a number")
     refused(lambda x: scipy.signal.savgol_filter(x, 5.0, 2), x, match="window_length must be an integer")
     refused(lambda x: scipy.signal.savgol_filter(x, 5, 2), 1j * x, match="x must be an array of real numbers")
     for message, call in (
         ("up and down must be >= 1", lambda: resampled(x, x, 0, 1, 0, "wrap", 0.0)),
         ("mode must be one of", lambda: resampled(x, x, 1, 1, 0, "bend", 0.0)),
         ("cval has no effect", lambda: numba.njit(lambda x: scipy.signal.resample_poly(x, 2, 1, padtype="mean", cval=1.0))(x)),
+        ("window must be one of", lambda: numba.njit(lambda x: scipy.signal.resample_poly(x, 2, 1, window="kaiser"))(x)),
         ("padtype must be one of", lambda: resampled_poly(x, 2, 1, 0, "add", x)),
         ("polyorder must be less than window_length", lambda: smoothed(x, 5, 5, 0, 0, "wrap")),
         ("window_length must be less than or equal to the size", lambda: smoothed(x, 11, 5, 0, 0, "interp")),

@@ -53,7 +53,7 @@ def filtered_along(x, w, axis, mode, cval, origin):  # type: ignore[no-untyped-d
     )
 
 
-@pytest.mark.parametrize("kinds", ["fd", "dd", "Df", "Bd"])
+@pytest.mark.parametrize("kinds", ["fd", "dd", "Df", "Bd", "?d"])
 def test_filters_over_all_axes(kinds, rng):
     for shape, taps in (((7, 9), (3, 3)), ((7, 9), (2, 4)), ((3, 2), (5, 7)), ((1, 1), (1, 2))):
         x, w = fill(shape, kinds[0], rng, "signed"), fill(taps, kinds[1], rng, "signed")
@@ -116,14 +116,51 @@ def test_gaussians(kind, rng):
             same(found, reference, x, np.full(17, 10.0), where=f"{sigma} {order} {mode} {axis}")
 
 
+@numba.njit
+def over_some(x, w, v, axes, origin, mode, sigma, modes, radius):  # type: ignore[no-untyped-def]
+    return (
+        scipy.ndimage.correlate(x, w, mode=mode, origin=origin, axes=axes),
+        scipy.ndimage.convolve(x, w, None, mode, 1.0, origin, axes=axes),
+        scipy.ndimage.convolve(x, v, "float32", mode, axes=1),
+        scipy.ndimage.correlate(x, w, axes=[-1, 0]),
+        scipy.ndimage.gaussian_filter(x, sigma, mode=modes, axes=axes),
+        scipy.ndimage.gaussian_filter(x, (1.5, 1), (0, 1), None, ("wrap", "nearest"), 0.0, 3, radius=radius, axes=axes),
+        scipy.ndimage.gaussian_filter(x, np.array([0.7, 2.0]), mode=["wrap", "mirror"], output=float, radius=[2, 3], axes=[1, 0]),
+    )
+
+
+def test_filters_over_some_axes(rng):
+    x, w, v = fill((6, 7, 5), "d", rng, "signed"), fill((3, 4), "d", rng, "signed"), fill((3,), "d", rng, "signed")
+    for axes, origin, mode in itertools.product(((0, 2), (2, 0), (-2, 0)), ((0, 0), (-1, 1)), ("reflect", "constant")):
+        arguments = x, w, v, axes, origin, mode, (2.0, 0.5), (mode, "mirror"), (4, 2)
+        for found, reference in zip(over_some(*arguments), over_some.py_func(*arguments), strict=True):
+            same(found, reference, x, np.full(9, 3.0), where=f"{axes} {origin} {mode}")
+    x, w = x[:, :, 0], w.T
+    every = numba.njit(lambda x, w, axes, origin: scipy.ndimage.correlate(x, w, axes=axes, origin=origin))
+    same(every(x, w, (1, 0), (1, 0)), every.py_func(x, w, (1, 0), (1, 0)), x, w)
+    for axes, message in (((0, 0), "axes must be unique"), ((0, 2), "axis is out of range")):
+        with pytest.raises(ValueError, match=message):
+            every(x, w, axes, (0, 0))
+
+
 def test_what_is_not_supported_says_so():
     x = np.ones((5, 5))
     refused(lambda a: scipy.signal.convolve2d(a, a[0]), x, match="in2 must be an array of 2 axes")
     refused(lambda a: scipy.signal.convolve2d(a, a, fillvalue=1j), x, match="fillvalue must be a real number")
     refused(lambda a: scipy.ndimage.correlate(a, a[0]), x, match="weights must be an array of as many axes as input")
-    refused(lambda a: scipy.ndimage.correlate(a, a, axes=(0, 1)), x, match="axes must be None")
+    refused(lambda a: scipy.ndimage.correlate(a, a, axes=1), x, match="weights must be an array of as many axes as axes, 1,")
+    refused(lambda a: scipy.ndimage.correlate(a, a, axes=0.5), x, match="axes must be None, an integer or a sequence of integers")
     refused(lambda a: scipy.ndimage.correlate(a, a, output=3.0), x, match="output must be None, an array or a dtype")
+    refused(lambda a: scipy.ndimage.correlate(a, a, output=np.complex64), x, match="output must be of a real dtype")
+    refused(lambda a: scipy.ndimage.correlate(a, a, cval=1j), x, match="cval must be a real number")
+    refused(lambda a: scipy.ndimage.correlate(a, a, origin=0.5), x, match="origin must be an integer, or a sequence of one for each axis")
+    refused(lambda a: scipy.ndimage.correlate(a, a, ("wrap", "wrap")), x, match="output must be None")
+    refused(lambda a: scipy.ndimage.correlate(a, a, mode=("wrap", "wrap")), x, match="mode must be a string")
+    refused(lambda a: scipy.ndimage.convolve1d(a, a[0], 0.5), x, match="axis must be an integer")
     refused(lambda a: scipy.ndimage.gaussian_filter1d(a, 1.0, radius=1.5), x, match="radius must be None or an integer")
+    refused(lambda a: scipy.ndimage.gaussian_filter1d(a, (1.0, 1.0)), x, match="sigma must be a number")
+    refused(lambda a: scipy.ndimage.gaussian_filter(a, 1.0, truncate="far"), x, match="truncate must be a number")
+    refused(lambda a: scipy.ndimage.gaussian_filter(a, 1.0, radius=(1, None)), x, match="radius must be an integer, or a sequence")
     with pytest.raises(ValueError, match="boundary must be one of"):
         both(x, x, "full", "mirror", 0)
     with pytest.raises(ValueError, match="invalid origin"):

@@ -22,7 +22,7 @@ def taken(value: Any, dtype: np.dtype[Any]) -> Callable[[Any], Any]:
     if isinstance(value, types.Array):
         same = value.layout == "C" and value.mutable and value.aligned and as_dtype(value.dtype) == dtype
         return _converter("same" if same else "line" if value.ndim == 1 else "array", dtype)
-    return _converter("list" if isinstance(value, types.Sequence) else "number", dtype)
+    return _converter("tuple" if isinstance(value, types.BaseTuple) else "list" if isinstance(value, types.Sequence) else "number", dtype)
 
 
 @intrinsic
@@ -53,6 +53,14 @@ def _converter(kind: str, dtype: np.dtype[Any]) -> Callable[[Any], Any]:
         def convert(x):  # type: ignore[no-untyped-def]
             y = np.empty(1, dtype)
             y[0] = x
+            return y
+
+    elif kind == "tuple":
+
+        def convert(x):  # type: ignore[no-untyped-def]
+            values, y = np.array(x), np.empty(len(x), dtype)
+            for i in range(len(x)):
+                y[i] = values[i]
             return y
 
     elif kind == "array":

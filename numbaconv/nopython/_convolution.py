@@ -14,16 +14,16 @@ from numbaconv._jit import named_apart
 from numbaconv.nopython._along import convolution_along, mark_axis
 from numbaconv.nopython._arrays import taken
 from numbaconv.nopython._compile import kernel, overloads
-from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
-from numbaconv.nopython._sums import ANY, FFT, METHODS, MODES, convolution, mirrored
+from numbaconv.nopython._kinds import choice, dtype_of, integers, is_none, known, refuse
+from numbaconv.nopython._sums import ANY, FFT, METHODS, MODES, VALID_BUT_FOR_ONES, convolution, mirrored
 
 
-def operands(in1: Any, in2: Any, names: tuple[str, str] = ("in1", "in2"), axes: int | None = None) -> np.dtype[Any]:
-    """Return the dtype of a result."""
-    first, second = dtype_of(names[0], in1, axes), dtype_of(names[1], in2, axes)
+def operands(in1: Any, in2: Any, names: tuple[str, str] = ("in1", "in2"), axes: int | None = None, transformed: bool = False) -> np.dtype[Any]:
+    """Return the dtype of a result; what is transformed anyway is of floats."""
+    kinds = [dtype_of(name, value, axes) for name, value in zip(names, (in1, in2), strict=True)]
     if isinstance(in1, types.Array) and isinstance(in2, types.Array) and in1.ndim != in2.ndim:
         raise refuse(names[1], f"{in2.ndim} axes", f"an array of as many axes as {names[0]}, {in1.ndim},")
-    dtype = np.result_type(first, second)
+    dtype = np.result_type(*((kind if kind.kind in "fc" else np.dtype(np.float64) for kind in kinds) if transformed else kinds))
     if dtype.kind == "b":
         raise refuse(" and ".join(names), "two boolean arrays", "arrays of which one at least is not of booleans")
     return dtype
@@ -63,10 +63,8 @@ def correlate(in1, in2, mode="full", method="auto"):  # type: ignore[no-untyped-
 @overloads(scipy.signal.fftconvolve, scipy.signal.oaconvolve)
 def fftconvolve(in1, in2, mode="full", axes=None):  # type: ignore[no-untyped-def]
     """Compile scipy.signal.fftconvolve and oaconvolve, which are one computation."""
-    dtype = operands(in1, in2)
-    if dtype.kind not in "fc":
-        dtype = np.dtype(np.float64)
-    first, second, extent = taken(in1, dtype), taken(in2, dtype), choice("mode", mode, MODES)
+    dtype = operands(in1, in2, transformed=True)
+    first, second, extent = taken(in1, dtype), taken(in2, dtype), choice("mode", mode, {**MODES, "valid": VALID_BUT_FOR_ONES})
     rank = getattr(in1, "ndim", 1)
     if is_none(axes):
         sums = convolution(dtype, rank, "fft")
@@ -122,9 +120,7 @@ def lags(n, m, mode):  # type: ignore[no-untyped-def]
 @overloads(scipy.signal.correlation_lags)
 def correlation_lags(in1_len, in2_len, mode="full"):  # type: ignore[no-untyped-def]
     """Compile scipy.signal.correlation_lags."""
-    for name, value in (("in1_len", in1_len), ("in2_len", in2_len)):
-        if not isinstance(value, types.Integer):
-            raise refuse(name, value, "an integer")
+    integers(in1_len=in1_len, in2_len=in2_len)
     extent = choice("mode", mode, MODES)
 
     def implementation(in1_len, in2_len, mode="full"):  # type: ignore[no-untyped-def]

@@ -16,8 +16,11 @@ from numbaconv._jit import named_apart
 from numbaconv.nopython._arrays import in_lines, taken
 from numbaconv.nopython._compile import family, kernel, overloads
 from numbaconv.nopython._direct import H, X, Y, convolve_directly
-from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
+from numbaconv.nopython._gust import filtering_by_gust
+from numbaconv.nopython._kinds import choice, dtype_of, integers, is_none, known, refuse
 from numbaconv.nopython._recursive import PADDINGS, filter_both_ways, filter_lines, filter_sections, normalised
+
+PAD, GUST = 0, 1
 
 
 def coefficients(argument: str, value: Any) -> np.dtype[Any]:
@@ -110,6 +113,7 @@ def filtering_on(dtype: np.dtype[Any], axes: int) -> Callable[..., Any]:
 @overloads(scipy.signal.lfilter)
 def lfilter(b, a, x, axis=-1, zi=None):  # type: ignore[no-untyped-def]
     """Compile scipy.signal.lfilter."""
+    integers(axis=axis)
     dtypes = [coefficients("b", b), coefficients("a", a), dtype_of("x", x)]
     axes = getattr(x, "ndim", 1)
     if is_none(zi):
@@ -159,6 +163,7 @@ def filtering_by_sections(dtype: np.dtype[Any], axes: int) -> Callable[..., Any]
 @overloads(scipy.signal.sosfilt)
 def sosfilt(sos, x, axis=-1, zi=None):  # type: ignore[no-untyped-def]
     """Compile scipy.signal.sosfilt."""
+    integers(axis=axis)
     dtypes = [dtype_of("sos", sos, 2), dtype_of("x", x)]
     axes = getattr(x, "ndim", 1)
     if is_none(zi):
@@ -188,20 +193,29 @@ def sosfilt(sos, x, axis=-1, zi=None):  # type: ignore[no-untyped-def]
 def two_ways(argument: str, filters: list[np.dtype[Any]], x: Any, padtype: Any, padlen: Any) -> tuple[Any, ...]:
     """Return what `filtfilt` and `sosfiltfilt` have in common: dtype, the conversion of x, the padding and its length or −1."""
     steady = np.result_type(*filters)
-    dtype = np.result_type(steady if steady.kind in "fc" else np.float64, dtype_of("x", x))
-    if is_none(padlen):
+    kind = dtype_of("x", x)
+    dtype = np.result_type(steady if steady.kind in "fc" else np.float64, np.int64 if kind.kind == "b" else kind)
+    return dtype, taken(x, dtype), choice("padtype", padtype, PADDINGS), optional_integer("padlen", padlen)
 
-        def length(padlen):  # type: ignore[no-untyped-def]
+
+def optional_integer(argument: str, value: Any) -> Callable[[Any], int]:
+    """Return a function for compiled code that gives an integer, −1 for None."""
+    if is_none(value):
+
+        def integer(value):  # type: ignore[no-untyped-def]
             return -1
 
-    elif isinstance(padlen, types.Integer) or isinstance(known(padlen), int):
+    elif isinstance(value, types.Integer):
 
-        def length(padlen):  # type: ignore[no-untyped-def]
-            return padlen
+        def integer(value):  # type: ignore[no-untyped-def]
+            if value < 0:
+                raise ValueError("padlen and irlen must not be negative")
+            return value
 
     else:
-        raise refuse("padlen", padlen, "None or an integer")
-    return dtype, taken(x, dtype), choice("padtype", padtype, PADDINGS), register_jitable(named_apart(length))
+        raise refuse(argument, value, "None or an integer")
+    function: Callable[[Any], int] = register_jitable(named_apart(integer))
+    return function
 
 
 @family
@@ -237,22 +251,49 @@ def zeros_among(sos, sections):  # type: ignore[no-untyped-def]
 @overloads(scipy.signal.filtfilt)
 def filtfilt(b, a, x, axis=-1, padtype="odd", padlen=None, method="pad", irlen=None):  # type: ignore[no-untyped-def]
     """Compile scipy.signal.filtfilt."""
-    dtype, signal, padding, length = two_ways("b", [coefficients("b", b), coefficients("a", a)], x, padtype, padlen)
-    top, bottom, run, way = taken(b, dtype), taken(a, dtype), filtering_both_ways(dtype, getattr(x, "ndim", 1)), choice("method", method, {"pad": 0})
+    integers(axis=axis)
+    kinds = [coefficients("b", b), coefficients("a", a)]
+    dtype, signal, padding, length = two_ways("b", kinds, x, padtype, padlen)
+    top, bottom, run, way = (
+        taken(b, dtype),
+        taken(a, dtype),
+        filtering_both_ways(dtype, getattr(x, "ndim", 1)),
+        choice("method", method, {"pad": PAD, "gust": GUST}),
+    )
 
-    def implementation(b, a, x, axis=-1, padtype="odd", padlen=None, method="pad", irlen=None):  # type: ignore[no-untyped-def]
-        way(method)
+    def pad(b, a, x, axis, padtype, padlen):  # type: ignore[no-untyped-def]
         both, edge = one_section(top(b), bottom(a)), length(padlen)
         orders = np.empty(1, np.int64)
         orders[0] = both.size // 2 - 1
+        if orders[0] == 0:
+            raise ValueError("b or a must have at least 2 coefficients")
         return run(both, orders, signal(x), axis, padding(padtype), edge if edge >= 0 else 3 * (orders[0] + 1))
 
-    return implementation
+    padded = register_jitable(named_apart(pad))
+    if known(method) == "pad":
+        optional_integer("irlen", irlen)
+
+        def implementation(b, a, x, axis=-1, padtype="odd", padlen=None, method="pad", irlen=None):  # type: ignore[no-untyped-def]
+            return padded(b, a, x, axis, padtype, padlen)
+
+        return implementation
+    if np.result_type(*kinds).kind == "c":
+        raise refuse("b and a", "complex ones", 'of real numbers for method "gust"')
+    cut, gust = optional_integer("irlen", irlen), filtering_by_gust(dtype, getattr(x, "ndim", 1))
+    above, below = (taken(value, np.dtype(np.float64)) for value in (b, a))
+
+    def either(b, a, x, axis=-1, padtype="odd", padlen=None, method="pad", irlen=None):  # type: ignore[no-untyped-def]
+        if way(method) == GUST:
+            return gust(above(b), below(a), signal(x), axis, cut(irlen))
+        return padded(b, a, x, axis, padtype, padlen)
+
+    return either
 
 
 @overloads(scipy.signal.sosfiltfilt)
 def sosfiltfilt(sos, x, axis=-1, padtype="odd", padlen=None):  # type: ignore[no-untyped-def]
     """Compile scipy.signal.sosfiltfilt."""
+    integers(axis=axis)
     dtype, signal, padding, length = two_ways("sos", [dtype_of("sos", sos, 2)], x, padtype, padlen)
     sections, run = taken(sos, dtype), filtering_both_ways(dtype, getattr(x, "ndim", 1))
 

@@ -80,11 +80,28 @@ def lookup(argument: str, names: tuple[str, ...], codes: tuple[int, ...]) -> Cal
     return function
 
 
+def integers(**arguments: Any) -> None:
+    """Refuse arguments that are no integers."""
+    for name, value in arguments.items():
+        if not isinstance(value, types.Integer) and type(known(value)) is not int:
+            raise refuse(name, value, "an integer")
+
+
+def numbers(dtype: np.dtype[Any] | type, **arguments: Any) -> None:
+    """Refuse arguments that are no numbers, and complex ones unless the dtype is."""
+    real = np.dtype(dtype).kind != "c"
+    for name, value in arguments.items():
+        if not isinstance(value, (types.Number, types.Boolean)) and not isinstance(known(value), (int, float, complex)):
+            raise refuse(name, value, "a number")
+        if real and (isinstance(value, types.Complex) or isinstance(known(value), complex)):
+            raise refuse(name, value, "a real number, where arrays are real,")
+
+
 def dtype_of(argument: str, value: Any, axes: int | None = None) -> np.dtype[Any]:
     """Return the dtype of an array's elements; without ``axes`` it has any number of axes but none at all."""
     if isinstance(value, (types.List, types.UniTuple)) and axes in (None, 1) and isinstance(value.dtype, types.Number):
         return as_dtype(types.unliteral(value.dtype))
-    if axes == 1 and isinstance(value, types.Tuple) and value.types and all(isinstance(t, types.Number) for t in value.types):
+    if axes in (None, 1) and isinstance(value, types.Tuple) and value.types and all(isinstance(t, types.Number) for t in value.types):
         return np.result_type(*(as_dtype(types.unliteral(t)) for t in value.types))
     if not isinstance(value, types.Array) or not isinstance(value.dtype, (types.Number, types.Boolean)):
         raise refuse(argument, value, "an array of numbers")

@@ -1,255 +1,151 @@
-"""scipy.ndimage's convolve, correlate, convolve1d, correlate1d, gaussian_filter1d and gaussian_filter in nopython code.
-
-Sums are in float64 or complex128, as SciPy's are, and rounded or cut off to the dtype of the output.
-"""
+"""scipy.ndimage's convolve, correlate, convolve1d, correlate1d, gaussian_filter1d and gaussian_filter in nopython code."""
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import scipy.ndimage
 from numba import types
 from numba.extending import register_jitable
-from numba.np.numpy_support import as_dtype
 
 from numbaconv._jit import named_apart
-from numbaconv.nopython._arrays import in_lines, taken
-from numbaconv.nopython._boundary import CONSTANT, MIRROR, NEAREST, REFLECT, WRAP, correlate_extended
-from numbaconv.nopython._compile import family, kernel, overloads
-from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
-
-BOUNDARIES = {
-    "reflect": REFLECT, "grid-mirror": REFLECT, "mirror": MIRROR, "nearest": NEAREST,
-    "wrap": WRAP, "grid-wrap": WRAP, "constant": CONSTANT, "grid-constant": CONSTANT,
-}  # fmt: skip
+from numbaconv.nopython._arrays import taken
+from numbaconv.nopython._compile import kernel, overloads
+from numbaconv.nopython._kinds import choice, dtype_of, integers, is_none, known, lookup, numbers, refuse
+from numbaconv.nopython._ndimage_sums import BOUNDARIES, Plan, correlation, correlation_along, cut_off, gaussian
 
 
-class Plan:
-    """What the types of an image, of weights and of an output lead to."""
-
-    def __init__(self, image: Any, weights: Any, output: Any, mode: Any, cval: Any) -> None:
-        kind, taps = dtype_of("input", image), dtype_of("weights", weights)
-        complex_ = "c" in (kind.kind, taps.kind)
-        self.sum = np.dtype(np.complex128 if complex_ else np.float64)
-        self.axes = getattr(image, "ndim", 1)
-        if isinstance(cval, (complex, types.Complex)) and not complex_:
-            raise refuse("cval", cval, "a real number for an image of real numbers")
-        self.image, self.weights, self.boundary, self.number = (
-            taken(image, self.sum),
-            taken(weights, self.sum),
-            choice("mode", mode, BOUNDARIES),
-            self.sum.type,
-        )
-        default = np.promote_types(kind, np.complex64) if complex_ else kind
-        self.dtype, given = asked(output, default, self.axes), isinstance(output, types.Array)
-        self.stored = storing(self.dtype, given)
+@kernel
+def normalise_axes(chosen, axes):  # type: ignore[no-untyped-def]
+    """Count axes from the first, and refuse those that an array has not."""
+    for k in range(chosen.size):
+        if chosen[k] < -axes or chosen[k] >= axes:
+            raise ValueError("a specified axis is out of range")
+        chosen[k] %= axes
+        for i in range(k):
+            if chosen[i] == chosen[k]:
+                raise ValueError("axes must be unique")
 
 
-def asked(output: Any, default: np.dtype[Any], axes: int) -> np.dtype[Any]:
-    """Return the dtype that an output asks for."""
-    if is_none(output):
-        return default
-    if isinstance(output, types.Array) and (output.ndim != axes or not output.mutable):
-        raise refuse("output", output, f"an array of {axes} axes that can be written to")
-    if not isinstance(output, (types.Array, types.NumberClass, types.DType)):
-        raise refuse("output", output, "None, an array or a dtype")
-    dtype = as_dtype(output.dtype)
-    if (default.kind == "c") != (dtype.kind == "c"):
-        raise refuse("output", dtype, f"of a {'complex' if default.kind == 'c' else 'real'} dtype")
-    return dtype
+def axes_of(value: Any, axes: int) -> tuple[int | None, Callable[[Any], Any]]:
+    """Return how many axes are chosen, None if that is known at run time only, and a function for compiled code that gives them."""
+    count: int | None
+    if is_none(value):
+        count = axes
 
+        def choose(value):  # type: ignore[no-untyped-def]
+            return np.arange(axes)
 
-@functools.cache
-def storing(dtype: np.dtype[Any], given: bool) -> Callable[[Any, Any], Any]:
-    """Return a function (sums, output) for compiled code that stores sums, in an output that is given or in a new array."""
-    round_to = cut_off(dtype)
+    elif isinstance(value, types.Integer):
+        count = 1
 
-    if given:
+        def choose(value):  # type: ignore[no-untyped-def]
+            chosen = np.empty(1, np.int64)
+            chosen[0] = value
+            normalise_axes(chosen, axes)
+            return chosen
 
-        def store(sums, output):  # type: ignore[no-untyped-def]
-            if sums.shape != output.shape:
-                raise ValueError("output shape not correct")
-            i, flat = 0, sums.reshape(-1)
-            for place in np.ndindex(output.shape):
-                output[place] = round_to(flat[i])
-                i += 1
-            return output
+    elif isinstance(value, (types.Sequence, types.Array)) and isinstance(value.dtype, types.Integer) and getattr(value, "ndim", 1) == 1:
+        count = len(value) if isinstance(value, types.BaseTuple) else None
+
+        def choose(value):  # type: ignore[no-untyped-def]
+            chosen = np.empty(len(value), np.int64)
+            for k in range(chosen.size):
+                chosen[k] = value[k]
+            normalise_axes(chosen, axes)
+            return chosen
 
     else:
-
-        def store(sums, output):  # type: ignore[no-untyped-def]
-            result, flat = np.empty(sums.shape, dtype), sums.reshape(-1)
-            there = result.reshape(-1)
-            for i in range(flat.size):
-                there[i] = round_to(flat[i])
-            return result
-
-    function: Callable[[Any, Any], Any] = register_jitable(named_apart(store))
-    return function
+        raise refuse("axes", value, "None, an integer or a sequence of integers")
+    return count, register_jitable(named_apart(choose))
 
 
-def cut_off(dtype: np.dtype[Any]) -> Callable[[Any], Any]:
-    """Return a function for compiled code that turns a sum into a number of a dtype, as C does it: negative ones wrap where there are none."""
-    number: Any = dtype.type
-
-    if dtype.kind == "b":
-
-        def rounded(value):  # type: ignore[no-untyped-def]
-            return value != 0
-
-    elif dtype.kind in "iu":
-
-        def rounded(value):  # type: ignore[no-untyped-def]
-            return number(np.int64(value)) if value < 9.2e18 else number(value)
-
-    else:
-
-        def rounded(value):  # type: ignore[no-untyped-def]
-            return number(value)
-
-    function: Callable[[Any], Any] = register_jitable(named_apart(rounded))
-    return function
-
-
-@family
-def correlation(dtype: np.dtype[Any], axes: int, flipped: bool) -> Callable[..., Any]:
-    """Make a kernel (image, weights, origins, boundary, value) -> sums, over all axes; the taps are reversed if they are ``flipped``."""
-
-    def correlate(image, weights, origins, boundary, value):  # type: ignore[no-untyped-def]
-        x_shape, h_shape, before = np.empty(axes, np.int64), np.empty(axes, np.int64), np.empty(axes, np.int64)
-        for axis in range(axes):
-            x_shape[axis], h_shape[axis] = image.shape[axis], weights.shape[axis]
-        place_filter(h_shape, origins, flipped, before)
-        y = np.empty_like(image)
-        correlate_extended(
-            image.reshape(-1), x_shape, in_order(weights.reshape(-1), flipped), h_shape, before, y.reshape(-1), x_shape, boundary, value
-        )
-        return y
-
-    return correlate
-
-
-@family
-def correlation_along(dtype: np.dtype[Any], axes: int, flipped: bool) -> Callable[..., Any]:
-    """Make the kernel (image, weights, axis, origin, boundary, value) -> sums, along one axis."""
-
-    def correlate(image, weights, axis, origin, boundary, value):  # type: ignore[no-untyped-def]
-        x_shape = in_lines(image.shape, axis)
-        h_shape, origins, before = np.ones_like(x_shape), np.zeros_like(x_shape), np.zeros_like(x_shape)
-        h_shape[1], origins[1] = weights.size, origin
-        place_filter(h_shape, origins, flipped, before)
-        y = np.empty_like(image)
-        correlate_extended(image.reshape(-1), x_shape, in_order(weights, flipped), h_shape, before, y.reshape(-1), x_shape, boundary, value)
-        return y
-
-    return correlate
-
-
-@kernel
-def place_filter(h_shape, origins, flipped, before):  # type: ignore[no-untyped-def]
-    """Fill in how many taps lie before the one in the centre."""
-    for axis in range(len(h_shape)):
-        taps = h_shape[axis]
-        origin = -origins[axis] - (taps + 1) % 2 if flipped else origins[axis]
-        if taps == 0:
-            raise ValueError("no filter weights given")
-        if not 0 <= taps // 2 + origin < taps:
-            raise ValueError("invalid origin")
-        before[axis] = taps // 2 + origin
-
-
-@kernel
-def in_order(weights, flipped):  # type: ignore[no-untyped-def]
-    """Return taps in the order of a convolution; those of a correlation are reversed and conjugated."""
-    h = np.empty(weights.size, weights.dtype)
-    for i in range(h.size):
-        h[i] = weights[i] if flipped else weights[h.size - 1 - i].conjugate()
-    return h
-
-
-@kernel
-def gaussian(sigma, order, radius):  # type: ignore[no-untyped-def]
-    """Return the taps of a Gaussian or of a derivative of one, in the order of a correlation."""
-    if order < 0:
-        raise ValueError("order must be non-negative")
-    if radius < 0:
-        raise ValueError("Radius must be a nonnegative integer.")
-    taps, total = np.empty(2 * radius + 1), 0.0
-    for i in range(taps.size):
-        taps[i] = math.exp(-0.5 / (sigma * sigma) * (i - radius) ** 2)
-        total += taps[i]
-    # A derivative is the Gaussian times a polynomial, each of which follows from the one before: q' − x·q/σ².
-    polynomial, following = np.zeros(order + 2), np.zeros(order + 2)
-    polynomial[0] = 1
-    for _ in range(order):
-        for k in range(order + 1):
-            following[k] = (k + 1) * polynomial[k + 1] - (polynomial[k - 1] / (sigma * sigma) if k else 0.0)
-        polynomial[:] = following
-    result = np.empty(taps.size)
-    for i in range(taps.size):
-        value, x = 0.0, float(i - radius)
-        for k in range(order, -1, -1):
-            value = value * x + polynomial[k]
-        result[taps.size - 1 - i] = taps[i] / total * value
-    return result
-
-
-def over_axes(image: Any, weights: Any, output: Any, mode: Any, cval: Any, origin: Any, axes: Any, flipped: bool) -> tuple[Any, ...]:
-    """Return what `correlate` and `convolve` call."""
-    if not is_none(axes):
-        raise refuse("axes", axes, "None, which is all axes,")
-    plan = Plan(image, weights, output, mode, cval)
-    if getattr(weights, "ndim", 1) != plan.axes:
-        raise refuse("weights", weights, f"an array of as many axes as input, {plan.axes},")
-    return (
-        plan.image,
-        plan.weights,
-        plan.boundary,
-        plan.number,
-        plan.stored,
-        each("origin", origin, plan.axes, types.Integer),
-        correlation(plan.sum, plan.axes, flipped),
-    )
-
-
-def each(argument: str, value: Any, axes: int, kind: Any) -> Callable[[Any], Any]:
-    """Return a function for compiled code that gives an array of one number for each axis: one is repeated."""
+def each(argument: str, value: Any, dtype: type) -> Callable[[Any, int], Any]:
+    """Return a function (value, count) for compiled code that gives an array of one number for each axis: one is repeated."""
+    kind = types.Integer if dtype is np.int64 else types.Number
     number = value.value if isinstance(value, types.Omitted) else value
-    dtype: Any = np.int64 if kind is types.Integer else np.float64
-    if isinstance(number, (int, float, types.Number)):
+    if isinstance(number, (int, float, kind)) and not isinstance(number, types.Complex):
 
-        def spread(value):  # type: ignore[no-untyped-def]
-            result = np.empty(axes, dtype)
+        def spread(value, count):  # type: ignore[no-untyped-def]
+            result = np.empty(count, dtype)
             result[:] = value
             return result
 
-    elif isinstance(number, (types.Sequence, types.Array)):
+    elif (isinstance(number, (types.Sequence, types.Array)) and isinstance(number.dtype, kind) and getattr(number, "ndim", 1) == 1) or (
+        isinstance(number, types.Tuple) and all(isinstance(t, kind) for t in number)
+    ):
+        convert = taken(number, np.dtype(dtype))
 
-        def spread(value):  # type: ignore[no-untyped-def]
-            if len(value) != axes:
+        def spread(value, count):  # type: ignore[no-untyped-def]
+            if len(value) != count:
                 raise ValueError("one number for each axis is needed, or one for all")
-            result = np.empty(axes, dtype)
-            for i in range(axes):
-                result[i] = value[i]
+            return convert(value)
+
+    else:
+        raise refuse(argument, value, f"{'an integer' if dtype is np.int64 else 'a real number'}, or a sequence of one for each axis,")
+    return register_jitable(named_apart(spread))
+
+
+def choices(argument: str, value: Any, codes: Mapping[Any, int]) -> Callable[[Any, int], Any]:
+    """Return a function (value, count) for compiled code that gives an array of the code of a string for each axis: one is repeated."""
+    if isinstance(value, types.BaseTuple) and all(known(t) in codes for t in value):
+        fixed = tuple(codes[known(t)] for t in value)
+
+        def spread(value, count):  # type: ignore[no-untyped-def]
+            if len(fixed) != count:
+                raise ValueError("one string for each axis is needed, or one for all")
+            return np.array(fixed)
+
+    elif isinstance(value, types.Sequence) and isinstance(value.dtype, types.UnicodeType):
+        code_of = lookup(argument, tuple(codes), tuple(codes.values()))
+
+        def spread(value, count):  # type: ignore[no-untyped-def]
+            if len(value) != count:
+                raise ValueError("one string for each axis is needed, or one for all")
+            result = np.empty(count, np.int64)
+            for k in range(count):
+                result[k] = code_of(value[k])
             return result
 
     else:
-        raise refuse(argument, value, "a number, or a sequence of one for each axis,")
-    function: Callable[[Any], Any] = register_jitable(named_apart(spread))
-    return function
+        code = choice(argument, value, codes)
+
+        def spread(value, count):  # type: ignore[no-untyped-def]
+            result = np.empty(count, np.int64)
+            result[:] = code(value)
+            return result
+
+    return register_jitable(named_apart(spread))
+
+
+def over_axes(image: Any, weights: Any, output: Any, mode: Any, cval: Any, origin: Any, axes: Any, flipped: bool) -> tuple[Any, ...]:
+    """Return what `correlate` and `convolve` call: the conversion of the image, a function that sums, and the one that stores."""
+    plan = Plan(image, weights, output, cval)
+    taps, rank = plan.weights, getattr(weights, "ndim", 1)
+    count, choose = axes_of(axes, plan.axes)
+    if rank != (count or rank):
+        raise refuse("weights", weights, f"an array of as many axes as {'input' if is_none(axes) else 'axes'}, {count},")
+    spread, beyond, number = each("origin", origin, np.int64), choice("mode", mode, BOUNDARIES), plan.number
+    add = correlation(plan.sum, plan.axes, flipped)
+
+    def sums(image, weights, axes, origin, mode, cval):  # type: ignore[no-untyped-def]
+        chosen = choose(axes)
+        if chosen.size != rank:
+            raise ValueError("weights must have as many axes as there are in axes")
+        return add(image, taps(weights), chosen, spread(origin, chosen.size), beyond(mode), number(cval))
+
+    return plan.image, register_jitable(named_apart(sums)), plan.stored
 
 
 @overloads(scipy.ndimage.correlate)
 def correlate(input, weights, output=None, mode="reflect", cval=0.0, origin=0, axes=None):  # type: ignore[no-untyped-def]
     """Compile scipy.ndimage.correlate."""
-    image, taps, beyond, number, store, spread, sums = over_axes(input, weights, output, mode, cval, origin, axes, False)
+    image, sums, store = over_axes(input, weights, output, mode, cval, origin, axes, False)
 
     def implementation(input, weights, output=None, mode="reflect", cval=0.0, origin=0, axes=None):  # type: ignore[no-untyped-def]
-        return store(sums(image(input), taps(weights), spread(origin), beyond(mode), number(cval)), output)
+        return store(sums(image(input), weights, axes, origin, mode, cval), output)
 
     return implementation
 
@@ -257,25 +153,26 @@ def correlate(input, weights, output=None, mode="reflect", cval=0.0, origin=0, a
 @overloads(scipy.ndimage.convolve)
 def convolve(input, weights, output=None, mode="reflect", cval=0.0, origin=0, axes=None):  # type: ignore[no-untyped-def]
     """Compile scipy.ndimage.convolve."""
-    image, taps, beyond, number, store, spread, sums = over_axes(input, weights, output, mode, cval, origin, axes, True)
+    image, sums, store = over_axes(input, weights, output, mode, cval, origin, axes, True)
 
     def implementation(input, weights, output=None, mode="reflect", cval=0.0, origin=0, axes=None):  # type: ignore[no-untyped-def]
-        return store(sums(image(input), taps(weights), spread(origin), beyond(mode), number(cval)), output)
+        return store(sums(image(input), weights, axes, origin, mode, cval), output)
 
     return implementation
 
 
-def along_axis(image: Any, weights: Any, axis: Any, output: Any, mode: Any, cval: Any, flipped: bool) -> tuple[Any, ...]:
+def along_axis(image: Any, weights: Any, axis: Any, output: Any, mode: Any, cval: Any, origin: Any, flipped: bool) -> tuple[Any, ...]:
     """Return what `correlate1d` and `convolve1d` call."""
-    plan = Plan(image, weights, output, mode, cval)
+    integers(axis=axis, origin=origin)
+    plan = Plan(image, weights, output, cval)
     dtype_of("weights", weights, 1)
-    return plan.image, plan.weights, plan.boundary, plan.number, plan.stored, correlation_along(plan.sum, plan.axes, flipped)
+    return plan.image, plan.weights, choice("mode", mode, BOUNDARIES), plan.number, plan.stored, correlation_along(plan.sum, plan.axes, flipped)
 
 
 @overloads(scipy.ndimage.correlate1d)
 def correlate1d(input, weights, axis=-1, output=None, mode="reflect", cval=0.0, origin=0):  # type: ignore[no-untyped-def]
     """Compile scipy.ndimage.correlate1d."""
-    image, taps, beyond, number, store, sums = along_axis(input, weights, axis, output, mode, cval, False)
+    image, taps, beyond, number, store, sums = along_axis(input, weights, axis, output, mode, cval, origin, False)
 
     def implementation(input, weights, axis=-1, output=None, mode="reflect", cval=0.0, origin=0):  # type: ignore[no-untyped-def]
         return store(sums(image(input), taps(weights), axis, origin, beyond(mode), number(cval)), output)
@@ -286,7 +183,7 @@ def correlate1d(input, weights, axis=-1, output=None, mode="reflect", cval=0.0, 
 @overloads(scipy.ndimage.convolve1d)
 def convolve1d(input, weights, axis=-1, output=None, mode="reflect", cval=0.0, origin=0):  # type: ignore[no-untyped-def]
     """Compile scipy.ndimage.convolve1d."""
-    image, taps, beyond, number, store, sums = along_axis(input, weights, axis, output, mode, cval, True)
+    image, taps, beyond, number, store, sums = along_axis(input, weights, axis, output, mode, cval, origin, True)
 
     def implementation(input, weights, axis=-1, output=None, mode="reflect", cval=0.0, origin=0):  # type: ignore[no-untyped-def]
         return store(sums(image(input), taps(weights), axis, origin, beyond(mode), number(cval)), output)
@@ -294,54 +191,69 @@ def convolve1d(input, weights, axis=-1, output=None, mode="reflect", cval=0.0, o
     return implementation
 
 
+class Gaussian(Plan):
+    """What the types of the arguments of Gaussian filters lead to."""
+
+    def __init__(self, image: Any, output: Any, cval: Any, truncate: Any) -> None:
+        super().__init__(image, types.float64[::1], output, cval)
+        numbers(float, truncate=truncate)
+        self.sums, self.taps = correlation_along(self.sum, self.axes, False), taken(types.float64[::1], self.sum)
+
+
 @overloads(scipy.ndimage.gaussian_filter1d)
 def gaussian_filter1d(input, sigma, axis=-1, order=0, output=None, mode="reflect", cval=0.0, truncate=4.0, radius=None):  # type: ignore[no-untyped-def]
     """Compile scipy.ndimage.gaussian_filter1d."""
-    plan, reach = Plan(input, types.float64[::1], output, mode, cval), extent_of(radius)
-    image, beyond, number, store, sums = plan.image, plan.boundary, plan.number, plan.stored, correlation_along(plan.sum, plan.axes, False)
-    taps = taken(types.float64[::1], plan.sum)
+    numbers(float, sigma=sigma)
+    integers(axis=axis, order=order)
+    plan, reach, beyond = Gaussian(input, output, cval, truncate), radius_of(radius, False), choice("mode", mode, BOUNDARIES)
+    image, number, store, sums, taps = plan.image, plan.number, plan.stored, plan.sums, plan.taps
 
     def implementation(input, sigma, axis=-1, order=0, output=None, mode="reflect", cval=0.0, truncate=4.0, radius=None):  # type: ignore[no-untyped-def]
-        weights = taps(gaussian(float(sigma), order, reach(radius, float(truncate) * float(sigma))))
+        weights = taps(gaussian(float(sigma), order, reach(radius, 1, 0, float(truncate) * float(sigma))))
         return store(sums(image(input), weights, axis, 0, beyond(mode), number(cval)), output)
 
     return implementation
 
 
-def extent_of(radius: Any) -> Callable[[Any, Any], Any]:
-    """Return a function (radius, truncation) for compiled code that gives how far a Gaussian reaches."""
+def radius_of(radius: Any, several: bool) -> Callable[[Any, int, int, Any], Any]:
+    """Return a function (radius, count, k, truncation) for compiled code that gives how far a Gaussian reaches, the k-th of some."""
     if is_none(radius):
 
-        def reach(radius, truncation):  # type: ignore[no-untyped-def]
+        def reach(radius, count, k, truncation):  # type: ignore[no-untyped-def]
             return int(truncation + 0.5)
 
-    elif isinstance(radius, types.Integer) or isinstance(known(radius), int):
+    elif isinstance(radius, types.Integer):
 
-        def reach(radius, truncation):  # type: ignore[no-untyped-def]
+        def reach(radius, count, k, truncation):  # type: ignore[no-untyped-def]
             return radius
 
+    elif several and isinstance(radius, (types.Sequence, types.Array)):
+        spread = each("radius", radius, np.int64)
+
+        def reach(radius, count, k, truncation):  # type: ignore[no-untyped-def]
+            return spread(radius, count)[k]
+
     else:
-        raise refuse("radius", radius, "None or an integer")
-    function: Callable[[Any, Any], Any] = register_jitable(named_apart(reach))
+        raise refuse("radius", radius, "None or an integer" + (", or a sequence of integers, one for each axis," if several else ""))
+    function: Callable[[Any, int, int, Any], Any] = register_jitable(named_apart(reach))
     return function
 
 
 @overloads(scipy.ndimage.gaussian_filter)
 def gaussian_filter(input, sigma, order=0, output=None, mode="reflect", cval=0.0, truncate=4.0, radius=None, axes=None):  # type: ignore[no-untyped-def]
     """Compile scipy.ndimage.gaussian_filter."""
-    if not is_none(axes):
-        raise refuse("axes", axes, "None, which is all axes,")
-    plan, reach = Plan(input, types.float64[::1], output, mode, cval), extent_of(radius)
-    image, beyond, number, store, sums = plan.image, plan.boundary, plan.number, plan.stored, correlation_along(plan.sum, plan.axes, False)
-    sigmas, orders, axes_ = each("sigma", sigma, plan.axes, types.Float), each("order", order, plan.axes, types.Integer), plan.axes
-    taps, kept = taken(types.float64[::1], plan.sum), cut_off(plan.dtype)
+    plan, reach, beyond = Gaussian(input, output, cval, truncate), radius_of(radius, True), choices("mode", mode, BOUNDARIES)
+    image, number, store, sums, taps, kept = plan.image, plan.number, plan.stored, plan.sums, plan.taps, cut_off(plan.dtype)
+    sigmas, orders, (_, choose) = each("sigma", sigma, np.float64), each("order", order, np.int64), axes_of(axes, plan.axes)
 
     def implementation(input, sigma, order=0, output=None, mode="reflect", cval=0.0, truncate=4.0, radius=None, axes=None):  # type: ignore[no-untyped-def]
-        y, widths, derivatives = image(input), sigmas(sigma), orders(order)
-        for axis in range(axes_):
-            if widths[axis] > 1e-15:
-                weights = taps(gaussian(widths[axis], derivatives[axis], reach(radius, float(truncate) * widths[axis])))
-                y = sums(y, weights, axis, 0, beyond(mode), number(cval))
+        y, chosen = image(input), choose(axes)
+        count = chosen.size
+        widths, derivatives, boundaries = sigmas(sigma, count), orders(order, count), beyond(mode, count)
+        for k in range(count):
+            if widths[k] > 1e-15:
+                weights = taps(gaussian(widths[k], derivatives[k], reach(radius, count, k, float(truncate) * widths[k])))
+                y = sums(y, weights, chosen[k], 0, boundaries[k], number(cval))
                 flat = y.reshape(-1)
                 for i in range(flat.size):
                     flat[i] = kept(flat[i])

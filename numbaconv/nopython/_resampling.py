@@ -15,9 +15,10 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numbaconv._jit import named_apart
 from numbaconv.nopython._arrays import in_lines, taken
-from numbaconv.nopython._compile import family, helper, kernel, overloads
+from numbaconv.nopython._compile import family, helper, overloads
 from numbaconv.nopython._extension import CONSTANT, MODES, sample
-from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
+from numbaconv.nopython._kinds import choice, dtype_of, integers, is_none, numbers
+from numbaconv.nopython._windows import window_of
 
 BACKGROUNDS = {"mean": 20, "median": 21, "minimum": 22, "maximum": 23}  # resample_poly takes them off first and adds them afterwards
 
@@ -33,21 +34,26 @@ def phases(h, up, per_phase):  # type: ignore[no-untyped-def]
 
 @functools.cache
 def background(dtype: np.dtype[Any]) -> Callable[[Any, int], Any]:
-    """Return a function (line, padtype) for compiled code; of complex numbers there is only the mean."""
+    """Return a function (line, padtype) for compiled code; complex numbers are in order of their real parts, then of their imaginary ones."""
     if dtype.kind == "c":
 
-        def level(line, padtype):  # type: ignore[no-untyped-def]
-            return line.sum() / line.size
-
+        def sort(line):  # type: ignore[no-untyped-def]
+            by_second = line[np.argsort(line.imag, kind="mergesort")]
+            return by_second[np.argsort(by_second.real, kind="mergesort")]
     else:
 
-        def level(line, padtype):  # type: ignore[no-untyped-def]
-            if padtype == 20:
-                return line.sum() / line.size
-            values = np.sort(line)
-            if padtype == 21:
-                return (values[(values.size - 1) // 2] + values[values.size // 2]) / 2
-            return values[0] if padtype == 22 else values[values.size - 1]
+        def sort(line):  # type: ignore[no-untyped-def]
+            return np.sort(line)
+
+    in_order = register_jitable(named_apart(sort))
+
+    def level(line, padtype):  # type: ignore[no-untyped-def]
+        if padtype == 20:
+            return line.sum() / line.size
+        values = in_order(line)
+        if padtype == 21:
+            return (values[(values.size - 1) // 2] + values[values.size // 2]) / 2
+        return values[0] if padtype == 22 else values[values.size - 1]
 
     function: Callable[[Any, int], Any] = register_jitable(named_apart(level))
     return function
@@ -115,20 +121,12 @@ def resampled(dtype: np.dtype[Any], axes: int) -> Callable[..., Any]:
     return run
 
 
-def rates(up: Any, down: Any) -> None:
-    """Refuse rates that are no integers."""
-    for name, value in (("up", up), ("down", down)):
-        if not isinstance(value, (int, types.Integer)) and not isinstance(known(value), int):
-            raise refuse(name, value, "an integer")
-
-
 @overloads(scipy.signal.upfirdn)
 def upfirdn(h, x, up=1, down=1, axis=-1, mode="constant", cval=0):  # type: ignore[no-untyped-def]
     """Compile scipy.signal.upfirdn."""
-    rates(up, down)
+    integers(up=up, down=down, axis=axis)
     dtype = np.result_type(dtype_of("h", h, 1), dtype_of("x", x), np.float32)
-    if isinstance(cval, (complex, types.Complex)) and dtype.kind != "c":
-        raise refuse("cval", cval, f"a real number for a result of {dtype}")
+    numbers(dtype, cval=cval)
     taps, signal, beyond, number = taken(h, dtype), taken(x, dtype), choice("mode", mode, MODES), dtype.type
     run = resampled(dtype, getattr(x, "ndim", 1))
 
@@ -136,33 +134,6 @@ def upfirdn(h, x, up=1, down=1, axis=-1, mode="constant", cval=0):  # type: igno
         return run(taps(h), signal(x), up, down, axis, beyond(mode), number(cval))
 
     return implementation
-
-
-@helper
-def bessel(x):  # type: ignore[no-untyped-def]
-    """Return the modified Bessel function I0, by its series."""
-    term = total = 1.0
-    k = 0
-    while term > 1e-17 * total:
-        k += 1
-        term *= (x / (2 * k)) ** 2
-        total += term
-    return total
-
-
-@kernel
-def low_pass(most, beta):  # type: ignore[no-untyped-def]
-    """Return 20·most + 1 taps that cut off at 1/most of the highest frequency: a sinc under a Kaiser window, with a sum of 1."""
-    half = 10 * most
-    taps, total = np.empty(2 * half + 1), 0.0
-    for i in range(taps.size):
-        place = float(i - half)
-        angle = math.pi * place / most
-        taps[i] = (math.sin(angle) / angle if place else 1.0) * bessel(beta * math.sqrt(max(0.0, 1 - (place / half) ** 2)))
-        total += taps[i]
-    for i in range(taps.size):
-        taps[i] /= total
-    return taps
 
 
 @family
@@ -188,42 +159,16 @@ def resampled_poly(dtype: np.dtype[Any], axes: int) -> Callable[..., Any]:
     return run
 
 
-def window_of(window: Any) -> tuple[np.dtype[Any] | None, Callable[[Any, int], Any]]:
-    """Return the dtype of taps that are given, and a function (window, most) for compiled code that gives the taps."""
-    if isinstance(window, (types.Array, types.List)):
-        dtype = dtype_of("window", window, 1)
-        given = taken(window, np.result_type(dtype, np.float32))
-
-        def taps(window, most):  # type: ignore[no-untyped-def]
-            return given(window)
-
-        return dtype, register_jitable(named_apart(taps))
-    found = known(window)
-    if isinstance(found, tuple) and len(found) == 2 and found[0] == "kaiser":
-        beta = float(found[1])
-
-        def taps(window, most):  # type: ignore[no-untyped-def]
-            return low_pass(most, beta)
-
-    elif isinstance(window, types.BaseTuple) and len(window) == 2 and known(window[0]) == "kaiser" and isinstance(window[1], types.Number):
-
-        def taps(window, most):  # type: ignore[no-untyped-def]
-            return low_pass(most, float(window[1]))
-
-    else:
-        raise refuse("window", window, "('kaiser', beta) or an array of taps")
-    return None, register_jitable(named_apart(taps))
-
-
 @overloads(scipy.signal.resample_poly)
 def resample_poly(x, up, down, axis=0, window=("kaiser", 5.0), padtype="constant", cval=None):  # type: ignore[no-untyped-def]
     """Compile scipy.signal.resample_poly."""
-    rates(up, down)
+    integers(up=up, down=down, axis=axis)
     kind = dtype_of("x", x)
     given, design = window_of(window)
     dtype = np.result_type(kind, given or (kind if kind.kind in "fc" else np.float64), np.float32)
-    names = {**MODES, **({"mean": BACKGROUNDS["mean"]} if dtype.kind == "c" else BACKGROUNDS)}
-    signal, taps, beyond = taken(x, dtype), taken(types.Array(types.boolean, 1, "A"), dtype), choice("padtype", padtype, names)
+    if not is_none(cval):
+        numbers(dtype, cval=cval)
+    signal, taps, beyond = taken(x, dtype), taken(types.Array(types.boolean, 1, "A"), dtype), choice("padtype", padtype, {**MODES, **BACKGROUNDS})
     run, number, without = resampled_poly(dtype, getattr(x, "ndim", 1)), dtype.type, is_none(cval)
     copied = taken(types.Array(types.boolean, getattr(x, "ndim", 1), "A"), dtype)
     value = register_jitable(named_apart(_zero if without else _itself))

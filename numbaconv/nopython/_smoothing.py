@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import scipy.signal
-from numba import types
 from numba.extending import register_jitable
 
 from numbaconv._jit import named_apart
 from numbaconv.nopython._arrays import in_lines, taken
 from numbaconv.nopython._boundary import CONSTANT, MIRROR, NEAREST, WRAP
 from numbaconv.nopython._compile import family, kernel, overloads
-from numbaconv.nopython._kinds import choice, dtype_of, is_none, known, refuse
-from numbaconv.nopython._ndimage import correlation_along, storing
+from numbaconv.nopython._kinds import choice, dtype_of, integers, is_none, numbers, refuse
+from numbaconv.nopython._ndimage_sums import correlation_along, storing
 
 INTERP = 9
 MODES = {"interp": INTERP, "mirror": MIRROR, "constant": CONSTANT, "nearest": NEAREST, "wrap": WRAP}
@@ -106,17 +105,11 @@ def smoothing(axes: int) -> Callable[..., Any]:
     return smooth
 
 
-def integers(**arguments: Any) -> None:
-    """Refuse arguments that are no integers."""
-    for name, value in arguments.items():
-        if not isinstance(value, (int, types.Integer)) and not isinstance(known(value), int):
-            raise refuse(name, value, "an integer")
-
-
 @overloads(scipy.signal.savgol_coeffs)
 def savgol_coeffs(window_length, polyorder, deriv=0, delta=1.0, pos=None, use="conv"):  # type: ignore[no-untyped-def]
     """Compile scipy.signal.savgol_coeffs."""
     integers(window_length=window_length, polyorder=polyorder, deriv=deriv)
+    numbers(float, delta=delta, **({} if is_none(pos) else {"pos": pos}))
     reverse = choice("use", use, {"dot": 0, "conv": 1})
     if is_none(pos):
 
@@ -141,7 +134,8 @@ def savgol_coeffs(window_length, polyorder, deriv=0, delta=1.0, pos=None, use="c
 @overloads(scipy.signal.savgol_filter)
 def savgol_filter(x, window_length, polyorder, deriv=0, delta=1.0, axis=-1, mode="interp", cval=0.0):  # type: ignore[no-untyped-def]
     """Compile scipy.signal.savgol_filter."""
-    integers(window_length=window_length, polyorder=polyorder, deriv=deriv)
+    integers(window_length=window_length, polyorder=polyorder, deriv=deriv, axis=axis)
+    numbers(float, delta=delta, cval=cval)
     kind, axes = dtype_of("x", x), getattr(x, "ndim", 1)
     if kind.kind == "c":
         raise refuse("x", kind, "an array of real numbers")
@@ -159,7 +153,7 @@ def divide(signal, divisor):  # type: ignore[no-untyped-def]
     """Return the quotient of two polynomials and what remains."""
     if signal.size == 0 or divisor.size == 0:
         raise ValueError("signal and divisor must not be empty")
-    if divisor[0] == 0:
+    if divisor[0] == 0 and signal.size >= divisor.size:
         raise ValueError("divisor[0] must not be 0")
     quotient, rest = np.empty(max(0, signal.size - divisor.size + 1), signal.dtype), signal.copy()
     for i in range(quotient.size):

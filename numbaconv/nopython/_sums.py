@@ -17,7 +17,8 @@ from numbaconv.nopython._compile import family, helper, kernel, rocket
 from numbaconv.nopython._direct import START, H, X, Y, convolve_directly, convolve_lines
 from numbaconv.nopython._fft import TILE_ROWS, by_transforms, tile_of
 
-FULL, SAME, VALID, LONGER, LONGER_REVERSED = range(5)  # the last two are as large as the larger input, as NumPy has it
+# LONGER and LONGER_REVERSED are as large as the larger input, as NumPy has it; axes of one element don't count for VALID_BUT_FOR_ONES.
+FULL, SAME, VALID, LONGER, LONGER_REVERSED, VALID_BUT_FOR_ONES = range(6)
 MODES = {"full": FULL, "same": SAME, "valid": VALID}
 AUTO, DIRECT, FFT = 0, 1, 2
 ANY = "auto direct fft"
@@ -36,16 +37,17 @@ def measure(first, second, mode, sizes):  # type: ignore[no-untyped-def]
         n, taps = first[axis], second[axis]
         if n == 0 or taps == 0:
             raise ValueError("the inputs must not be empty in nopython code")
-        larger, smaller = larger or taps > n, smaller or taps < n
+        if mode == VALID or (n > 1 and taps > 1):
+            larger, smaller = larger or taps > n, smaller or taps < n
         start, size = 0, n + taps - 1
         if mode == SAME:
             start, size = (taps - 1) // 2, n
-        elif mode == VALID:
+        elif mode == VALID or mode == VALID_BUT_FOR_ONES:
             start, size = min(n, taps) - 1, abs(n - taps) + 1
         elif mode != FULL:
             start, size = (min(n, taps) - 1 + mode - LONGER) // 2, max(n, taps)
         sizes[X, axis], sizes[H, axis], sizes[Y, axis], sizes[START, axis] = n, taps, size, start
-    if mode == VALID and larger and smaller:
+    if (mode == VALID or mode == VALID_BUT_FOR_ONES) and larger and smaller:
         raise ValueError("For 'valid' mode, one must be at least as large as the other in every dimension")
 
 

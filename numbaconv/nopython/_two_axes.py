@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import scipy.signal
-from numba import types
 
 from numbaconv.nopython._arrays import flat, taken
 from numbaconv.nopython._boundary import CONSTANT, REFLECT, WRAP, correlate_extended
 from numbaconv.nopython._compile import family, overloads
 from numbaconv.nopython._convolution import operands
 from numbaconv.nopython._direct import START, H, X, Y
-from numbaconv.nopython._kinds import choice, refuse
+from numbaconv.nopython._kinds import choice, numbers
 from numbaconv.nopython._sums import MODES, SAME, VALID, measure
 
 BOUNDARIES = {"fill": CONSTANT, "pad": CONSTANT, "wrap": WRAP, "circular": WRAP, "symm": REFLECT, "symmetric": REFLECT}
@@ -53,10 +52,7 @@ def images(dtype: np.dtype[Any], mirrored: bool) -> Callable[..., Any]:
 def image_sum(in1: Any, in2: Any, mode: Any, boundary: Any, fillvalue: Any, mirrored: bool) -> tuple[Any, ...]:
     """Return what both call."""
     dtype = operands(in1, in2, ("in1", "in2"), 2)
-    if not isinstance(fillvalue, (bool, int, float, complex, types.Number, types.Boolean, types.Omitted)):
-        raise refuse("fillvalue", fillvalue, "a number")
-    if isinstance(fillvalue, (complex, types.Complex)) and dtype.kind != "c":
-        raise refuse("fillvalue", fillvalue, f"a real number for a result of {dtype}")
+    numbers(dtype, fillvalue=fillvalue)
     return (
         taken(in1, dtype),
         taken(in2, dtype),
