@@ -15,7 +15,7 @@ from numbaconv import plan as planning
 from numbaconv._docs import document
 from numbaconv.arrays import COMPUTE, Array, as_array, check_shape, contiguous, device_of, result_type
 from numbaconv.problem import LAYOUTS, axis_values, is_channels_last
-from numbaconv.recipe import OPERATIONS, Kind, carry_out, problem_for, recipe_for, shape_of
+from numbaconv.recipe import OPERATIONS, Kind, carry_out, planned, problem_for, recipe_for, shape_of
 from numbaconv.reference import ACTIVATIONS
 
 
@@ -297,13 +297,14 @@ def explain(
     rank = len(w_shape) - 2
     geometry, how = _split_options(rank, transposed, options)
     kind: Kind = op  # type: ignore[assignment]
-    compute = COMPUTE[result_type(as_array(np.empty(0, dtype), "dtype"))]
+    given = result_type(as_array(np.empty(0, dtype), "dtype"))
     problem, unbatched = problem_for(transposed, "forward", rank, x_shape, w_shape, geometry)
     output = problem.shape("x" if transposed else "y", rank)[1 if unbatched else 0 :]
     name = f"conv{'_transpose' if transposed else ''}{rank}d"
     title = f"{name} {op} ({OPERATIONS[transposed, kind]}): x {x_shape}, w {w_shape}, output {output}"
-    device = how["device"] or "cpu"
-    return planning.explain_problem(problem, OPERATIONS[transposed, kind], compute, title, how["method"], how["precision"], device, measure)
+    operation, device = OPERATIONS[transposed, kind], how["device"] or "cpu"
+    compute = COMPUTE[given] if device == "cpu" else planned(problem, operation, given, how["method"], how["precision"], device).dtype
+    return planning.explain_problem(problem, operation, compute, title, how["method"], how["precision"], device, measure)
 
 
 def _split_options(rank: int, transposed: bool, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -101,7 +101,7 @@ def _decide(
     for name, value in (("method", method), ("precision", precision), ("device", device or "cpu")):
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a string, got {value!r}")
-    chosen = _planned(problem, op, dtype, method, precision, device or "cpu")
+    chosen = planned(problem, op, dtype, method, precision, device or "cpu")
     a, b, out = TENSORS[op]
     shapes = {t: problem.shape(t, rank)[1 if unbatched and t != "w" else 0 :] for t in ("x", "w", "y")}
     grad_shape = shapes["x" if transposed else "y"] if kind != "forward" else None
@@ -111,7 +111,7 @@ def _decide(
     return Recipe(chosen, chosen.bound(), dtype, grad_shape, *full, channels, size + chosen.workspace)
 
 
-def _planned(problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str, precision: str, device: str) -> planning.Plan:
+def planned(problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str, precision: str, device: str) -> planning.Plan:
     """Plan in the dtype of the result where a GPU can compute in it, else in the one that stands for it."""
     if device == "cuda" and COMPUTE[dtype] != dtype:
         try:

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numbaconv._jit import Kernel, inline, unsigned
+from numbaconv._jit import Kernel, inline
 from numbaconv.cpu import _emit, _parallel, _seconds, _simd_stencil, _slabs, direct
 from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._grid import reads_zeros
+from numbaconv.cpu._stencil_moves import channel_copier, channel_storer, clear, copier, storer
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
-from numbaconv.cpu.bias import CODES, activate, store_row
+from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
-AHEAD = 4096  # elements between a copy and what it asks the cache for
-soon, soon_written = _simd_stencil.prefetch(False), _simd_stencil.prefetch(True)
+soon_written = _simd_stencil.prefetch(True)
 MOST_TAPS = 1 << 14  # each has an entry in a table
 MOST_INTERLEAVED = 32  # outputs of a row: longer ones fill vectors by themselves (benchmarks/layers.py: 0.12 ms for 0.17 at 28, 0.42 for 0.36 at 56)
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
@@ -137,175 +137,6 @@ def _wgrad_in_blocks(problem: ConvProblem, dy: Array, x: Array, dw: Array, secon
     return not np.isfinite(dw).all()
 
 
-@inline
-def _clear(to, at, n):  # type: ignore[no-untyped-def]
-    for i in range(n):
-        to[unsigned(at + i)] = 0
-
-
-@functools.cache
-def _copier(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
-    """Make the function that copies what a block reads."""
-    move, every_second, zero = _simd_stencil.move(isa, dtype), _simd_stencil.move(isa, dtype, 2), dtype.type(0)
-
-    lanes = isa.vector_bytes // dtype.itemsize
-
-    @inline
-    def clear(block, start, stop):  # type: ignore[no-untyped-def]
-        for to in range(start, stop, lanes):
-            for lane in range(lanes):
-                block[unsigned(to + lane)] = 0
-
-    @inline
-    def copy(block, at, x, source, slices, n, group, z, p0, q0):  # type: ignore[no-untyped-def]
-        # Phase after phase, row after row, with zeros where there is no input: whole vectors of them, before the data.
-        xn, xc, xd, xh, xw, H, W, down, across = source[0], source[1], source[2], source[3], source[4], source[5], source[6], source[7], source[8]
-        rows, pitch, C, T = source[11], source[12], source[13], source[14]
-        for part in range(C * T * down * across):
-            phase, rest = part % across, part // across
-            shift, plane = rest % down, rest // down
-            d, left, step = slices[z, plane % T], source[10] + q0 * source[16] + phase, across * xw
-            start = min(pitch, max(0, -(left // across)))
-            stop = max(start, min(pitch, -((left - W) // across)))
-            first = n * xn + (group * C + plane // T) * xc + d * xd + (left + start * across) * xw
-            to, i = at + part * rows * pitch, source[9] + p0 * down + shift
-            for _ in range(rows):
-                if d < 0 or i < 0 or i >= H:
-                    clear(block, to, to + pitch)
-                else:
-                    clear(block, to, to + min(start, 1))
-                    clear(block, to + stop // lanes * lanes, to + pitch)
-                    from_ = first + i * xh
-                    for j in range(0, stop - start, lanes):
-                        soon(x, from_ + AHEAD + j * step)
-                    if start > lanes:
-                        clear(block, to, to + start)
-                    if step == 1:
-                        move(x, from_, block, to + start, stop - start, zero)
-                    elif step == 2:
-                        every_second(x, from_, block, to + start, stop - start, zero)
-                    else:
-                        for j in range(stop - start):
-                            block[unsigned(to + start + j)] = x[unsigned(from_ + step * j)]
-                to, i = to + pitch, i + down
-
-    return copy
-
-
-@functools.cache
-def _storer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
-    """Make the function that writes a row of tiles."""
-    move, zero = _simd_stencil.move(isa, dtype), dtype.type(0)
-
-    @inline
-    def store(y, target, sums, at, n, k, z, p0, q0, phase, rows, pitch, size, bias, code):  # type: ignore[no-untyped-def]
-        # The phases along w are interleaved in a line in front of the sums.
-        yn, yk, yd, yh, yw, P, Q, down, across = target[0], target[1], target[2], target[3], target[4], target[5], target[6], target[7], target[8]
-        length, shift = min(across * pitch, Q - across * q0), bias[k] if bias.size else zero
-        for row in range(rows):
-            p = phase + down * (p0 + row)
-            if p >= P:
-                break
-            to, first = n * yn + k * yk + z * yd + p * yh + across * q0 * yw, at + row * pitch
-            if across == 2:
-                for q in range((length + 1) // 2):
-                    sums[unsigned(2 * q)] = sums[unsigned(first + q)]
-                    sums[unsigned(2 * q + 1)] = sums[unsigned(first + size + q)]
-            elif across > 2:
-                for part in range(across):
-                    for q in range(pitch):
-                        sums[unsigned(part + across * q)] = sums[unsigned(first + part * size + q)]
-            first = first if across == 1 else 0
-            if code == 0 and yw == 1:
-                move(sums, first, y, to, length, shift)
-            else:
-                store_row(y, to, yw, length, sums, first, bias, k, code)
-
-    return store
-
-
-@functools.cache
-def _channel_copier(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
-    """Make the function that copies what a block reads for neighbouring groups, their channels interleaved."""
-    move, turn, zero, lanes = _simd_stencil.move(isa, dtype), _simd_stencil.transpose(isa, dtype), dtype.type(0), isa.vector_bytes // dtype.itemsize
-
-    @inline
-    def copy(block, at, x, source, slices, n, group, z, p0, q0):  # type: ignore[no-untyped-def]
-        # Phase after phase of rows, row after row, with zeros where there is no input.
-        xn, xc, xd, xh, xw, H, W, down = source[0], source[1], source[2], source[3], source[4], source[5], source[6], source[7]
-        rows, pitch, C, T, lane_step, valid = source[11], source[12], source[13], source[14], source[15], min(lanes, source[17] - group)
-        for part in range(C * T * down):
-            shift, plane = part % down, part // down
-            d, left, to, i = slices[z, plane % T], source[10] + q0 * source[16], at + part * rows * pitch, source[9] + p0 * down + shift
-            start = min(pitch // lanes, max(0, -left))
-            stop = max(start, min(pitch // lanes, W - left))
-            first = n * xn + (group * C + plane // T) * xc + d * xd + left * xw
-            for _ in range(rows):
-                if d < 0 or i < 0 or i >= H:
-                    _clear(block, to, pitch)
-                else:
-                    _clear(block, to, start * lanes)
-                    from_ = first + i * xh
-                    if xw == 1:
-                        for j in range(start, stop, lanes):
-                            turn(x, from_ + j, lane_step, valid, min(lanes, stop - j), block, to + j * lanes, lanes, lanes, lanes)
-                    elif lane_step == 1:
-                        for j in range(start, stop):
-                            move(x, from_ + j * xw, block, to + j * lanes, valid, zero)
-                    else:
-                        for j in range(start, stop):
-                            for lane in range(valid):
-                                block[unsigned(to + j * lanes + lane)] = x[unsigned(from_ + j * xw + lane * lane_step)]
-                    _clear(block, to + stop * lanes, pitch - stop * lanes)
-                to, i = to + pitch, i + down
-
-    return copy
-
-
-@functools.cache
-def _channel_storer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
-    """Make the function that writes a row of tiles whose lanes are neighbouring groups."""
-    turn, zero, lanes = _simd_stencil.transpose(isa, dtype), dtype.type(0), isa.vector_bytes // dtype.itemsize
-
-    @inline
-    def finish(sums, line, first, across, size, length, bias, k, step, valid, code):  # type: ignore[no-untyped-def]
-        # Interleave the phases along w, add the bias and apply the activation.
-        for lane in range(lanes):
-            sums[unsigned(line + lane)] = bias[k + min(lane, valid - 1) * step] if bias.size else zero
-        for q in range(length):
-            at, to = first + q % across * size + q // across * lanes, line + (1 + q) * lanes
-            for lane in range(lanes):
-                sums[unsigned(to + lane)] = sums[unsigned(at + lane)] + sums[unsigned(line + lane)]
-        if code:
-            activate(sums, line + lanes, length * lanes, code)
-
-    @inline
-    def store(y, target, sums, at, n, k, z, p0, q0, phase, rows, pitch, size, bias, code):  # type: ignore[no-untyped-def]
-        yn, yk, yd, yh, yw, P, Q, down, across = target[0], target[1], target[2], target[3], target[4], target[5], target[6], target[7], target[8]
-        lane_step, per_group = target[9], target[9] // yk
-        length, valid = min(across * pitch, Q - across * q0), min(lanes, target[10] - k // per_group)
-        for row in range(rows):
-            p = phase + down * (p0 + row)
-            if p >= P:
-                break
-            to, first = n * yn + k * yk + z * yd + p * yh + across * q0 * yw, at + row * pitch * lanes
-            finish(sums, 0, first, across, size, length, bias, k, per_group, valid, code)
-            if yw == 1:
-                for q in range(0, length, lanes):
-                    count = min(lanes, length - q)
-                    turn(sums, (1 + q) * lanes, lanes, count, lanes, y, to + q, lane_step, valid, count)
-            elif lane_step == 1:
-                for q in range(length):
-                    for lane in range(valid):
-                        y[unsigned(to + q * yw + lane)] = sums[unsigned((1 + q) * lanes + lane)]
-            else:
-                for q in range(length):
-                    for lane in range(valid):
-                        y[unsigned(to + q * yw + lane * lane_step)] = sums[unsigned((1 + q) * lanes + lane)]
-
-    return store
-
-
 @functools.cache
 def _fprop(isa: _emit.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
     """Make the kernel for tiles of so many rows and chains of so many taps and one less: both are part of its code."""
@@ -313,7 +144,7 @@ def _fprop(isa: _emit.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
     short = _simd_stencil.stencil_tile(isa, dtype, rows, max(1, chain - 1), not channels)
     lanes = isa.vector_bytes // dtype.itemsize
     pixel = lanes if channels else 1
-    copy, store = (_channel_copier(isa, dtype), _channel_storer(isa, dtype)) if channels else (_copier(isa, dtype), _storer(isa, dtype))
+    copy, store = (channel_copier(isa, dtype), channel_storer(isa, dtype)) if channels else (copier(isa, dtype), storer(isa, dtype))
 
     @inline
     def read_weights(weights, w, group, sizes, taps):  # type: ignore[no-untyped-def]
@@ -327,7 +158,7 @@ def _fprop(isa: _emit.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
         # A row of tiles: each call adds its columns of taps to all of them, chunk after chunk.
         tiles, tile_step, x_step, row_step, out_step, size, chunks = sizes[13], sizes[14], sizes[21], sizes[15], sizes[16], sizes[18], 0
         if start == stop:
-            _clear(sums, at, size)
+            clear(sums, at, size)
         for i in range(start, stop):
             column, count, length, tap, add = calls[i, 0], calls[i, 1], calls[i, 2], wi + calls[i, 3] * pixel, calls[i, 4]
             for tile in range(tiles):
@@ -389,7 +220,7 @@ def _wgrad(isa: _emit.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
     """Make wgrad's kernel for places of so many rows and chains of so many taps and one less."""
     long, short = _simd_stencil.stencil_dots(isa, dtype, rows, chain), _simd_stencil.stencil_dots(isa, dtype, rows, max(1, chain - 1))
     lanes, room = isa.vector_bytes // dtype.itemsize, CHUNK // rows
-    copy, pixel = (_channel_copier(isa, dtype), lanes) if channels else (_copier(isa, dtype), 1)
+    copy, pixel = (channel_copier(isa, dtype), lanes) if channels else (copier(isa, dtype), 1)
 
     @inline
     def add_places(sums, block, dy, sizes, columns, calls, places, first, count):  # type: ignore[no-untyped-def]
