@@ -1,25 +1,28 @@
-"""Filters that are an outer product: a pass along each axis costs rows + columns instead of rows × columns."""
+"""Filters along the two last axes in one sweep, and 2-D filters that are an outer product, which cost rows + columns instead of rows × columns."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from numbaconv import boundary
+from numbaconv import plan as planning
 from numbaconv.arrays import Array
 from numbaconv.cpu import separable as sweep
 
-SMALLEST = 6  # taps on either axis from which two passes are faster than one
-MOST_TAPS = 96  # of a filter in one sweep: longer ones are transformed
-FAR = 1e-4  # by how much an outer product's elements cannot be apart, in any dtype
+SMALLEST = 6  # taps on either axis from which a sweep is faster than one sum over both
+MOST_TAPS = 96  # of a filter in a sweep: longer ones are transformed
+FAR_OFF = 1e-4  # what is further from being an outer product, of the first element and one in the middle, is none in any dtype
 ROUNDINGS = 4  # by how many eps an element may differ from the product
 
 
 def factors(h: Array, dtype: np.dtype[Any]) -> tuple[Array, Array] | None:
     """Return (column, row) whose outer product is the 2-D filter h, each element within 4 eps of a floating ``dtype``, else None.
 
-    The bound is relative to each element, so that the two passes keep to bounds in terms of Σ|x||h| as one pass does.
+    The bound is relative to each element, so that the two passes keep to bounds in terms of Σ|x||h| as one pass does. Filters whose largest
+    element is so large or so small that a pass could leave the range of the dtype are none either.
 
     >>> column, row = factors(np.outer(np.arange(1, 11), np.arange(11, 21)), np.dtype("float64"))
     >>> column.shape, row.shape, float(column[2] * row[3])
@@ -31,40 +34,48 @@ def factors(h: Array, dtype: np.dtype[Any]) -> tuple[Array, Array] | None:
         return None
     i, j = h.shape[0] // 2, h.shape[1] // 2
     one, other = complex(h[0, 0]) * complex(h[i, j]), complex(h[0, j]) * complex(h[i, 0])
-    if abs(one - other) > FAR * abs(one):  # so for most filters
+    if abs(one - other) > FAR_OFF * abs(one):  # so for most filters
         return None
     i, j = divmod(int(np.argmax(abs(h))), h.shape[1])
-    pivot = h[i, j]
-    if not np.isfinite(pivot) or pivot == 0:
+    pivot, limits = h[i, j], np.finfo(dtype)
+    if not math.sqrt(float(limits.tiny)) <= abs(pivot) <= math.sqrt(float(limits.max)):
         return None
     column, row = h[:, j] / 1.0, h[i] / pivot
-    bound = ROUNDINGS * float(np.finfo(dtype).eps) * abs(h)
+    bound = ROUNDINGS * float(limits.eps) * abs(h)
     return (column, row) if bool(np.all(abs(np.multiply.outer(column, row) - h) <= bound)) else None
 
 
-def correlate(
-    x: Array,
-    down: Array,
-    across: Array,
-    low: tuple[int, int],
-    boundaries: tuple[str, str],
-    values: tuple[float, float],
-    out: Array | None = None,
-    size: tuple[int, int] | None = None,
-) -> Array | None:
-    """Return a stack of images correlated with ``down`` along their columns and the result of that with ``across`` along its rows, in one sweep.
+def outside(value: float, column: Array) -> float | None:
+    """Return what an image with a value beyond its ends is there once ``column`` was applied; None if only the sum over both axes tells."""
+    found = value * float(column.sum(dtype=np.float64)) if value else 0.0
+    return found if math.isfinite(found) else None
 
-    All are of one dtype, float32 or float64. Each axis has the low padding, the boundary and the value of its own, and as many outputs as elements
-    unless ``size`` says otherwise. None for filters that are better applied one after the other.
+
+def fits(down: Array, across: Array) -> bool:
+    """Return whether two filters are short enough for a sweep."""
+    return max(len(down), len(across)) <= MOST_TAPS
+
+
+def correlate(
+    x: Array, down: Array, across: Array, low: tuple[int, int], boundaries: tuple[str, str], values: tuple[float, float], out: Array | None = None,
+    size: tuple[int, int] | None = None,
+) -> Array:  # fmt: skip
+    """Return a stack of images correlated with ``down`` along their columns and the result of that with ``across`` along its rows.
+
+    All are of one dtype, float32 or float64, and no array is empty. Each axis has the low padding, the boundary and the value of its own, and as
+    many outputs as elements unless ``size`` says otherwise. ``out``, if given, is filled and returned; it shares no memory with x.
     """
-    if max(len(down), len(across)) > MOST_TAPS or not x.size:
-        return None
-    images = x.reshape(-1, *x.shape[-2:])
-    size = x.shape[-2:] if size is None else size
-    y = np.empty((*x.shape[:-2], *size), x.dtype) if out is None else out
+    given = (*x.shape[:-2], *(x.shape[-2:] if size is None else size))
+    planning.require_memory((math.prod(given) + x.size) * x.itemsize, f"an output of shape {given} with a contiguous image in {x.dtype}")
+    place = out is not None and out.dtype == x.dtype and out.flags.carray
+    y: Array = out if place else np.empty(given, x.dtype)  # type: ignore[assignment]
     first, second = (
         sweep.Axis(np.ascontiguousarray(w, x.dtype), boundary.sources(elements, -before, outputs - before + len(w) - 1, kind), value)
-        for elements, outputs, w, before, kind, value in zip(x.shape[-2:], size, (down, across), low, boundaries, values, strict=True)
+        for elements, outputs, w, before, kind, value in zip(x.shape[-2:], given[-2:], (down, across), low, boundaries, values, strict=True)
     )
-    sweep.correlate(np.ascontiguousarray(images), first, second, y.reshape(-1, *size))
-    return y
+    with np.errstate(over="ignore"):  # a value that is infinite in the dtype
+        sweep.correlate(np.ascontiguousarray(x.reshape(-1, *x.shape[-2:])), first, second, y.reshape(-1, *given[-2:]))
+    if out is None or place:
+        return y
+    out[...] = y
+    return out

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.signal
 from cases import fill, poisoned
 
 import numbaconv as nc
-from numbaconv import boundary, separable
+from numbaconv import boundary, ndimage, separable, signal
+from numbaconv import plan as planning
 from numbaconv.cpu import _emit
 from numbaconv.cpu import separable as sweep
 
@@ -62,7 +64,39 @@ def test_what_is_not_finite_stays_in_its_window(rng):
     np.testing.assert_array_equal(~np.isfinite(y), strange)
 
 
-def test_long_filters_and_empty_images_are_left_to_others():
-    x = np.ones((1, 9, 9))
-    assert separable.correlate(x, np.ones(separable.MOST_TAPS + 1), np.ones(1), (0, 0), ("wrap", "wrap"), (0.0, 0.0)) is None
-    assert separable.correlate(x[:, :0], np.ones(1), np.ones(1), (0, 0), ("wrap", "wrap"), (0.0, 0.0)) is None
+def test_any_out_is_filled(rng):
+    x, w = rng.standard_normal((2, 40, 50)), rng.standard_normal(7)
+    options: Any = ((3, 3), ("reflect", "wrap"), (0.0, 0.0))
+    expected = separable.correlate(x, w, w, *options)
+    for out in (np.full((2, 40, 50), np.nan, order="F"), np.full((2, 40, 100), np.nan)[..., ::2], np.full((2, 40, 50), np.nan, "float32")):
+        assert separable.correlate(x, w, w, *options, out) is out
+        np.testing.assert_array_equal(out, expected.astype(out.dtype))
+
+
+def test_a_size_of_its_own(rng):
+    x, w = rng.standard_normal((1, 20, 30)), rng.standard_normal(6)
+    whole = separable.correlate(x, w, w, (5, 5), ("zeros", "zeros"), (0.0, 0.0), size=(25, 35))
+    np.testing.assert_allclose(whole[0], scipy.signal.correlate(x[0], np.outer(w, w)), atol=1e-12)
+    np.testing.assert_array_equal(separable.correlate(x, w, w, (-3, 4), ("zeros", "zeros"), (0.0, 0.0), size=(4, 9))[0], whole[0, 8:12, 1:10])
+    nothing = separable.correlate(x, w, w, (-100, 0), ("constant", "zeros"), (2.0, 0.0), size=(3, 5))
+    np.testing.assert_allclose(nothing[0], np.full((3, 5), 2 * w.sum() ** 2), atol=1e-12)
+
+
+def test_memory_is_asked_for(monkeypatch):
+    monkeypatch.setattr(planning, "available_memory", lambda: 1e6)
+    with pytest.raises(MemoryError, match="an output of shape"):
+        ndimage.gaussian_filter(np.zeros((3000, 3000)), 2)
+
+
+def test_factors_that_would_leave_the_range_are_none():
+    for scale in (1e-30, 1e30):
+        assert separable.factors(np.full((7, 7), scale, "float32"), np.dtype("float32")) is None
+        assert separable.factors(np.full((7, 7), scale), np.dtype("float64")) is not None
+    assert separable.outside(0.0, np.full(7, 1e308)) == 0
+    assert separable.outside(np.inf, np.ones(7)) is None
+    for x, h in ((np.full((200, 200), 1e-10, "float32"), np.full((7, 7), 1e38, "float32")), (np.full((200, 200), 1e-10), np.full((7, 7), 1e308))):
+        assert np.isfinite(signal.convolve(x, h)).all() and np.isfinite(ndimage.correlate(x, h, mode="constant")).all()
+    mixed = np.outer([1, 1, 1, -1, -1, -0.5], np.ones(7))
+    theirs = scipy.signal.convolve2d(np.ones((200, 200)), mixed, fillvalue=np.inf)
+    np.testing.assert_array_equal(signal.convolve2d(np.ones((200, 200)), mixed, fillvalue=np.inf), theirs)
+    ndimage.gaussian_filter(np.ones((9, 9), "float32"), 2, mode="constant", cval=1e300)  # warns of nothing

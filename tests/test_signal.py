@@ -465,6 +465,9 @@ def test_filters_that_are_outer_products(dtype, rng, monkeypatch):
     out = poisoned((200, 190), dtype)
     assert signal.convolve(x, h, "same", out=out) is out
     np.testing.assert_array_equal(out, signal.convolve(x, h, "same"))
+    for out in (np.full((200, 190), np.nan, dtype, order="F"), np.full((190, 200), np.nan, dtype)[::-1].T):
+        assert signal.convolve(x, h, "same", out=out) is out
+        np.testing.assert_array_equal(out, signal.convolve(x, h, "same"))
     swept.clear()
     h[3, 5] *= 1 + 1e-4
     np.testing.assert_allclose(signal.convolve(x, h), scipy.signal.convolve(x, h, method="direct"), rtol=0, atol=1e-4)

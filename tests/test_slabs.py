@@ -7,8 +7,8 @@ import pytest
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _emit, _slabs
-from numbaconv.problem import ConvProblem
+from numbaconv.cpu import _emit, _slabs, stencil
+from numbaconv.problem import ConvProblem, Options
 
 # Heights and widths of planes: less than a slab or a vector, one more, one less, and (113) a last slab in a tile of its own.
 SIZES = [(7, 7), (8, 5), (6, 9), (20, 15), (15, 17), (113, 8), (118, 33), (3, 3), (29, 64)]
@@ -45,3 +45,38 @@ def test_slabs_are_full_where_they_can_be() -> None:
     reads, rows, full = part.shape.reads, part.shape.rows, (1 << isa.width(np.dtype(np.float32))) - 1
     stored = part.bands[:, 2 * reads + rows : 2 * reads + 2 * rows]
     assert (stored & full == full).all() and (part.blocks[:, 1] & full == full).all()
+
+
+@pytest.mark.parametrize("size", [(4, 4), (2, 8), (8, 1), (3, 5), (7, 7), (129, 129), (257, 63), (20, 300)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("channels", [(4, 2), (70, 3)], ids=["few channels", "many channels"])
+def test_filters_of_one_tap(size: tuple[int, int], channels: tuple[int, int], rng: np.random.Generator) -> None:
+    p = ConvProblem.from_shapes((2, channels[0], *size), (channels[1], channels[0], 1, 1), rank=2)
+    assert _slabs.passes(p, "fprop", np.dtype(np.float32)), "planes are read as rows of vectors"
+    x, w, dy = (rng.integers(-4, 5, p.shape(t)).astype(np.float32) for t in ("x", "w", "y"))
+    for op, a, b in (("fprop", x, w), ("dgrad", dy, w), ("wgrad", dy, x)):
+        expected = reference.run(p, op, a, b)  # type: ignore[arg-type]
+        out = np.full(expected.shape, np.nan, np.float32)
+        stencil.run(p, op, a, b, out, Options())  # type: ignore[arg-type]
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_large_planes_ask_for_what_is_near(rng: np.random.Generator) -> None:
+    for channels, filters, size in ((1, 1, 300), (3, 2, 200), (20, 2, 190)):
+        x, w = (rng.integers(-4, 5, shape).astype(np.float32) for shape in ((1, channels, size, size), (filters, channels, 3, 3)))
+        p = ConvProblem.from_shapes(x.shape, w.shape, rank=2, padding=1)
+        expected = reference.run(p, "fprop", x.reshape(p.shape("x")), w.reshape(p.shape("w")))
+        np.testing.assert_array_equal(nc.conv2d(x, w, padding=1, method="stencil"), expected.reshape(1, filters, size, size))
+
+
+def test_what_is_bound_is_the_same(rng: np.random.Generator) -> None:
+    p = ConvProblem.from_shapes((1, 1, 20, 30), (1, 1, 3, 3), rank=2, padding=1)
+    x, w = rng.standard_normal(p.shape("x")), rng.standard_normal(p.shape("w"))
+    call = stencil.bind(p, "fprop", np.dtype(np.float64))
+    assert call is not None
+    for broken in (1.0, np.inf):
+        w[..., 0, 0] *= broken
+        out, bound = np.full((2, *p.shape("y")), np.nan)
+        stencil.run(p, "fprop", x, w, out, Options())
+        call(x, w, bound)
+        np.testing.assert_array_equal(bound, out)
+        assert not np.isnan(out).any(), "what the padding is multiplied with is left out"

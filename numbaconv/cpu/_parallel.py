@@ -174,11 +174,10 @@ def run(kernel: Kernel, tiles: int, scratch: tuple[int, Any], arguments: tuple[A
     """Run ``kernel`` over ``tiles`` tiles; ``scratch`` is (elements, dtype) for each thread, ``seconds`` the estimated serial time."""
     if tiles == 0:
         return
-    if seconds < SERIAL_SECONDS:
-        return kernel.serial(0, tiles, 1, _aligned(1, *scratch), *arguments)
-    batches = min(tiles, max(1, math.ceil(seconds / BATCH_SECONDS)))
-    workers = min(get_num_threads(), tiles)
-    if workers == 1 and batches == 1:
+    workers, batches = 1, 1
+    if seconds >= SERIAL_SECONDS:
+        workers, batches = min(get_num_threads(), tiles), min(tiles, max(1, math.ceil(seconds / BATCH_SECONDS)))
+    if workers == batches == 1:
         kernel.serial(0, tiles, 1, _aligned(1, *scratch), *arguments)
     elif _mode == "numba" and workers > 1:
         _run_numba(kernel, tiles, workers, _aligned(workers, *scratch), arguments, seconds)
@@ -186,7 +185,6 @@ def run(kernel: Kernel, tiles: int, scratch: tuple[int, Any], arguments: tuple[A
         batches = min(tiles, max(batches, 4 * workers)) if workers > 1 else batches
         job = _Job(kernel.serial, tiles, batches, _aligned(workers, *scratch), arguments)
         _pool.run(job, workers - 1)
-    return None
 
 
 def _aligned(workers: int, size: int, dtype: np.dtype[Any]) -> Array:

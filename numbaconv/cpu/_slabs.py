@@ -44,12 +44,17 @@ class Pass(NamedTuple):
     """Some rows of the outputs, every so many: how they are cut into slabs, and what the kernel reads."""
 
     shape: Slab
-    kernel: Kernel  # of fprop and dgrad, whose last arguments are all but the last of what follows
+    kernel: Kernel  # of fprop and dgrad
     geometry: Array
     bands: Array  # see `slab`: a row per slab of a column
     blocks: Array  # … and per slab of a row
     taps: Array  # offsets of the filter's taps, column after column
     tiles: int
+
+    @property
+    def tables(self) -> tuple[Array, Array, Array, Array]:
+        """What a kernel reads besides tensors."""
+        return self.geometry, self.bands, self.blocks, self.taps
 
 
 def passes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
@@ -68,10 +73,12 @@ def _in_vectors(p: ConvProblem, width: int) -> ConvProblem:
     if p.output != p.input or not p.filter == p.stride == p.input_dilation == one or p.low != (0, 0, 0) or p.channels_last or not H * W:
         return p
     row = math.gcd(H * W, width)
+    if row == H * W:  # there must be two rows
+        row = math.gcd(H * W, max(1, width // 2))
     while H * W // row > LONGEST and H * W % (2 * row) == 0:
         row *= 2
     size = (T, H * W // row, row)
-    return replace(p, input=size, output=size, derived={})
+    return replace(p, input=size, output=size, derived={}) if 1 < size[1] <= LONGEST else p
 
 
 def _possible(p: ConvProblem, op: Op) -> bool:
@@ -196,13 +203,13 @@ def run(found: list[Pass], x: Array, w: Array, y: Array, options: Options, secon
     broken = np.zeros(1, np.int8)
     given = (x.reshape(-1), w.reshape(-1), y.reshape(-1), bias, CODES[options.activation], broken)
     for part in found:
-        _parallel.run(part.kernel, part.tiles, (0, y.dtype), (*given, *part[2:-1]), seconds / len(found))
+        _parallel.run(part.kernel, part.tiles, (0, y.dtype), (*given, *part.tables), seconds / len(found))
     return bool(broken[0])
 
 
 def bind(part: Pass, p: ConvProblem, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], bool]:
     """Return `run` of one pass by the calling thread, without bias and activation, with everything looked up."""
-    compute, tiles, tables = part.kernel.serial, part.tiles, part[2:-1]
+    compute, tiles, tables = part.kernel.serial, part.tiles, part.tables
     scratch, bias = np.empty((1, 0), dtype), np.zeros(p.out_channels, dtype)
 
     def run(x: Array, w: Array, y: Array) -> bool:
@@ -301,7 +308,7 @@ def run_wgrad(part: Pass, p: ConvProblem, dy: Array, x: Array, dw: Array, second
     """Overwrite the gradient of the filters, and return whether a sum is not finite."""
     count, dw, broken = pieces(part, p), dw.reshape(-1), np.zeros(1, np.int8)
     parts = dw.reshape(1, -1) if count == 1 else np.empty((count, dw.size), dw.dtype)
-    arguments = (dy.reshape(-1), x.reshape(-1), parts, broken, part.geometry, part.bands, part.blocks, part.taps)
+    arguments = (dy.reshape(-1), x.reshape(-1), parts, broken, *part.tables)
     tiles = p.out_channels // part.shape.channels * count
     _parallel.run(_wgrad(_emit.host(), dw.dtype, part.shape), tiles, (wgrad_scratch(part, p, dw.dtype), dw.dtype), arguments, seconds)
     if count > 1:

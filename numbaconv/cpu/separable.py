@@ -52,11 +52,12 @@ def correlate(x: Array, down: Axis, across: Axis, y: Array) -> None:
 
 
 def _in_order(sources: Array) -> tuple[int, int]:
-    """Return the longest range of places that shows neighbours in order."""
+    """Return the longest range of places that shows neighbours in order, an empty one if no place shows an element."""
     ends = np.flatnonzero((np.diff(sources) != 1) | (sources[:-1] < 0)) + 1
     starts, stops = np.concatenate([[0], ends]), np.concatenate([ends, [len(sources)]])
-    longest = int(np.argmax(np.where(sources[starts] >= 0, stops - starts, 0)))
-    return int(starts[longest]), int(stops[longest])
+    lengths = np.where(sources[starts] >= 0, stops - starts, 0)
+    longest = int(np.argmax(lengths))
+    return int(starts[longest]), int(starts[longest] + lengths[longest])
 
 
 @functools.cache

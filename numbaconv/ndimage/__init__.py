@@ -92,7 +92,7 @@ def correlate(
 
     Notes
     -----
-    A 2-D filter of floats that is the outer product of two is applied as these, one axis after the other.
+    A 2-D filter of floats that is the outer product of two is applied as these, one axis after the other, in one sweep.
 
     Examples
     --------

@@ -48,26 +48,23 @@ def carry_out(call: Call) -> Array:
 
 def _in_one_sweep(call: Call) -> tuple[Pass, Pass] | None:
     """Return the last two passes if they can be one: along the last two axes, in order, and computed in the dtype of the output."""
-    first, second = (step if step.mean else replace(step, weights=_as_summed(step)) for step in call.passes[-2:])
-    dtype, rank = call.output.dtype.newbyteorder("="), call.input.ndim
-    if dtype.kind != "f" or (first.axis, second.axis) != (rank - 2, rank - 1) or not call.output.size:
-        return None
+    dtype, rank, (first, second) = call.output.dtype.newbyteorder("="), call.input.ndim, call.passes[-2:]
     given = call.input.dtype if len(call.passes) == 2 else dtype
+    if dtype.kind != "f" or given.kind == "c" or (first.axis, second.axis) != (rank - 2, rank - 1):
+        return None
     same = compute_dtype(given, first.weights, dtype) == compute_dtype(dtype, second.weights, dtype) == dtype
-    short = all(step.weights.size <= (WIDE - 1 if step.mean else separable.MOST_TAPS) for step in (first, second))
-    return (first, second) if same and short and given.kind != "c" else None
+    if not same or not separable.fits(first.weights, second.weights) or any(step.mean and step.weights.size >= WIDE for step in (first, second)):
+        return None
+    first, second = (step if step.mean else replace(step, weights=_as_summed(step)) for step in (first, second))
+    return first, second
 
 
 def _sweep(first: Pass, second: Pass, x: Array, out: Array | None) -> Array:
     """Return two passes along the last two axes at once."""
-    if out is not None and not (out.dtype == x.dtype and out.flags.carray):
-        out = None
     with np.errstate(over="ignore"):
         down, across = (step.weights.astype(x.dtype) for step in (first, second))
     values = (float(first.cval.real), float(second.cval.real))
-    y = separable.correlate(x, down, across, (first.low[0], second.low[0]), (first.boundary, second.boundary), values, out)
-    assert y is not None
-    return y
+    return separable.correlate(x, down, across, (first.low[0], second.low[0]), (first.boundary, second.boundary), values, out)
 
 
 def warn_of_promotion(call: Call, level: int) -> None:
@@ -131,11 +128,12 @@ def _real(step: Pass, x: Array, dtype: np.dtype[Any], out: Array | None = None) 
     left_out = step.axis is None and not step.weights.all()
     pair = separable.factors(step.weights, compute) if step.axis is None and x.ndim == 2 and not left_out else None
     with np.errstate(over="ignore"):
-        if pair:
+        beyond = separable.outside(step.cval.real, pair[0]) if pair else None
+        if pair and beyond is not None:
             column, row = pair
             first = replace(step, weights=column, axis=0, low=step.low[:1])
-            step = replace(step, weights=row, axis=1, low=step.low[1:], cval=step.cval * column.sum())
-            if max(step.weights.size, column.size) <= separable.MOST_TAPS:
+            step = replace(step, weights=row, axis=1, low=step.low[1:], cval=beyond)
+            if separable.fits(column, row):
                 return _sweep(first, step, x, out).astype(dtype, copy=False)
             x = _engine(first, x, compute, None)
         y = _engine(step, x, compute, out)

@@ -110,8 +110,8 @@ def known(name: str, in1: Array, in2: Array, mode: Any, method: Any) -> Known | 
         return None
     if len(_known) >= MOST_KNOWN:
         _known.clear()
-    _known[key] = _learn(prepare(name, in1, in2, mode, method))
-    return _known[key]
+    found = _known[key] = _learn(prepare(name, in1, in2, mode, method))
+    return found
 
 
 def _learn(call: Call | None) -> Known | None:
@@ -129,7 +129,7 @@ def _learn(call: Call | None) -> Known | None:
 
 
 def compute_known(call: Known, in1: Array, in2: Array, out: Array | None) -> Array | None:
-    """Return the result of a call that is known; None if ``out`` is not what it should be, or not contiguous."""
+    """Return the result of a call that is known; None if ``out`` is not what it should be, is not contiguous or may overlap an input."""
     x, h = (in2, in1) if call.swapped else (in1, in2)
     x_shape, h_shape, y_shape = call.ready.full
     if call.flip is not None:
@@ -149,21 +149,20 @@ def compute_known(call: Known, in1: Array, in2: Array, out: Array | None) -> Arr
 
 
 def _may_be_separable(x_shape: Ints, h_shape: Ints, dtype: np.dtype[Any], axes: correlation.Axes, method: str) -> bool:
-    images = len(x_shape) == 3 and h_shape[0] == 1 and axes.stride == axes.up == (1, 1) and dtype in (FLOAT32, FLOAT64)
-    return images and method == "auto" and min(h_shape[1:]) >= separable.SMALLEST and x_shape[0] * math.prod(axes.size) >= MANY_OUTPUTS
+    images = len(x_shape) == 3 and h_shape[0] == 1 and axes.stride == axes.up == (1, 1) and dtype in (FLOAT32, FLOAT64) and method == "auto"
+    if not images or x_shape[0] * math.prod(axes.size) < MANY_OUTPUTS:
+        return False
+    return separable.SMALLEST <= min(h_shape[1:]) and max(h_shape[1:]) <= separable.MOST_TAPS
 
 
 def _swept(x: Array, h: Array, axes: correlation.Axes, beyond: str, value: complex, out: Array | None) -> Array | None:
     """Return a stack of images correlated with a filter that is an outer product, one factor after the other; None if it is none."""
     pair = separable.factors(h, x.dtype) if type(x) is np.ndarray else None
-    if pair is None or max(h.shape) > separable.MOST_TAPS:
+    after = separable.outside(value.real, pair[0]) if pair else None
+    if pair is None or after is None:
         return None
-    down, across = pair
     (low_h, low_w), (p, q) = axes.low, axes.size
-    if out is not None and not out.flags.carray:
-        out = None
-    values = float(value.real), float(value.real * down.sum())
-    return separable.correlate(x, down, across, (low_h, low_w), (beyond, beyond), values, out, (p, q))
+    return separable.correlate(x, *pair, (low_h, low_w), (beyond, beyond), (value.real, after), out, (p, q))
 
 
 def remember_fastest(call: Call, mode: str, method: str) -> None:

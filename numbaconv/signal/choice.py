@@ -119,6 +119,8 @@ def explain(
 ) -> planning.Explanation:
     """Say which algorithm would compute a `convolve` and why: every algorithm's estimated cost, or why it cannot.
 
+    Of values it knows nothing: a 2-D filter that is an outer product may be applied as its two factors instead.
+
     Parameters
     ----------
     in1_shape, in2_shape : sequence of int

@@ -13,9 +13,9 @@ import numpy as np
 import scipy.signal
 
 from numbaconv import boundary
+from numbaconv import separable as separable_filters
 from numbaconv.arrays import Array, NotOurs, contiguous
 from numbaconv.correlation import Axes
-from numbaconv.separable import correlate as sweep
 from numbaconv.signal._lines import checked_axis, checked_scalar, lines_of, numeric, ours
 
 SAVGOL_MODES = ("mirror", "constant", "nearest", "interp", "wrap")
@@ -72,11 +72,10 @@ def sepfir2d(input: Any, hrow: Any, hcol: Any) -> Array:
         result: Array = scipy.signal.sepfir2d(input, hrow, hcol)
         return result
     image, row, column = found
-    if image.dtype.kind == "f":
+    in_range = image.size and np.isfinite(row).all() and np.isfinite(column).all()  # else it matters which filter comes first
+    if image.dtype.kind == "f" and in_range and separable_filters.fits(column, row):
         low = ((len(column) - 1) // 2, (len(row) - 1) // 2)
-        swept = sweep(image, column[::-1], row[::-1], low, ("reflect", "reflect"), (0.0, 0.0))
-        if swept is not None:
-            return swept
+        return separable_filters.correlate(image, column[::-1], row[::-1], low, ("reflect", "reflect"), (0.0, 0.0))
     return along(along(image, row, 1, "reflect"), column, 0, "reflect")
 
 
