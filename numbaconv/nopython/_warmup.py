@@ -22,7 +22,7 @@ def calls() -> dict[str, Callable[[Any, Any], Any]]:
         "scipy.signal.convolve2d": lambda x, h: scipy.signal.convolve2d(x.reshape(40, 50), h.reshape(15, 20)),
         "scipy.signal.lfilter": lambda x, h: scipy.signal.lfilter(h[:3], h[:3], x),
         "scipy.signal.sosfilt": lambda x, h: scipy.signal.sosfilt(h[:6].reshape(1, 6), x),
-        "scipy.signal.filtfilt": lambda x, h: scipy.signal.filtfilt(h[:1], h[:1], x),
+        "scipy.signal.filtfilt": lambda x, h: scipy.signal.filtfilt(h[:3], h[:1], x),
         "scipy.signal.resample_poly": lambda x, h: scipy.signal.resample_poly(x, 160, 147),
         "scipy.signal.savgol_filter": lambda x, h: scipy.signal.savgol_filter(x, 11, 3),
         "scipy.ndimage.convolve": lambda x, h: scipy.ndimage.convolve(x.reshape(40, 50), h.reshape(15, 20)),

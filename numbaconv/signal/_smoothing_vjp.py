@@ -55,15 +55,15 @@ def sepfir2d(input: Any, hrow: Any, hcol: Any) -> tuple[Array, Callable[[Any], t
     (array([2.]), array([2.]))
     """
     image, row, column = checked_call(smoothing.separable, scipy.signal.sepfir2d, input, hrow, hcol)
-    between = smoothing.along(image, row, 1, "reflect")
 
     def pull(grad_y: Any) -> tuple[Array, Array, Array]:
         dy = gradient(grad_y, "grad_y", image.shape, image.dtype)
+        between = smoothing.along(image, row, 1, "reflect")
         grad_between, grad_column = _along_pull(between, column, 0, "reflect", dy)
         grad_image, grad_row = _along_pull(image, row, 1, "reflect", grad_between)
         return like(grad_image, input), like(grad_row, hrow), like(grad_column, hcol)
 
-    return smoothing.along(between, column, 0, "reflect"), pull
+    return smoothing.both_ways(image, row, column), pull
 
 
 def savgol_filter(

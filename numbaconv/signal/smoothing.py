@@ -71,7 +71,11 @@ def sepfir2d(input: Any, hrow: Any, hcol: Any) -> Array:
     if found is None:
         result: Array = scipy.signal.sepfir2d(input, hrow, hcol)
         return result
-    image, row, column = found
+    return both_ways(*found)
+
+
+def both_ways(image: Array, row: Array, column: Array) -> Array:
+    """Return an image filtered along its rows and its columns, all of one dtype, mirrored about its edges."""
     in_range = image.size and np.isfinite(row).all() and np.isfinite(column).all()  # else it matters which filter comes first
     if image.dtype.kind == "f" and in_range and separable_filters.fits(column, row):
         low = ((len(column) - 1) // 2, (len(row) - 1) // 2)
