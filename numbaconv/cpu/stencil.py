@@ -105,15 +105,17 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
 def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], None] | None:
     """Return `run` for these alone, without bias and activation, with everything looked up; None where that would not be noticed."""
     p, seconds, found = _ready(problem, op, dtype) if op != "wgrad" else (problem, 0.0, [])
-    if len(found) != 1 or seconds > _parallel.SERIAL_SECONDS:
+    if len(found) != 1 or seconds > _parallel.BATCH_SECONDS:
         return None
-    call = _slabs.bind(found[0], p, dtype)
+    call, short = _slabs.bind(found[0], p, dtype), seconds < _parallel.SERIAL_SECONDS
 
-    def run(a: Array, b: Array, out: Array) -> None:
-        if call(a, b, out) and not np.isfinite(b).all():
+    def bound(a: Array, b: Array, out: Array) -> None:
+        if not short and _parallel.get_num_threads() > 1:
+            run(problem, op, a, b, out, Options())
+        elif call(a, b, out) and not np.isfinite(b).all():
             direct.run(problem, op, a, b, out, Options())
 
-    return run
+    return bound
 
 
 def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
