@@ -259,10 +259,12 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
                 for band in range(strip * STRIPS, min(len(bands), (strip + 1) * STRIPS)):
                     top = bands[band, bands.shape[1] - 1]
                     for block in range(len(blocks)):
-                        unit = band * len(blocks) + block
-                        turn, piece = unit % turns, unit // turns * turns * share
-                        for c in range(asked * turn // turns, asked * (turn + 1) // turns):
-                            ahead = at_x + next_x + c * Z * HW + piece
+                        unit, begin_c, end_c = band * len(blocks) + block, 0, asked
+                        if turns > 1:  # the divisions would take as long as a small plane
+                            begin_c, end_c = asked * (unit % turns) // turns, asked * (unit % turns + 1) // turns
+                            unit = unit // turns * turns
+                        for c in range(begin_c, end_c):
+                            ahead = at_x + next_x + c * Z * HW + unit * share
                             for i in range(ahead, ahead + share * turns, line):
                                 soon(x, i)
                         for i in range(top, min(P, top + rows) if asks and PQ <= most_asked else 0):
