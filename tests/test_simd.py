@@ -7,7 +7,7 @@ import pytest
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _emit
+from numbaconv.cpu import _emit, _grid
 from numbaconv.problem import ConvProblem
 
 CASES = [
@@ -61,6 +61,31 @@ def test_other_kernels_of_every_instruction_set(
     )
     for found, expected in results:
         np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=0, atol=near)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", list(_emit.ISAS))
+def test_copies_with_zeros_around(name: str, dtype: type, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+    for size, taps, options in (
+        ((7, 7), (3, 3), {"padding": 1}), ((14, 14), (3, 3), {"padding": 1, "stride": 2}), ((9, 40), (2, 5), {"padding": (0, 3), "stride": (1, 4)}),
+        ((1, 1), (3, 3), {"padding": 2}), ((5, 33), (3, 2), {"padding": ((0, 2), (-1, 4)), "dilation": 2}), ((20, 21), (1, 1), {"stride": 3}),
+    ):  # fmt: skip
+        p = ConvProblem.from_shapes((2, 3, *size), (3, 3, *taps), rank=2, **options)
+        x, (g, _) = rng.integers(1, 9, p.shape("x")).astype(dtype), _grid.grid(p, split=True)
+        expected = np.zeros((6, *(len(axis.phases) for axis in g.axes), *(axis.pitch for axis in g.axes)), dtype)
+        for place in np.ndindex(expected.shape[1:]):
+            i = [(a.low + j) * a.stride + a.phases[n] for a, n, j in zip(g.axes, place[:3], place[3:], strict=True)]
+            if all(0 <= k < n for k, n in zip(i, p.input, strict=True)):
+                expected[(slice(None), *place)] = x.reshape(6, *p.input)[(slice(None), *i)]
+        expected = np.concatenate([expected.reshape(-1), np.zeros(g.slack, dtype)])
+        by_table = _grid.copy_planes(p, x, g)
+        monkeypatch.setattr(_grid, "SMALL", 0)
+        by_line = _grid.copy_planes(p, x, g)
+        monkeypatch.undo()
+        monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+        np.testing.assert_array_equal(by_table, expected, err_msg=str(p))
+        np.testing.assert_array_equal(by_line, expected, err_msg=str(p))
 
 
 def test_the_host_is_in_the_table() -> None:

@@ -11,7 +11,7 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
     # 2026-11, AMD EPYC (Zen 4), 111 Gflop/s a core in float32
     "avx512": {
         "gemm": {
-            "call": 1.3e-05, "copy": 7.9e-10, "transpose": 3.5e-10, "fma": 1.8e-11, "chunk": 2.5e-08, "store": 1.6e-12, "scatter": 4.8e-10,
+            "call": 1.3e-05, "copy": 2.5e-10, "transpose": 3.5e-10, "fma": 1.8e-11, "chunk": 2.5e-08, "store": 1.6e-12, "scatter": 4.8e-10,
         },
         "dots": {"call": 5.8e-06, "copy": 3.9e-10, "fma": 1.9e-11, "sum": 4.2e-08, "store": 1.6e-10},
         "winograd": {"call": 1.7e-05, "input": 1.5e-10, "weights": 1.2e-10, "fma": 1.9e-11, "output": 2.9e-10, "sum": 1e-10},

@@ -304,6 +304,30 @@ def move(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
 
 
 @functools.cache
+def move_lines(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
+    """Return a compiled-code function (x, xi, y, yi, table, ti, count) -> None for count ≥ 1 lines of a vector, in the order of the table.
+
+    A line's entries are s, d, the bits of the lanes of y that are stored, and of those that are loaded, for ``stride`` vectors of x:
+    y[yi + d + l] = x[xi + s + l·stride], 0 where that is not loaded.
+    """
+
+    @vector_code(isa, dtype, "x[] y[] table[] count")
+    def move_lines(v: Vectors, x, y, table, count):  # type: ignore[no-untyped-def]
+        def line(k, _):  # type: ignore[no-untyped-def]
+            entries = v.at(table, (k, 3 + stride))
+            source, target, stored, *loaded = (v.builder.load(v.at(entries, n)) for n in range(3 + stride))
+            parts = [v.load(v.at(x, source), n, v.mask(bits)) for n, bits in enumerate(loaded)]
+            while len(parts) > 1:
+                parts = [v.shuffle(a, b, list(range(0, 2 * v.width, 2))) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+            v.store(parts[0], v.at(y, target), bits=(stored,))
+            return []
+
+        v.loop(count, [], line)
+
+    return move_lines
+
+
+@functools.cache
 def prefetch(isa: Isa, dtype: np.dtype[Any]) -> Any:
     """Return a compiled-code function (array, index) -> None that asks for the 4 cache lines from there on in L2; any index will do."""
 

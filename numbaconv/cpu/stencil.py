@@ -107,10 +107,10 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Callable[[Array,
     p, seconds, found = _ready(problem, op, dtype) if op != "wgrad" else (problem, 0.0, [])
     if len(found) != 1 or seconds > _parallel.BATCH_SECONDS:
         return None
-    call, short = _slabs.bind(found[0], p, dtype), seconds < _parallel.SERIAL_SECONDS
+    call, short, isa = _slabs.bind(found[0], p, dtype), seconds < _parallel.SERIAL_SECONDS, _emit.host()
 
     def bound(a: Array, b: Array, out: Array) -> None:
-        if not short and _parallel.get_num_threads() > 1:
+        if isa is not _emit.host() or (not short and _parallel.get_num_threads() > 1):
             run(problem, op, a, b, out, Options())
         elif call(a, b, out) and not np.isfinite(b).all():
             direct.run(problem, op, a, b, out, Options())
