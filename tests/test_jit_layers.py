@@ -140,31 +140,38 @@ def test_all_gradients_at_once(rng):
 
 
 @numba.njit
-def into(x, w, y, dx, dw):  # type: ignore[no-untyped-def]
+def into(x, w, y, dx, dw, pixels, last, back):  # type: ignore[no-untyped-def]
     nc.conv2d(x, w, padding=1, out=y)
+    nc.conv2d(pixels, w, padding=1, activation="gelu", layout="NHWC", out=last)
+    nc.conv_transpose2d(y, w, padding=1, activation="tanh", out=back)
     nc.conv2d_grad_input(y, w, x.shape, padding=1, out=dx)
     nc.conv2d_grad_weight(x, y, w.shape, padding=1, out=dw)
 
 
 @numba.njit
-def repeated(times, x, w, y, dx, dw):  # type: ignore[no-untyped-def]
+def repeated(times, *arrays):  # type: ignore[no-untyped-def]
     for _ in range(times):
-        into(x, w, y, dx, dw)
+        into(*arrays)
 
 
 def test_an_out_is_filled_without_allocating(rng):
     x, w = fill((1, 3, 8, 9), "d", rng), fill((2, 3, 3, 3), "d", rng)
     y, dx, dw = np.full((1, 2, 8, 9), np.nan), np.full(x.shape, np.nan), np.full(w.shape, np.nan)
-    into(x, w, y, dx, dw)
+    pixels = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    last, back = np.full((1, 8, 9, 2), np.nan), np.full(x.shape, np.nan)
+    arrays = (x, w, y, dx, dw, pixels, last, back)
+    into(*arrays)
     np.testing.assert_allclose(y, nc.conv2d(x, w, padding=1), atol=1e-12)
     np.testing.assert_allclose(dx, nc.conv2d_grad_input(y, w, x.shape, padding=1), atol=1e-10)
     np.testing.assert_allclose(dw, nc.conv2d_grad_weight(x, y, w.shape, padding=1), atol=1e-10)
+    np.testing.assert_allclose(last, nc.conv2d(pixels, w, padding=1, activation="gelu", layout="NHWC"), atol=1e-12)
+    np.testing.assert_allclose(back, nc.conv_transpose2d(y, w, padding=1, activation="tanh"), atol=1e-12)
     _nrt_python.memsys_enable_stats()
     try:
         taken = []
         for times in (1, 100):
             before = rtsys.get_allocation_stats().alloc
-            repeated(times, x, w, y, dx, dw)
+            repeated(times, *arrays)
             taken.append(rtsys.get_allocation_stats().alloc - before)
     finally:
         _nrt_python.memsys_disable_stats()

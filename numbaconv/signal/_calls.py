@@ -140,12 +140,16 @@ def compute_known(call: Known, in1: Array, in2: Array, out: Array | None) -> Arr
         x = contiguous(x, x.dtype)
     if out is None:
         out = np.empty(call.shape, x.dtype)
-    elif out.shape != call.shape or out.dtype != x.dtype or not out.flags.carray or any(map(np.may_share_memory, (out, out), (in1, in2))):
+    elif out.shape != call.shape or out.dtype != x.dtype or not out.flags.carray or _may_overlap(out, in1, in2):
         return None
     if call.sweep is not None and _swept(x.reshape(call.sweep[0]), h, call.sweep[1], "zeros", 0, out[None]) is not None:
         return out
     call.ready.run(x.reshape(x_shape), h.reshape(h_shape), out.reshape(y_shape))
     return out
+
+
+def _may_overlap(out: Array, in1: Array, in2: Array) -> bool:
+    return np.may_share_memory(out, in1) or np.may_share_memory(out, in2)
 
 
 def _may_be_separable(x_shape: Ints, h_shape: Ints, dtype: np.dtype[Any], axes: correlation.Axes, method: str) -> bool:
