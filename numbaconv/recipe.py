@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from numbaconv import plan as planning
-from numbaconv.arrays import COMPUTE, Array, check_out, contiguous, copied_bytes
+from numbaconv.arrays import COMPUTE, Array, check_out, contiguous, copied_bytes, empty
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options, is_channels_last
 
 Kind = Literal["forward", "grad_input", "grad_weight"]
@@ -170,7 +170,7 @@ def carry_out(
     if conjugate and inputs[conjugate].dtype.kind == "c":
         a, b = (np.conj(array) if name == conjugate else array for name, array in inputs.items())
     direct = out is not None and out.dtype == dtype and out.flags.carray
-    result = out if direct else np.empty(recipe.out_shape, dtype)
+    result = out if direct else empty(recipe.out_shape, dtype)
     a, b = contiguous(a, dtype).reshape(recipe.a_shape), contiguous(b, dtype).reshape(recipe.b_shape)
     full: Array = result.reshape(recipe.full_out_shape)  # type: ignore[union-attr]
     if bias is activation is packed is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from numbaconv import boundary
 from numbaconv import plan as planning
-from numbaconv.arrays import Array
+from numbaconv.arrays import Array, empty
 from numbaconv.cpu import separable as sweep
 
 SMALLEST = 6  # taps on either axis from which a sweep is faster than one sum over both: of 1024² about 0.7 ms for 0.8 at 5×5, for 1.7 at 7×7
@@ -68,7 +68,7 @@ def correlate(
     given = (*x.shape[:-2], *(x.shape[-2:] if size is None else size))
     planning.require_memory((math.prod(given) + x.size) * x.itemsize, f"an output of shape {given} with a contiguous image in {x.dtype}")
     place = out is not None and out.dtype == x.dtype and out.flags.carray
-    y: Array = out if place else np.empty(given, x.dtype)  # type: ignore[assignment]
+    y: Array = out if place else empty(given, x.dtype)  # type: ignore[assignment]
     first, second = (
         sweep.Axis(np.ascontiguousarray(w, x.dtype), boundary.sources(elements, -before, outputs - before + len(w) - 1, kind), value)
         for elements, outputs, w, before, kind, value in zip(x.shape[-2:], given[-2:], (down, across), low, boundaries, values, strict=True)

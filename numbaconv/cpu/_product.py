@@ -33,53 +33,53 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     gather_one, gather_two, gather_three = (_simd.gather(isa, dtype, v) for v in (1, 2, 3))
     packed = isa.packed
     store, store_second, store_pair = (_simd.store(isa, dtype, bias_per_lane, *how) for how in ((1,), (2,), (2, True)))
-    prefetch, few = _simd.prefetch(isa, dtype), _simd.multiply_few(isa, dtype)
+    prefetch, address, few = _simd.prefetch(isa, dtype), _emit.address(dtype), _simd.multiply_few(isa, dtype)
     few_columns, beside = max(1, width // height), _simd.multiply_beside(isa, dtype, BESIDE)
 
     @inline
-    def gather(panel, b, place, line, b_steps, step, count, reach):  # type: ignore[no-untyped-def]
+    def gather(panel, b, place, columns, line, b_steps, step, count, reach):  # type: ignore[no-untyped-def]
         # Vectors side by side, those that end behind the array element by element.
-        vectors, last = line[COUNT], 0
+        vectors, last = columns[line + COUNT], 0
         for v in range(vectors):
-            last = max(last, line[PLACES + v])
+            last = max(last, columns[line + PLACES + v])
         if place + last + reach + width <= b.size:
             if vectors == 1:
-                gather_one(b, place, line, PLACES, b_steps, step, count, panel, 0)
+                gather_one(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
             elif vectors == 2:
-                gather_two(b, place, line, PLACES, b_steps, step, count, panel, 0)
+                gather_two(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
             else:
-                gather_three(b, place, line, PLACES, b_steps, step, count, panel, 0)
+                gather_three(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
             return
         for k in range(count):
             for v in range(vectors):
-                source, to = place + line[PLACES + v] + b_steps[step + k], (k * vectors + v) * width
+                source, to = place + columns[line + PLACES + v] + b_steps[step + k], (k * vectors + v) * width
                 for i in range(width):
                     panel[unsigned(to + i)] = b[source + i] if source + i < b.size else 0
 
     @inline
-    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, b, b_place, b_steps, b_step, count, line, sums, add, every, source,  # type: ignore[no-untyped-def]
-                      ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
-        vectors, broken = line[COUNT], 0
+    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, lanes, b_steps, b_step, count, columns, line, sums, sums_at,  # type: ignore[no-untyped-def]
+                      add, every, b, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
+        vectors, broken = columns[line + COUNT], 0
         size = height * vectors * width
         for block in range(filled):
-            at, valid, to = place + blocks[first + block, 0], blocks[first + block, 1], block * size
-            y_at, shift = y_place + blocks[first + block, 2], bias_at + (line[TARGETS] if bias_per_lane else blocks[first + block, 3])
+            at, valid, to = place + blocks[first + block, 0], blocks[first + block, 1], sums_at + block * size
+            y_at, shift = y_place + blocks[first + block, 2], bias_at + (columns[line + TARGETS] if bias_per_lane else blocks[first + block, 3])
             if every:
                 for k in range(count * block // filled, count * (block + 1) // filled, every):
-                    prefetch(source, ahead + b_steps[ahead_step + k])
+                    prefetch(b, ahead + b_steps[ahead_step + k])
             if vectors == 1:
-                broken |= one(a, at, a_row, valid, a_steps, step, b, b_place, b_steps, b_step, count, sums, to, add,
-                              store, y, y_at, y_row, line, MASKS, line, TARGETS, bias, shift, relu)  # fmt: skip
+                broken |= one(a, at, a_row, valid, a_steps, step, lanes, b_steps, b_step, count, sums, to, add,
+                              store, y, y_at, y_row, columns, line + MASKS, columns, line + TARGETS, bias, shift, relu)  # fmt: skip
             elif vectors == 2:
-                broken |= two(a, at, a_row, valid, a_steps, step, b, b_place, b_steps, b_step, count, sums, to, add,
-                              store, y, y_at, y_row, line, MASKS, line, TARGETS, bias, shift, relu)  # fmt: skip
+                broken |= two(a, at, a_row, valid, a_steps, step, lanes, b_steps, b_step, count, sums, to, add,
+                              store, y, y_at, y_row, columns, line + MASKS, columns, line + TARGETS, bias, shift, relu)  # fmt: skip
             else:
-                broken |= three(a, at, a_row, valid, a_steps, step, b, b_place, b_steps, b_step, count, sums, to, add,
-                                store, y, y_at, y_row, line, MASKS, line, TARGETS, bias, shift, relu)  # fmt: skip
+                broken |= three(a, at, a_row, valid, a_steps, step, lanes, b_steps, b_step, count, sums, to, add,
+                                store, y, y_at, y_row, columns, line + MASKS, columns, line + TARGETS, bias, shift, relu)  # fmt: skip
         return broken
 
     @inline
-    def finish(sums, at, vectors, valid, line, bias, bias_at, code):  # type: ignore[no-untyped-def]
+    def finish(sums, at, vectors, valid, columns, line, bias, bias_at, code):  # type: ignore[no-untyped-def]
         # Activations other than relu are applied before the store, which then adds zeros; returns whether a sum is not finite.
         broken = 0
         for r in range(valid):
@@ -87,7 +87,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 first, shift_at = at + (r * vectors + v) * width, bias_at + (v * width if bias_per_lane else r)
                 for i in range(width):
                     sums[first + i] += bias[shift_at + i if bias_per_lane else shift_at]
-                    if line[MASKS + v] >> i & 1 and not np.isfinite(sums[first + i]):
+                    if columns[line + MASKS + v] >> i & 1 and not np.isfinite(sums[first + i]):
                         broken = 1
         activate(sums, at, valid * vectors * width, code)
         return broken
@@ -109,15 +109,18 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         return broken
 
     @inline
-    def add_chunk(a, at_a, a_row, b, at_b, reach, line, blocks, first, filled, a_steps, b_steps, panel_table, step, count, sums, panel, add,  # type: ignore[no-untyped-def]
-                  every, ahead, ahead_step, last, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
+    def add_chunk(a, at_a, a_row, b, at_b, reach, columns, line, blocks, first, filled, a_steps, b_steps, panel_table, step, count,  # type: ignore[no-untyped-def]
+                  sums, sums_at, panel, add, every, ahead, ahead_step, last, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
         # The last chunk of a sum goes to y, the others to the sums. Numba would compile `multiply_rows` once more for literals.
-        store = 0 if not last else _simd.WHOLE if line[NEIGHBOURS] == ALL else _simd.SOME
-        lanes, at, table = b, at_b + line[PLACES], step
-        if filled >= packed or not line[NEIGHBOURS] or at + reach + line[COUNT] * width > b.size:
-            gather(panel, b, at_b, line, b_steps, step, count, reach)
-            lanes, at, table = panel, 0, panel_table + (line[COUNT] - 1) * CHUNK
-        return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, lanes, at, b_steps, table, count, line, sums, add,
+        store = 0 if not last else _simd.WHOLE if columns[line + NEIGHBOURS] == ALL else _simd.SOME
+        # The lanes go on as an address: a variable that is one array or another would be counted as a reference by locked instructions.
+        at, vectors, table = at_b + columns[line + PLACES], columns[line + COUNT], step
+        if filled >= packed or not columns[line + NEIGHBOURS] or at + reach + vectors * width > b.size:
+            gather(panel, b, at_b, columns, line, b_steps, step, count, reach)
+            lanes, table = address(panel, 0), panel_table + (vectors - 1) * CHUNK
+        else:
+            lanes = address(b, at)
+        return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, lanes, b_steps, table, count, columns, line, sums, sums_at, add,
                              every, b, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
 
     @inline
@@ -166,8 +169,9 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         # What was stored straight from the registers, with activations that those do not know.
         if count_lines == 0 or code <= 1:
             return
-        start, line = columns[line0, TARGETS], columns[line0 + count_lines - 1]
-        stop, mask = line[TARGETS + line[COUNT] - 1], line[MASKS + line[COUNT] - 1]
+        start, line = columns[line0 * LINE + TARGETS], (line0 + count_lines - 1) * LINE
+        last = columns[line + COUNT] - 1
+        stop, mask = columns[line + TARGETS + last], columns[line + MASKS + last]
         while mask:
             stop, mask = stop + (mask & 1), mask >> 1
         for block in range(first, first + filled):
@@ -182,25 +186,27 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         shifts = zeros if code > 1 else bias  # the store itself knows relu alone
         if smooth:
             for i in range(count_lines if code > 1 else 0):
-                line = columns[line0 + i]
-                shift_at = bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3])
-                broken |= finish(sums, i * span + slot * height * line[COUNT] * width, line[COUNT], valid, line, bias, shift_at, code)
+                line = (line0 + i) * LINE
+                vectors, shift_at = columns[line + COUNT], bias_at + (columns[line + TARGETS] if bias_per_lane else blocks[block, 3])
+                broken |= finish(sums, i * span + slot * height * vectors * width, vectors, valid, columns, line, bias, shift_at, code)
         # The taps of a transposed stride of 2, neighbours in y too, are stored together.
         paired = apart == 2 and row_targets.size > 0 and row_targets[1] - row_targets[0] == 1
         for r in range(0, valid, 1 + paired):
             here = place + (row_targets[blocks[block, 3] + r] if row_targets.size else blocks[block, 2] + r * y_row)
             for i in range(count_lines):
-                line = columns[line0 + i]
-                source = i * span + (slot * height + r) * line[COUNT] * width
-                shift_at = 0 if code > 1 else bias_at + (line[TARGETS] if bias_per_lane else blocks[block, 3] + r)
-                for v in range(0 if starts.size else line[COUNT]):
+                line = (line0 + i) * LINE
+                vectors = columns[line + COUNT]
+                source = i * span + (slot * height + r) * vectors * width
+                shift_at = 0 if code > 1 else bias_at + (columns[line + TARGETS] if bias_per_lane else blocks[block, 3] + r)
+                for v in range(0 if starts.size else vectors):
                     which = shift_at + (v * width if bias_per_lane else 0)
-                    broken |= store(sums, source + v * width, y, here + line[TARGETS + v], line[MASKS + v], shifts, which, code == 1)
+                    to, mask = here + columns[line + TARGETS + v], columns[line + MASKS + v]
+                    broken |= store(sums, source + v * width, y, to, mask, shifts, which, code == 1)
                 for n in range(starts[line0 + i] if starts.size else 0, starts[line0 + i + 1] if starts.size else 0):
                     v, mask, to = stretches[n, 0], stretches[n, 1], here + stretches[n, 2]
                     which = shift_at + (v * width if bias_per_lane else 0)
                     if paired:
-                        broken |= store_pair(sums, source + v * width, line[COUNT] * width, y, to, mask, shifts, which, code == 1)
+                        broken |= store_pair(sums, source + v * width, vectors * width, y, to, mask, shifts, which, code == 1)
                     else:
                         broken |= store_some(sums, source + v * width, mask, y, to, apart, shifts, which, code == 1)
         return broken
@@ -216,7 +222,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         a_group, a_outer, a_row, b_group, b_outer = geometry[11], geometry[12], geometry[16], geometry[17], geometry[18]
         y_group, y_outer, y_piece, y_row, bias_group = geometry[22], geometry[23], geometry[24], geometry[25], geometry[26]
         planes, rows, every, apart = geometry[27], geometry[28], geometry[29], geometry[30]
-        chunks, span = (steps + CHUNK - 1) // CHUNK, blocks_each * height * MOST * width
+        chunks, span, lines = (steps + CHUNK - 1) // CHUNK, blocks_each * height * MOST * width, columns.size // LINE
         for worker in prange(workers):
             sums, upper = scratch[worker][: lines_each * span], scratch[worker][lines_each * span : 2 * lines_each * span]
             panel, tail_sums = (
@@ -228,7 +234,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 rest, n = rest // outer, rest % outer
                 rest, block0 = rest // supers, rest % supers * blocks_each
                 group, piece = rest // pieces, rest % pieces
-                filled, count_lines = min(blocks_each, blocks.shape[0] - block0), min(lines_each, columns.shape[0] - line0)
+                filled, count_lines = min(blocks_each, blocks.shape[0] - block0), min(lines_each, lines - line0)
                 begin, end = reps * chunks * piece // pieces, reps * chunks * (piece + 1) // pieces
                 place, bias_at, broken = group * y_group + n * y_outer + piece * y_piece, group * bias_group, 0
                 straight = 0 < end - begin <= CHUNKS and starts.size == 0  # from the registers to y
@@ -239,16 +245,16 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                     at_b = group * b_group + n * b_outer + sample * geometry[19] + plane * geometry[20] + row * geometry[21]
                     count, add = min(CHUNK, steps - step), int(done % CHUNKS != 0)
                     for i in range(count_lines):
-                        following = columns[line0 + i + 1 if i + 1 < count_lines else line0, PLACES]
+                        following = columns[(line0 + i + 1 if i + 1 < count_lines else line0) * LINE + PLACES]
                         ahead, ahead_step = at_b + following, step
                         if i + 1 == count_lines:  # the next chunk, else the next tile
                             ahead_step = step + CHUNK if step + CHUNK < steps else 0
                             if ahead_step == 0:
-                                ahead = at_b + columns[min(line0 + count_lines, columns.shape[0] - 1), PLACES]
-                        broken |= add_chunk(a, at_a, a_row, b, at_b, reach, columns[line0 + i], blocks, block0, filled, a_steps, b_steps,
-                                            panel_table, step, count, sums[i * span :], panel, add, every, ahead, ahead_step,
+                                ahead = at_b + columns[min(line0 + count_lines, lines - 1) * LINE + PLACES]
+                        broken |= add_chunk(a, at_a, a_row, b, at_b, reach, columns, (line0 + i) * LINE, blocks, block0, filled, a_steps, b_steps,
+                                            panel_table, step, count, sums, i * span, panel, add, every, ahead, ahead_step,
                                             straight and unit == end - 1, y, place, y_row, bias, bias_at, code == 1)  # fmt: skip
-                    if len(tails) and line0 + count_lines == columns.shape[0]:
+                    if len(tails) and line0 + count_lines == lines:
                         multiply_tails(a, at_a, a_row, a_steps, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums, panel, add)
                     if end - begin > CHUNKS and (done % CHUNKS == CHUNKS - 1 or unit == end - 1):
                         for i in range(count_lines * span):
@@ -261,7 +267,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 for slot in range(0 if straight else filled):
                     broken |= store_rows(sums, span, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, block0 + slot,
                                          slot, place, y, y_row, bias, bias_at, zeros, code)  # fmt: skip
-                if len(tails) and line0 + count_lines == columns.shape[0]:
+                if len(tails) and line0 + count_lines == lines:
                     broken |= store_tails(tail_sums, tails, row_targets, a_row, blocks, block0, filled, place, y, y_row, bias, bias_at, code)
                 if broken:
                     strange[0] = 1

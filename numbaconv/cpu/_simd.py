@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
 
         s[r, l] = Σ_k a[ai + r·row + a_steps[as + k]] · b[bi + b_steps[bs + k] + l] (+ tile[ti + r·L + l] if ``add``).
 
-    Its parameters are (a, ai, row, valid, a_steps, as, b, bi, b_steps, bs, count, tile, ti, add, store, y, yi, y_row, masks, mi,
+    Its parameters are (a, ai, row, valid, a_steps, as, b + bi as an address, b_steps, bs, count, tile, ti, add, store, y, yi, y_row, masks, mi,
     targets, di, bias, ci, relu). With ``store`` TO_TILE the sums go to the tile. Else bias[ci + r] (bias[ci + l] if ``per_lane``) is
     added, negative ones are replaced by 0 if ``relu``, and vector v of row r goes to y[yi + r·y_row + targets[di + v]]: the lanes that
     masks[mi + v] has bits for, side by side; or all of them, and those of v + 1 behind them, if WHOLE. It returns whether a sum stored
@@ -32,7 +33,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
     """
     rows = isa.rows
 
-    @vector_code(isa, dtype, "a[] row valid a_steps[] b[] b_steps[] count tile[] add store y[] y_row masks[] targets[] bias[] relu", returns=True)
+    @vector_code(isa, dtype, "a[] row valid a_steps[] b@ b_steps[] count tile[] add store y[] y_row masks[] targets[] bias[] relu", returns=True)
     def multiply(v: Vectors, a, row, valid, a_steps, b, b_steps, count, tile, add, store, y, y_row, masks, targets, bias, relu):  # type: ignore[no-untyped-def]
         builder, last = v.builder, v.builder.sub(valid, I64(1))
         kept = [builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last) for r in range(rows)]
@@ -46,6 +47,9 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
                 results += v.here([v.fma(factor, loads[n], sums[r * vectors + n]) for n in range(vectors)])
             return results
 
+        with builder.if_then(builder.icmp_signed("!=", store, I64(TO_TILE))):  # what a core waits for least if it is asked for first
+            for r, n in itertools.product(range(rows), range(vectors)):
+                v.prefetch(v.at(y, (y_row, kept[r]), builder.load(builder.gep(targets, [I64(n)]))), write=True)
         sums = v.loop(count, [v.zero] * (rows * vectors), step)
         results = v.choose(
             builder.icmp_signed("==", add, I64(0)), lambda: sums, lambda: [builder.fadd(s, v.load(tile, n)) for n, s in enumerate(sums)]

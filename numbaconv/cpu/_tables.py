@@ -34,7 +34,7 @@ class Tables(NamedTuple):
     a_steps: Array
     b_steps: Array
     blocks: Array
-    columns: Array
+    columns: Array  # line after line
     stretches: Array  # vector, lanes (bits) and first target of lanes that follow each other evenly in y; none if neighbours do throughout
     starts: Array  # where a line's stretches begin
     tails: Array  # place and target of each column left over
@@ -114,7 +114,8 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, merged: bool, isa: _emi
         lines = _line_counts(vectors, isa.vectors)[0]
     else:
         (vectors, tails), scatters = _vectors(p, g, part, steps, width, op == "dgrad", merged), any(r.every > 1 for r in part)
-        lines = _line_counts(vectors, isa.vectors)[0]
+        each = _row(part, vectors, tails, width)
+        lines = vectors // each * _line_counts(each, isa.vectors)[0] if _apart(each) else _line_counts(vectors, isa.vectors)[0]
     units, fewest = reps * -(-steps // CHUNK), _parallel.fewest_tiles(p.macs)
     blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, fewest, isa, vectors * width)
     tiles = p.groups * outer * -(-blocks // blocks_each)
@@ -152,16 +153,29 @@ def _tile_size(blocks: int, lines: int, whole: bool, products: int, fewest: int,
 def _vectors(p: ConvProblem, g: Grid, part: Parts, steps: int, width: int, transposed: bool, merged: bool) -> tuple[int, int]:
     """Return the vectors that cover a channel's outputs, and the columns left over.
 
-    In one go, junk between the lines included, or line by line if that is a tenth fewer. Columns are left over where they are
-    too few for a vector and weights are neighbours: those of a row in the order of the steps, or those of a step.
+    In one go, junk between the lines included, or line by line if those are fewer, or a tenth fewer if short lines share a tile.
+    Columns are left over where they are too few for a vector and weights are neighbours: those of a row in the order of the steps,
+    or those of a step.
     """
     (z, y, q), (_, h, w) = (r.outputs for r in part), g.axes
-    flat, by_line = ((z - 1) * h.pitch + y - 1) * w.pitch + q, z * y * -(-q // width)
-    if by_line <= 0.9 * -(-flat // width):
-        return by_line, 0
+    each, flat = -(-q // width), ((z - 1) * h.pitch + y - 1) * w.pitch + q
+    if z * y * each <= (1 if _apart(each) else 0.9) * -(-flat // width):
+        return z * y * each, 0
     taps, size = _grid.taps(p, part), math.prod(p.filter)
     beside = size == 1 or merged if transposed else np.array_equal(taps, np.arange(size))
     return (flat // width, flat % width) if beside and 0 < steps <= MOST_IN_LANES and flat % width <= width // 2 else (-(-flat // width), 0)
+
+
+def _row(part: Parts, vectors: int, tails: int, width: int) -> int:
+    """Return the vectors of a line of pixels if so many cover the outputs line by line, else 0."""
+    z, y, q = (r.outputs for r in part)
+    each = -(-q // width)
+    return each if vectors == z * y * each and not tails else 0
+
+
+def _apart(each: int) -> bool:
+    """Return whether lines of so many vectors have tiles of their own, whose vectors are neighbours."""
+    return each >= MOST
 
 
 def _merged(p: ConvProblem, g: Grid, part: Parts) -> tuple[int, int]:
@@ -216,7 +230,9 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: 
     )  # fmt: skip
     panel = [np.arange(CHUNK) * v * isa.width(dtype) for v in range(1, MOST + 1)]
     stretches, starts = _stretches(targets, apart, isa.width(dtype))
-    tables = (geometry, a_steps, np.concatenate([b_steps, *panel]), blocks, columns, stretches, starts, np.reshape(tails, (-1, 2)), row_targets)
+    tables = (
+        geometry, a_steps, np.concatenate([b_steps, *panel]), blocks, columns.reshape(-1), stretches, starts, np.reshape(tails, (-1, 2)), row_targets,
+    )  # fmt: skip
     return Tables(*(np.asarray(values, np.int64) for values in tables))
 
 
@@ -309,12 +325,13 @@ def _every(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> int:
     return p.filter[2] if p.dilation[2] == 1 and p.stride[2] == 1 else 1
 
 
-def _columns(places: Array, masks: Array, firsts: Array, width: int, most: int) -> tuple[Array, Array, Array]:
-    """Return the table of columns of vectors, and each vector's line and slot in it."""
+def _columns(places: Array, masks: Array, firsts: Array, width: int, most: int, each: int = 0) -> tuple[Array, Array, Array]:
+    """Return the table of columns of vectors, a new line after ``each`` of them if given, and each vector's line and slot in it."""
     vectors = len(places)
-    lines, (_, last) = _line_counts(vectors, most)
-    start = np.minimum(np.arange(lines) * most, vectors - last)
-    count = np.diff(np.append(start, vectors))
+    each = each or vectors
+    parts, (_, last) = _line_counts(each, most)
+    start = np.add.outer(np.arange(0, vectors, max(1, each)), np.minimum(np.arange(parts) * most, each - last)).reshape(-1)
+    lines, count = len(start), np.diff(np.append(start, vectors))
     line = np.repeat(np.arange(lines), count)
     slot = np.arange(vectors) - start[line]
     columns = np.zeros((lines, LINE), np.int64)
@@ -361,8 +378,7 @@ def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width:
     """Return the table of columns for a channel's pixels, their targets if the output is strided, how far apart, and the columns left over."""
     part, (_, h, w), (_, P, Q) = shape.part, g.axes, p.output
     z, y, q = (r.outputs for r in part)
-    per_line = -(-q // width)
-    by_line = shape.vectors == z * y * per_line and not shape.tails
+    by_line = per_line = _row(part, shape.vectors, shape.tails, width)
 
     def pixels(index: Array, lanes: int) -> tuple[Array, Array, Array]:
         """Return the places of some vectors, of each lane whether it is a pixel, and their targets."""
@@ -389,7 +405,7 @@ def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width:
         firsts[index] = np.take_along_axis(to, inside.argmax(1)[:, None], 1)[:, 0]
         if shape.scatters:
             lanes.append(np.where(inside, to, -1))
-    columns, line, slot = _columns(places, masks, firsts, width, isa.vectors)
+    columns, line, slot = _columns(places, masks, firsts, width, isa.vectors, per_line if _apart(per_line) else 0)
     for n, values in enumerate(lanes):
         index = np.arange(n * SLAB, n * SLAB + len(values))
         table[line[index, None], slot[index, None] * width + np.arange(width)] = values

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.arrays import Array, NotOurs
+from numbaconv.arrays import Array, NotOurs, empty
 
 REAL = {np.dtype(t) for t in "?bhilqBHILQfd"}
 COMPLEX = {np.dtype(t) for t in "FD"}
@@ -198,10 +198,10 @@ def _output(output: Any, x: Array, is_complex: bool) -> tuple[Array, bool]:
     """Return the array for the result, new or the one given, and whether the dtype asked for was promoted to a complex one."""
     if output is None:
         dtype = np.promote_types(x.dtype, np.complex64) if is_complex else x.dtype
-        return np.empty(x.shape, dtype.newbyteorder("=")), False
+        return empty(x.shape, dtype.newbyteorder("=")), False
     if isinstance(output, (type, np.dtype, str)):
         dtype, promoted = _output_dtype(output, is_complex)
-        return np.empty(x.shape, dtype), promoted
+        return empty(x.shape, dtype), promoted
     y = np.asarray(output)
     if y.shape != x.shape or (is_complex and y.dtype.kind != "c") or not y.flags.writeable:
         raise NotOurs

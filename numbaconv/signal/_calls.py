@@ -15,7 +15,7 @@ import numpy as np
 from numbaconv import boundary as extended
 from numbaconv import correlation, separable
 from numbaconv import plan as planning
-from numbaconv.arrays import COMPUTE, Array, as_numbers, check_out, contiguous
+from numbaconv.arrays import COMPUTE, Array, as_numbers, check_out, contiguous, empty
 from numbaconv.correlation import METHODS, Ints
 from numbaconv.signal._arrange import Arrangement, Kind, arrange
 
@@ -139,7 +139,7 @@ def compute_known(call: Known, in1: Array, in2: Array, out: Array | None) -> Arr
     if not x.flags.carray:
         x = contiguous(x, x.dtype)
     if out is None:
-        out = np.empty(call.shape, x.dtype)
+        out = empty(call.shape, x.dtype)
     elif out.shape != call.shape or out.dtype != x.dtype or not out.flags.carray or _may_overlap(out, in1, in2):
         return None
     if call.sweep is not None and _swept(x.reshape(call.sweep[0]), h, call.sweep[1], "zeros", 0, out[None]) is not None:
