@@ -99,7 +99,7 @@ def _products(dtype: np.dtype[Any]) -> tuple[int, Callable[[], Callable[[], Any]
     """Return the operations of a millisecond or so of micro-kernels, and what makes a function that does them."""
     isa, repeats = _emit.host(), 1000
     multiply, lanes, rows, steps = _simd.multiply(isa, dtype, isa.vectors), isa.lanes(dtype), isa.rows, np.arange(STEPS)
-    a_steps, b_steps, address = steps * rows, steps * lanes, _emit.address(dtype)
+    a_steps, b_steps, address = np.arange(STEPS + _simd.STEPS_AHEAD) * rows, steps * lanes, _emit.address(dtype)
 
     @inline
     def products(panel: Array, weights: Array, tile: Array) -> None:

@@ -105,13 +105,13 @@ def result_type(*arrays: Array) -> np.dtype[Any]:
     return dtype
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Return an array to be overwritten. A large one starts on a cache line: vectors that straddle two take longer to store."""
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], large: int = LARGE) -> Array:
+    """Return an array to be overwritten. One of ``large`` bytes starts on a cache line: a vector that straddles two takes twice as long to move."""
     size = math.prod(shape)
-    if size * dtype.itemsize < LARGE:
+    if size * dtype.itemsize < large:
         return np.empty(shape, dtype)
     memory = np.empty(size + CACHE_LINE // dtype.itemsize, dtype)
-    skipped = -memory.__array_interface__["data"][0] % CACHE_LINE // dtype.itemsize
+    skipped = -memory.__array_interface__["data"][0] % CACHE_LINE // dtype.itemsize  # memory.ctypes takes as long again
     return memory[skipped : skipped + size].reshape(shape)
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
+from numbaconv.arrays import empty
 from numbaconv.cpu import _emit, _parallel, _simd
 from numbaconv.problem import ConvProblem
 
@@ -125,21 +127,29 @@ def reads_zeros(p: ConvProblem) -> bool:
     return p.input_dilation != (1, 1, 1) or any(low > 0 for low in p.low) or any(high > 0 for high in p.high)
 
 
-def copy_planes(p: ConvProblem, x: Array, g: Grid) -> Array:
-    """Return x (channels first) with its zeros and phases, flat: (N, C, phases, planes), and the slack."""
-    size = p.batch * p.in_channels * g.plane
-    out = np.empty(size + g.slack, x.dtype)
-    out[size:] = 0
-    isa, stride = _emit.host(), g.axes[2].stride
-    if g.plane <= SMALL and stride in (1, 2, 4) and stride <= isa.width(x.dtype):
-        arguments = (x.reshape(-1), out, _lines(p.input, g, isa.width(x.dtype)), math.prod(p.input), g.plane)
-        _parallel.run(_small_planes(isa, x.dtype, stride), p.batch * p.in_channels, (0, x.dtype), arguments, size * COPY_SECONDS)
+def planes_copier(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> Callable[[Array], Array]:
+    """Return a function of x (channels first): x with its zeros and phases, flat: (N, C, phases, planes), and the slack."""
+    size, isa, stride = p.batch * p.in_channels * g.plane, _emit.host(), g.axes[2].stride
+    tables: tuple[Any, ...]
+    if g.plane <= SMALL and stride in (1, 2, 4) and stride <= isa.width(dtype):
+        kernel, tables = _small_planes(isa, dtype, stride), (_lines(p.input, g, isa.width(dtype)), math.prod(p.input), g.plane)
+    else:
+        phases = np.array([phase for axis in g.axes for phase in axis.phases], np.int64)
+        numbers = [(len(a.phases), a.pitch, a.low, a.stride) for a in g.axes]
+        kernel, tables = _planes(isa, dtype), (np.array([*p.input, *(n for axis in numbers for n in axis)], np.int64), phases)
+    return _copier(kernel, p.batch * p.in_channels, size, g.slack, dtype, tables, COPY_SECONDS)
+
+
+def _copier(
+    kernel: Kernel, tiles: int, size: int, slack: int, dtype: np.dtype[Any], tables: tuple[Any, ...], seconds: float
+) -> Callable[[Array], Array]:
+    def copy(x: Array) -> Array:
+        out = empty((size + slack,), dtype)
+        out[size:] = 0
+        _parallel.run(kernel, tiles, (0, dtype), (x.reshape(-1), out, *tables), size * seconds)
         return out
-    phases = np.array([phase for axis in g.axes for phase in axis.phases], np.int64)
-    numbers = [(len(a.phases), a.pitch, a.low, a.stride) for a in g.axes]
-    geometry = np.array([*p.input, *(n for axis in numbers for n in axis)], np.int64)
-    _parallel.run(_planes(_emit.host(), x.dtype), p.batch * p.in_channels, (0, x.dtype), (x.reshape(-1), out, geometry, phases), size * COPY_SECONDS)
-    return out
+
+    return copy
 
 
 @functools.lru_cache(maxsize=64)
@@ -212,17 +222,13 @@ def _planes(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
     return Kernel(planes, f"-{isa.name}-{dtype.name}")
 
 
-def copy_pixels(p: ConvProblem, x: Array, g: Grid) -> Array:
-    """Return x, of either layout, with its zeros and its channels last, flat: (groups, N, planes, C/groups), and the slack."""
+def pixels_copier(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> Callable[[Array], Array]:
+    """Return a function of x, of either layout: x with its zeros and its channels last, flat: (groups, N, planes, C/groups), and the slack."""
     channels = p.in_channels // p.groups
-    size = p.batch * p.in_channels * g.plane
-    out = np.empty(size + g.slack * channels, x.dtype)
-    out[size:] = 0
     numbers = [(a.pitch, a.low) for a in g.axes]
     geometry = np.array([p.batch, channels, *p.input, *(n for axis in numbers for n in axis), *p.strides("x")], np.int64)
-    lines = p.groups * p.batch * g.axes[0].pitch * g.axes[1].pitch
-    _parallel.run(_pixels(_emit.host(), x.dtype), lines, (0, x.dtype), (x.reshape(-1), out, geometry), size * TRANSPOSE_SECONDS)
-    return out
+    lines, size = p.groups * p.batch * g.axes[0].pitch * g.axes[1].pitch, p.batch * p.in_channels * g.plane
+    return _copier(_pixels(_emit.host(), dtype), lines, size, g.slack * channels, dtype, (geometry,), TRANSPOSE_SECONDS)
 
 
 def _transposer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
@@ -280,7 +286,7 @@ def _pixels(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
 
 def transposed(x: Array, count: int, rows: int, columns: int, pitch: int, out: Array | None = None) -> Array:
     """Return the transposes of ``count`` matrices of rows × columns, their rows ``pitch`` elements apart with zeros at the end."""
-    out = np.empty(count * columns * pitch, x.dtype) if out is None else out
+    out = empty((count * columns * pitch,), x.dtype) if out is None else out
     wide = max(STRIP, 4096 // rows // STRIP * STRIP)
     strips = -(-columns // wide)
     arguments = (x.reshape(-1), out, rows, columns, pitch, strips, wide)

@@ -30,13 +30,13 @@ import numba
 import numpy as np
 
 from numbaconv._jit import Kernel
+from numbaconv.arrays import CACHE_LINE, empty
 
 BATCH_SECONDS = 0.004  # long enough to hide a 13 µs hand-over, short enough for a prompt Ctrl-C
 YIELD_SECONDS = 0.3e-3  # a caller that sleeps at the end of a call is woken on the core of the thread that it waited for
 SERIAL_SECONDS = 60e-6  # below this a second thread costs more than it brings
-CACHE_LINE = 64  # bytes
 MOST_SHARED, TILE_MACS = 32, 1 << 20  # tiles for the threads to share; multiply-adds of one: some 20 µs
-FEW = 1 << 12  # elements of scratch that are not worth the microseconds of aligning them
+FEW = 1 << 14  # bytes of scratch that are not worth the microseconds of aligning them
 MOST_THREADS = 1024  # more would be a mistake, and start that many
 Array = np.ndarray[Any, Any]
 
@@ -178,24 +178,19 @@ def run(kernel: Kernel, tiles: int, scratch: tuple[int, Any], arguments: tuple[A
     if seconds >= SERIAL_SECONDS:
         workers, batches = min(get_num_threads(), tiles), min(tiles, max(1, math.ceil(seconds / BATCH_SECONDS)))
     if workers == batches == 1:
-        kernel.serial(0, tiles, 1, _aligned(1, *scratch), *arguments)
+        kernel.serial(0, tiles, 1, aligned(1, *scratch), *arguments)
     elif _mode == "numba" and workers > 1:
-        _run_numba(kernel, tiles, workers, _aligned(workers, *scratch), arguments, seconds)
+        _run_numba(kernel, tiles, workers, aligned(workers, *scratch), arguments, seconds)
     else:
         batches = min(tiles, max(batches, 4 * workers)) if workers > 1 else batches
-        job = _Job(kernel.serial, tiles, batches, _aligned(workers, *scratch), arguments)
+        job = _Job(kernel.serial, tiles, batches, aligned(workers, *scratch), arguments)
         _pool.run(job, workers - 1)
 
 
-def _aligned(workers: int, size: int, dtype: np.dtype[Any]) -> Array:
-    """Allocate a row for each worker that starts on a cache line: a vector that straddles two costs two loads."""
-    if size < FEW:
-        return np.empty((workers, size), dtype)
-    line = CACHE_LINE // np.dtype(dtype).itemsize
-    size = -(-size // line) * line
-    raw = np.empty(workers * size + line, dtype)
-    first = -raw.__array_interface__["data"][0] % CACHE_LINE // raw.itemsize  # raw.ctypes takes three times as long
-    return raw[first : first + workers * size].reshape(workers, size)
+def aligned(workers: int, size: int, dtype: np.dtype[Any]) -> Array:
+    """Allocate a row for each worker, which starts on a cache line if it is worth it."""
+    line = CACHE_LINE // dtype.itemsize
+    return empty((workers, -(-size // line) * line), dtype, FEW)
 
 
 def _run_numba(kernel: Kernel, tiles: int, workers: int, scratch: Array, arguments: tuple[Any, ...], seconds: float) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _emit, _simd
+from numbaconv.cpu import _emit, _simd, _simd_stencil
 from numbaconv.cpu.bias import activate
 
 CHUNK = 256  # steps summed in registers: an operand's tile stays in the caches, and rounding within 8 eps (tests/test_numerics.py)
@@ -33,6 +33,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     gather_one, gather_two, gather_three = (_simd.gather(isa, dtype, v) for v in (1, 2, 3))
     packed = isa.packed
     store, store_second, store_pair = (_simd.store(isa, dtype, bias_per_lane, *how) for how in ((1,), (2,), (2, True)))
+    soon_written = _simd_stencil.prefetch(True)
     prefetch, address, few = _simd.prefetch(isa, dtype), _emit.address(dtype), _simd.multiply_few(isa, dtype)
     few_columns, beside = max(1, width // height), _simd.multiply_beside(isa, dtype, BESIDE)
 
@@ -57,8 +58,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                     panel[unsigned(to + i)] = b[source + i] if source + i < b.size else 0
 
     @inline
-    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, lanes, b_steps, b_step, count, columns, line, sums, sums_at,  # type: ignore[no-untyped-def]
-                      add, every, b, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
+    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, lanes, b_steps, b_step, count, columns, line,  # type: ignore[no-untyped-def]
+                      sums, sums_at, add, every, b, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
         vectors, broken = columns[line + COUNT], 0
         size = height * vectors * width
         for block in range(filled):
@@ -109,8 +110,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         return broken
 
     @inline
-    def add_chunk(a, at_a, a_row, b, at_b, reach, columns, line, blocks, first, filled, a_steps, b_steps, panel_table, step, count,  # type: ignore[no-untyped-def]
-                  sums, sums_at, panel, add, every, ahead, ahead_step, last, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
+    def add_chunk(a, at_a, a_row, a_steps, b, at_b, reach, columns, line, blocks, first, filled, b_steps, panel_table,  # type: ignore[no-untyped-def]
+                  step, count, sums, sums_at, panel, add, every, ahead, ahead_step, last, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
         # The last chunk of a sum goes to y, the others to the sums. Numba would compile `multiply_rows` once more for literals.
         store = 0 if not last else _simd.WHOLE if columns[line + NEIGHBOURS] == ALL else _simd.SOME
         # The lanes go on as an address: a variable that is one array or another would be counted as a reference by locked instructions.
@@ -120,11 +121,11 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
             lanes, table = address(panel, 0), panel_table + (vectors - 1) * CHUNK
         else:
             lanes = address(b, at)
-        return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, lanes, b_steps, table, count, columns, line, sums, sums_at, add,
-                             every, b, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
+        return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, lanes, b_steps, table, count, columns, line,
+                             sums, sums_at, add, every, b, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
 
     @inline
-    def multiply_tails(a, at_a, a_row, a_steps, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, panel, add):  # type: ignore[no-untyped-def]
+    def multiply_tails(a, at_a, a_row, a_steps, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, base, panel, add):  # type: ignore[no-untyped-def]
         # Columns left over have their rows in the lanes where those are neighbours in a, and else their steps, which are.
         together = BESIDE if a_row == 1 else few_columns
         columns = (len(tails) + together - 1) // together * together
@@ -137,31 +138,33 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         rows = (filled - 1) * height + blocks[first + filled - 1, 1]
         for c in range(0, columns, together):
             for row in range(0, rows if a_row == 1 else 0, width):
-                at, to = at_a + blocks[first, 0] + row, c * filled * height + row
+                at, to = at_a + blocks[first, 0] + row, base + c * filled * height + row
                 beside(a, at, a_steps, step, rows - row, panel, c * CHUNK, CHUNK, count, sums, to, filled * height, add)
             for block in range(0 if a_row == 1 else filled):
-                at, valid, to = at_a + blocks[first + block, 0] + a_steps[step], blocks[first + block, 1], (block * columns + c) * height
+                at, valid, to = at_a + blocks[first + block, 0] + a_steps[step], blocks[first + block, 1], base + (block * columns + c) * height
                 few(a, at, a_row, valid, panel, c * CHUNK, CHUNK, count, sums, to, add)
 
     @inline
-    def store_tails(sums, tails, row_targets, a_row, blocks, first, filled, place, y, y_row, bias, bias_at, code):  # type: ignore[no-untyped-def]
+    def store_tails(sums, base, part, tails, row_targets, a_row, blocks, first, filled, place, y, y_row, bias, bias_at, code):  # type: ignore[no-untyped-def]
         together = BESIDE if a_row == 1 else few_columns
         columns, broken = (len(tails) + together - 1) // together * together, 0
         per_block, per_column = (height, filled * height) if a_row == 1 else (columns * height, height)
         for block in range(filled):
             for c in range(len(tails)):
                 for r in range(blocks[first + block, 1]):
-                    at = block * per_block + c * per_column + r
+                    at = base + block * per_block + c * per_column + r
                     sums[at] += bias[bias_at + blocks[first + block, 3] + r]
                     broken |= not np.isfinite(sums[at])
         if smooth:
-            activate(sums, 0, filled * height * columns, code)
+            activate(sums, base, filled * height * columns, code)
         for block in range(filled):
             for r in range(blocks[first + block, 1]):
                 here = row_targets[blocks[first + block, 3] + r] if row_targets.size else blocks[first + block, 2] + r * y_row
                 for c in range(len(tails)):
-                    value = sums[block * per_block + c * per_column + r]
-                    y[place + here + tails[c, 1]] = 0 if code == 1 and value < 0 else value
+                    if part > tails[c, 2]:
+                        continue
+                    value = sums[base + block * per_block + c * per_column + r]
+                    y[place + here + tails[c, 1] + part] = 0 if code == 1 and value < 0 else value
         return broken
 
     @inline
@@ -179,7 +182,19 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 activate(y, place + blocks[block, 2] + r * y_row + start, stop - start, code)
 
     @inline
-    def store_rows(sums, span, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, block, slot, place, y,  # type: ignore[no-untyped-def]
+    def ask_rows(columns, stretches, starts, row_targets, line0, count_lines, blocks, block, place, y, y_row):  # type: ignore[no-untyped-def]
+        # A core waits for every line that it stores to: these are asked for while others are stored.
+        for r in range(blocks[block, 1]):
+            here = place + (row_targets[blocks[block, 3] + r] if row_targets.size else blocks[block, 2] + r * y_row)
+            for i in range(line0, line0 + count_lines):
+                for v in range(0 if starts.size else columns[i * LINE + COUNT]):
+                    soon_written(y, here + columns[i * LINE + TARGETS + v])
+                for n in range(starts[i] if starts.size else 0, starts[i + 1] if starts.size else 0):
+                    soon_written(y, here + stretches[n, 2])
+                    soon_written(y, here + stretches[n, 2] + width)
+
+    @inline
+    def store_rows(sums, span, second, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, block, slot, place, y,  # type: ignore[no-untyped-def]
                    y_row, bias, bias_at, zeros, code):  # fmt: skip
         # Line after line of a row, so that neighbours in y are written together.
         valid, broken = blocks[block, 1], 0
@@ -188,10 +203,13 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
             for i in range(count_lines if code > 1 else 0):
                 line = (line0 + i) * LINE
                 vectors, shift_at = columns[line + COUNT], bias_at + (columns[line + TARGETS] if bias_per_lane else blocks[block, 3])
-                broken |= finish(sums, i * span + slot * height * vectors * width, vectors, valid, columns, line, bias, shift_at, code)
-        # The taps of a transposed stride of 2, neighbours in y too, are stored together.
-        paired = apart == 2 and row_targets.size > 0 and row_targets[1] - row_targets[0] == 1
-        for r in range(0, valid, 1 + paired):
+                at = i * span + slot * height * vectors * width
+                broken |= finish(sums, at, vectors, valid, columns, line, bias, shift_at, code)
+                if second:
+                    broken |= finish(sums, second + at, vectors, valid, columns, line, bias, shift_at, code)
+        # The even and the odd columns of a transposed stride of 2, neighbours in y, are stored together: sums of their own, or a row and the next.
+        merged = apart == 2 and row_targets.size > 0 and row_targets[1] - row_targets[0] == 1
+        for r in range(0, valid, 1 + merged):
             here = place + (row_targets[blocks[block, 3] + r] if row_targets.size else blocks[block, 2] + r * y_row)
             for i in range(count_lines):
                 line = (line0 + i) * LINE
@@ -205,8 +223,9 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 for n in range(starts[line0 + i] if starts.size else 0, starts[line0 + i + 1] if starts.size else 0):
                     v, mask, to = stretches[n, 0], stretches[n, 1], here + stretches[n, 2]
                     which = shift_at + (v * width if bias_per_lane else 0)
-                    if paired:
-                        broken |= store_pair(sums, source + v * width, vectors * width, y, to, mask, shifts, which, code == 1)
+                    if second or merged:
+                        other = second if second else vectors * width
+                        broken |= store_pair(sums, source + v * width, other, y, to, mask, stretches[n, 3], shifts, which, code == 1)
                     else:
                         broken |= store_some(sums, source + v * width, mask, y, to, apart, shifts, which, code == 1)
         return broken
@@ -221,61 +240,76 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         pieces, reps, steps, reach, panel_table = geometry[6], geometry[7], geometry[STEPS], geometry[9], geometry[10]
         a_group, a_outer, a_row, b_group, b_outer = geometry[11], geometry[12], geometry[16], geometry[17], geometry[18]
         y_group, y_outer, y_piece, y_row, bias_group = geometry[22], geometry[23], geometry[24], geometry[25], geometry[26]
-        planes, rows, every, apart = geometry[27], geometry[28], geometry[29], geometry[30]
-        chunks, span, lines = (steps + CHUNK - 1) // CHUNK, blocks_each * height * MOST * width, columns.size // LINE
+        planes, rows, every, apart, parts, first_steps = geometry[27], geometry[28], geometry[29], geometry[30], geometry[31], geometry[32]
+        span, lines = blocks_each * height * MOST * width, columns.size // LINE
+        room = lines_each * span
+        second = room if parts > 1 else 0
         for worker in prange(workers):
-            sums, upper = scratch[worker][: lines_each * span], scratch[worker][lines_each * span : 2 * lines_each * span]
-            panel, tail_sums = (
-                scratch[worker][2 * lines_each * span :][: MOST * width * CHUNK],
-                scratch[worker][2 * lines_each * span :][MOST * width * CHUNK :],
-            )
+            sums, upper = scratch[worker][: parts * room], scratch[worker][parts * room :][:room]
+            panel = scratch[worker][(parts + 1) * room :][: MOST * width * CHUNK]
+            tail_sums = scratch[worker][(parts + 1) * room + MOST * width * CHUNK :]
+            room_tails = len(tail_sums) // parts
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 rest, line0 = tile // line_groups, tile % line_groups * lines_each
                 rest, n = rest // outer, rest % outer
                 rest, block0 = rest // supers, rest % supers * blocks_each
                 group, piece = rest // pieces, rest % pieces
                 filled, count_lines = min(blocks_each, blocks.shape[0] - block0), min(lines_each, lines - line0)
-                begin, end = reps * chunks * piece // pieces, reps * chunks * (piece + 1) // pieces
                 place, bias_at, broken = group * y_group + n * y_outer + piece * y_piece, group * bias_group, 0
-                straight = 0 < end - begin <= CHUNKS and starts.size == 0  # from the registers to y
-                for unit in range(begin, end):
-                    rep, step, done = unit // chunks, unit % chunks * CHUNK, unit - begin
-                    sample, plane, row = rep // rows // planes, rep // rows % planes, rep % rows
-                    at_a = group * a_group + n * a_outer + sample * geometry[13] + plane * geometry[14] + row * geometry[15]
-                    at_b = group * b_group + n * b_outer + sample * geometry[19] + plane * geometry[20] + row * geometry[21]
-                    count, add = min(CHUNK, steps - step), int(done % CHUNKS != 0)
-                    for i in range(count_lines):
-                        following = columns[(line0 + i + 1 if i + 1 < count_lines else line0) * LINE + PLACES]
-                        ahead, ahead_step = at_b + following, step
-                        if i + 1 == count_lines:  # the next chunk, else the next tile
-                            ahead_step = step + CHUNK if step + CHUNK < steps else 0
-                            if ahead_step == 0:
-                                ahead = at_b + columns[min(line0 + count_lines, lines - 1) * LINE + PLACES]
-                        broken |= add_chunk(a, at_a, a_row, b, at_b, reach, columns, (line0 + i) * LINE, blocks, block0, filled, a_steps, b_steps,
-                                            panel_table, step, count, sums, i * span, panel, add, every, ahead, ahead_step,
-                                            straight and unit == end - 1, y, place, y_row, bias, bias_at, code == 1)  # fmt: skip
-                    if len(tails) and line0 + count_lines == lines:
-                        multiply_tails(a, at_a, a_row, a_steps, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums, panel, add)
-                    if end - begin > CHUNKS and (done % CHUNKS == CHUNKS - 1 or unit == end - 1):
+                straight = False  # from the registers to y
+                for part in range(parts):
+                    base_tails = part * room_tails
+                    base, start, stop = part * room, part * first_steps, steps if part + 1 == parts else first_steps
+                    chunks = (stop - start + CHUNK - 1) // CHUNK
+                    begin, end = reps * chunks * piece // pieces, reps * chunks * (piece + 1) // pieces
+                    straight = parts == 1 and 0 < end - begin <= CHUNKS and starts.size == 0
+                    for unit in range(begin, end):
+                        rep, step, done = unit // chunks, start + unit % chunks * CHUNK, unit - begin
+                        sample, plane, row = rep // rows // planes, rep // rows % planes, rep % rows
+                        at_a = group * a_group + n * a_outer + sample * geometry[13] + plane * geometry[14] + row * geometry[15]
+                        at_b = group * b_group + n * b_outer + sample * geometry[19] + plane * geometry[20] + row * geometry[21]
+                        count, add = min(CHUNK, stop - step), int(done % CHUNKS != 0)
+                        last_chunk = straight and unit == end - 1
+                        for i in range(count_lines):
+                            following = columns[(line0 + i + 1 if i + 1 < count_lines else line0) * LINE + PLACES]
+                            ahead, ahead_step = at_b + following, step
+                            if i + 1 == count_lines:  # the next chunk, else the next tile
+                                ahead_step = step + CHUNK if step + CHUNK < stop else 0
+                                if ahead_step == 0:
+                                    ahead = at_b + columns[min(line0 + count_lines, lines - 1) * LINE + PLACES]
+                            broken |= add_chunk(a, at_a, a_row, a_steps, b, at_b, reach, columns, (line0 + i) * LINE, blocks,
+                                                block0, filled, b_steps, panel_table, step, count, sums, base + i * span, panel, add, every, ahead,
+                                                ahead_step, last_chunk, y, place, y_row, bias, bias_at, code == 1)  # fmt: skip
+                        if len(tails) and line0 + count_lines == lines:
+                            multiply_tails(a, at_a, a_row, a_steps, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums,
+                                           base_tails, panel, add)  # fmt: skip
+                        if end - begin > CHUNKS and (done % CHUNKS == CHUNKS - 1 or unit == end - 1):
+                            for i in range(count_lines * span):
+                                sums[unsigned(base + i)] += upper[unsigned(i)] if done >= CHUNKS else 0
+                                upper[unsigned(i)] = sums[unsigned(base + i)]
+                    if begin == end:
                         for i in range(count_lines * span):
-                            sums[unsigned(i)] += upper[unsigned(i)] if done >= CHUNKS else 0
-                            upper[unsigned(i)] = sums[unsigned(i)]
-                if begin == end:
-                    sums[:] = 0
+                            sums[unsigned(base + i)] = 0
+                        tail_sums[base_tails : base_tails + room_tails] = 0
                 if smooth:
                     activate_rows(y, place, y_row, columns, line0, count_lines if straight else 0, blocks, block0, filled, code)
+                if not straight:
+                    ask_rows(columns, stretches, starts, row_targets, line0, count_lines, blocks, block0, place, y, y_row)
                 for slot in range(0 if straight else filled):
-                    broken |= store_rows(sums, span, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, block0 + slot,
-                                         slot, place, y, y_row, bias, bias_at, zeros, code)  # fmt: skip
-                if len(tails) and line0 + count_lines == lines:
-                    broken |= store_tails(tail_sums, tails, row_targets, a_row, blocks, block0, filled, place, y, y_row, bias, bias_at, code)
+                    if slot + 1 < filled:
+                        ask_rows(columns, stretches, starts, row_targets, line0, count_lines, blocks, block0 + slot + 1, place, y, y_row)
+                    broken |= store_rows(sums, span, second, columns, stretches, starts, apart, row_targets, line0, count_lines,
+                                         blocks, block0 + slot, slot, place, y, y_row, bias, bias_at, zeros, code)  # fmt: skip
+                for part in range(parts if len(tails) and line0 + count_lines == lines else 0):
+                    broken |= store_tails(tail_sums, part * room_tails, part, tails, row_targets, a_row, blocks, block0, filled, place, y, y_row,
+                                          bias, bias_at, code)  # fmt: skip
                 if broken:
                     strange[0] = 1
 
     return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' * bias_per_lane}{'-smooth' * smooth}")
 
 
-def scratch(blocks_each: int, lines_each: int, tails: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
-    """Elements that a thread needs: the sums of a tile, twice, a panel of gathered columns, and the sums of the columns left over."""
+def scratch(blocks_each: int, lines_each: int, parts: int, tails: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
+    """Elements that a thread needs: a tile's sums of each part and once more, a panel of gathered columns, and the sums of the columns left over."""
     width, most = isa.width(dtype), max(BESIDE, isa.width(dtype) // isa.rows)
-    return MOST * width * (2 * lines_each * blocks_each * isa.rows + CHUNK) + -(-tails // most) * most * blocks_each * isa.rows
+    return MOST * width * ((parts + 1) * lines_each * blocks_each * isa.rows + CHUNK) + parts * -(-tails // most) * most * blocks_each * isa.rows

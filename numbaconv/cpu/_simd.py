@@ -13,6 +13,9 @@ from numbaconv.cpu._emit import I64, Isa, Vectors, vector_code
 
 TO_TILE, WHOLE, SOME = 0, 1, 2  # where `multiply` stores: in its tile, or in y whole vectors that are neighbours, or those lanes that count
 
+# Steps between what `multiply` reads of its rows and what it asks the caches for: 2048→1024 1×1 on 7×7, dgrad, whose steps are 4 KiB apart,
+# took 3.5 ms without, 2.7 with 32, 2.8 with 16 or 64.
+STEPS_AHEAD = 32
 AHEAD = 4  # vectors between what `transpose` reads and what it asks the caches for
 
 
@@ -29,7 +32,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
     added, negative ones are replaced by 0 if ``relu``, and vector v of row r goes to y[yi + r·y_row + targets[di + v]]: the lanes that
     masks[mi + v] has bits for, side by side; or all of them, and those of v + 1 behind them, if WHOLE. It returns whether a sum stored
     in y is not finite. VECTORS loads and ROWS broadcasts feed ROWS·VECTORS multiply-adds into as many registers; rows from
-    ``valid`` on repeat the last valid one.
+    ``valid`` on repeat the last valid one. a_steps has STEPS_AHEAD more entries, of what to ask the caches for.
     """
     rows = isa.rows
 
@@ -41,6 +44,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
 
         def step(k, sums):  # type: ignore[no-untyped-def]
             here, lanes = (builder.gep(base, [builder.load(builder.gep(steps, [k]))]) for base, steps in ((a, a_steps), (b, b_steps)))
+            v.prefetch(builder.gep(a, [builder.load(builder.gep(a_steps, [builder.add(k, I64(STEPS_AHEAD))]))]))
             loads, results = [v.load(lanes, n) for n in range(vectors)], []
             for r in range(rows):
                 factor = v.splat(builder.load(builder.gep(here, [row_at[r]]) if r else here))
@@ -216,11 +220,11 @@ def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool, every: int, pair: bool
     """Return a compiled-code function (tile, ti, y, yi, mask, bias, bi, relu) -> whether a stored value was not finite.
 
     It stores the lanes of tile[ti : ti + W] that ``mask`` has bits for to y[yi], y[yi + every], …, for ``every`` 1 or 2: with bias[bi]
-    added (or bias[bi + lane], if ``per_lane``) and negative ones replaced by 0 if ``relu``. With ``pair`` there is another parameter
-    after ti, n, and the lanes of tile[ti + n :] go between them.
+    added (or bias[bi + lane], if ``per_lane``) and negative ones replaced by 0 if ``relu``. With ``pair`` there are two more parameters:
+    after ti, n, and the lanes of tile[ti + n :] go between them; after ``mask``, how many elements of y that makes.
     """
 
-    def body(v: Vectors, tiles, y, bits, bias, relu):  # type: ignore[no-untyped-def]
+    def body(v: Vectors, tiles, y, bits, outputs, bias, relu):  # type: ignore[no-untyped-def]
         builder = v.builder
         mask, shift = v.mask(bits), v.load(bias) if per_lane else v.splat(builder.load(bias))
         count, strange, values = builder.ctpop(bits), v.zero, []
@@ -231,20 +235,32 @@ def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool, every: int, pair: bool
         if every == 1:
             v.store(values[0], y, mask=v.first(count))
             return v.any_strange(strange)
-        kept = ir.Constant(v.bits, [1 if pair else 1 - lane % 2 for lane in range(v.width)])
-        for half in range(2):
-            lanes = [half * v.width // 2 + lane // 2 + lane % 2 * v.width for lane in range(v.width)]
-            there = v.first(builder.sub(builder.mul(count, I64(2)), I64(half * v.width)))
-            v.store(v.shuffle(values[0], values[-1], lanes), y, half, builder.and_(there, kept))
+        halves = [[half * v.width // 2 + lane // 2 + lane % 2 * v.width for lane in range(v.width)] for half in range(2)]
+        halves = [v.shuffle(values[0], values[-1], lanes) for lanes in halves]
+
+        def some():  # type: ignore[no-untyped-def]
+            for half, value in enumerate(halves):
+                there = v.first(builder.sub(outputs or builder.mul(count, I64(2)), I64(half * v.width)))
+                v.store(value, y, half, there if pair else builder.and_(there, ir.Constant(v.bits, [1, 0] * (v.width // 2))))
+
+        if not pair:
+            some()
+            return v.any_strange(strange)
+        with builder.if_else(builder.icmp_signed("==", outputs, I64(2 * v.width))) as (then, otherwise):
+            with then:
+                for half, value in enumerate(halves):
+                    v.store(value, y, half)
+            with otherwise:
+                some()
         return v.any_strange(strange)
 
     @vector_code(isa, dtype, "tile[] y[] mask bias[] relu", returns=True)
     def store(v: Vectors, tile, y, bits, bias, relu):  # type: ignore[no-untyped-def]
-        return body(v, [tile], y, bits, bias, relu)
+        return body(v, [tile], y, bits, None, bias, relu)
 
-    @vector_code(isa, dtype, "tile[] other y[] mask bias[] relu", returns=True)
-    def store_pair(v: Vectors, tile, other, y, bits, bias, relu):  # type: ignore[no-untyped-def]
-        return body(v, [tile, v.at(tile, other)], y, bits, bias, relu)
+    @vector_code(isa, dtype, "tile[] other y[] mask outputs bias[] relu", returns=True)
+    def store_pair(v: Vectors, tile, other, y, bits, outputs, bias, relu):  # type: ignore[no-untyped-def]
+        return body(v, [tile, v.at(tile, other)], y, bits, outputs, bias, relu)
 
     return store_pair if pair else store
 

@@ -13,6 +13,7 @@ import numpy as np
 from numbaconv.cpu import _emit, _grid, _parallel, _product
 from numbaconv.cpu._grid import Grid, Reads
 from numbaconv.cpu._product import ALL, CHUNK, COUNT, LINE, MASKS, MOST, NEIGHBOURS, PLACES, TARGETS
+from numbaconv.cpu._simd import STEPS_AHEAD
 from numbaconv.problem import ConvProblem, Op
 
 SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2
@@ -35,20 +36,21 @@ class Tables(NamedTuple):
     b_steps: Array
     blocks: Array
     columns: Array  # line after line
-    stretches: Array  # vector, lanes (bits) and first target of lanes that follow each other evenly in y; none if neighbours do throughout
+    stretches: Array  # see `_stretches`; none if neighbours in a line are neighbours in y throughout
     starts: Array  # where a line's stretches begin
-    tails: Array  # place and target of each column left over
+    tails: Array  # place and target of each column left over, and whether another target is beside it
     row_targets: Array  # of each row, where rows are not evenly apart in y
 
 
 class Shape(NamedTuple):
     """The sizes of one product.
 
-    ``reps`` × ``steps`` terms are summed; ``together`` says which axes of pixels are steps, and ``merged`` that the taps are among the rows.
+    ``reps`` × ``steps`` terms are summed; ``together`` says which axes of pixels are steps, and ``phases`` how many there are among the rows.
+    Two ``parts``, the outputs' even and odd columns, have a sum each, of the first and of the other steps.
     """
 
-    part: Parts
-    merged: bool
+    parts: tuple[Parts, ...]
+    phases: int
     outer: int
     blocks: int
     vectors: int
@@ -85,22 +87,30 @@ def shapes(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> tupl
     """Return the grid of the input and the products that make up an operation, whose forward problem is p."""
     g, parts = _grid.grid(p, split=not channels_last(p, op))
     if op == "dgrad" and not p.channels_last and _alike(p, g, parts):  # type: ignore[arg-type]
-        return g, [_shape(p, op, g, parts[0], True, isa, dtype)]  # type: ignore[arg-type]
-    return g, [_shape(p, op, g, part, False, isa, dtype) for part in parts]  # type: ignore[arg-type]
+        return g, [_shape(p, op, g, (parts[0],), len(parts), isa, dtype)]  # type: ignore[arg-type]
+    together = 2 if p.input_dilation[2] == 2 and p.output[2] > 1 and not p.channels_last else 1
+    products = [tuple(parts[n : n + together]) for n in range(0, len(parts), together)]
+    return g, [_shape(p, op, g, some, 1, isa, dtype) for some in products]  # type: ignore[arg-type]
 
 
 def _alike(p: ConvProblem, g: Grid, parts: list[Parts]) -> bool:
-    """Return whether the phases have a tap each, all of which read the same: one product then has channels and taps as its rows."""
-    if not 1 < len(parts) == math.prod(p.filter):
+    """Return whether all phases read the same, with taps that follow each other from phase to phase: one product then has them among its rows.
+
+    With several taps each, the weights of a row are evenly apart for a single channel only.
+    """
+    if len(parts) == 1 or not all(r.taps for part in parts for r in part):
         return False
-    reads = {(*(r.outputs for r in part), *(len(r.taps) for r in part), *g.offsets(part)) for part in parts}
-    return len(reads) == 1 and all(len(r.taps) == 1 for r in parts[0])
+    if len({(*(r.outputs for r in part), *g.offsets(part)) for part in parts}) > 1:
+        return False
+    taps = np.stack(sorted((_grid.taps(p, part) for part in parts), key=min))
+    one_channel = p.out_channels == p.groups or len(parts) == math.prod(p.filter)
+    return one_channel and np.array_equal(taps - taps[:1], np.broadcast_to(np.arange(len(parts))[:, None], taps.shape))
 
 
-def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, merged: bool, isa: _emit.Isa, dtype: np.dtype[Any]) -> Shape:
-    width, channels, filters, tails = isa.width(dtype), p.in_channels // p.groups, p.out_channels // p.groups, 0
-    steps, outer, reps, together, scatters = channels * math.prod(len(r.taps) for r in part), p.batch, 1, (1, 1, 1, 1), False
-    blocks = -(-filters * (math.prod(p.filter) if merged else 1) // isa.rows)
+def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> Shape:
+    part, width, channels, filters, tails = parts[0], isa.width(dtype), p.in_channels // p.groups, p.out_channels // p.groups, 0
+    steps, outer, reps, together, scatters = channels * _taps(parts), p.batch, 1, (1, 1, 1, 1), False
+    blocks = -(-filters * phases // isa.rows)
     if op == "wgrad":
         outer, runs, together = 1, _runs(p), _together(p)
         steps = math.prod(together)
@@ -113,27 +123,31 @@ def _shape(p: ConvProblem, op: Op, g: Grid, part: Parts, merged: bool, isa: _emi
         blocks, vectors = z * -(-q // isa.rows), pitch(p, isa, dtype) // width
         lines = _line_counts(vectors, isa.vectors)[0]
     else:
-        (vectors, tails), scatters = _vectors(p, g, part, steps, width, op == "dgrad", merged), any(r.every > 1 for r in part)
+        (vectors, tails), scatters = _vectors(p, g, parts, steps, width, op == "dgrad", phases > 1), any(r.every > 1 for r in part)
         each = _row(part, vectors, tails, width)
         lines = vectors // each * _line_counts(each, isa.vectors)[0] if _apart(each) else _line_counts(vectors, isa.vectors)[0]
     units, fewest = reps * -(-steps // CHUNK), _parallel.fewest_tiles(p.macs)
-    blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, fewest, isa, vectors * width)
+    blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, fewest, isa, vectors * width, len(parts))
     tiles = p.groups * outer * -(-blocks // blocks_each)
     groups = max(1, -(-lines // lines_each))
     pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
-    scratch = _product.scratch(blocks_each, lines_each, tails, isa, dtype)
+    scratch = _product.scratch(blocks_each, lines_each, len(parts), tails, isa, dtype)
     entries = 2 * steps + (MOST * (MOST + 1) // 2 + 4) * CHUNK + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
     return Shape(
-        part, merged, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries
+        parts, phases, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries
     )
 
 
-def _tile_size(blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _emit.Isa, lanes: int) -> tuple[int, int]:
+def _taps(parts: tuple[Parts, ...]) -> int:
+    return sum(math.prod(len(r.taps) for r in part) for part in parts)
+
+
+def _tile_size(blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _emit.Isa, lanes: int, sums: int) -> tuple[int, int]:
     """Return how many blocks and lines a tile has: enough tiles for all threads, and of those what reads the operands the fewest times.
 
     With ``whole`` all lines are together if they can: the sum is shared among threads, too.
     """
-    block_bytes = isa.rows * MOST * isa.vector_bytes  # of the sums of a block and a line
+    block_bytes = isa.rows * MOST * isa.vector_bytes * sums  # of a block and a line
     packed = blocks >= isa.packed and not whole
     lanes_cost, fewest = (PACKED_COST, -(-fewest // 2)) if packed else (1, fewest)  # larger tiles copy less
     found, each = [], max(1, min(PACKED_ROWS // isa.rows if packed else BLOCKS, blocks))
@@ -150,14 +164,14 @@ def _tile_size(blocks: int, lines: int, whole: bool, products: int, fewest: int,
     return -each, together
 
 
-def _vectors(p: ConvProblem, g: Grid, part: Parts, steps: int, width: int, transposed: bool, merged: bool) -> tuple[int, int]:
+def _vectors(p: ConvProblem, g: Grid, parts: tuple[Parts, ...], steps: int, width: int, transposed: bool, merged: bool) -> tuple[int, int]:
     """Return the vectors that cover a channel's outputs, and the columns left over.
 
     In one go, junk between the lines included, or line by line if those are fewer, or a tenth fewer if short lines share a tile.
     Columns are left over where they are too few for a vector and weights are neighbours: those of a row in the order of the steps,
     or those of a step.
     """
-    (z, y, q), (_, h, w) = (r.outputs for r in part), g.axes
+    (z, y, q), (_, h, w), part = (r.outputs for r in parts[0]), g.axes, parts[0]
     each, flat = -(-q // width), ((z - 1) * h.pitch + y - 1) * w.pitch + q
     if z * y * each <= (1 if _apart(each) else 0.9) * -(-flat // width):
         return z * y * each, 0
@@ -224,14 +238,16 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: 
     supers, line_groups = -(-shape.blocks // shape.blocks_each), max(1, -(-shape.lines // shape.lines_each))
     tiles = p.groups * supers * shape.outer * line_groups * shape.pieces
     every = 0 if channels_last(p, op) else _every(p, g, dtype)
+    channels = p.in_channels // p.groups
     geometry = (
         tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
-        max(b_steps, default=0), shape.steps, *strides, every, apart,
+        max(b_steps, default=0), shape.steps, *strides, every, apart, len(shape.parts), channels * _taps(shape.parts[:1]),
     )  # fmt: skip
+    a_steps = np.append(a_steps, np.resize(a_steps, STEPS_AHEAD) if len(a_steps) else np.zeros(STEPS_AHEAD, np.int64))
     panel = [np.arange(CHUNK) * v * isa.width(dtype) for v in range(1, MOST + 1)]
-    stretches, starts = _stretches(targets, apart, isa.width(dtype))
+    stretches, starts = _stretches(targets, apart, isa.width(dtype), p.output[2])
     tables = (
-        geometry, a_steps, np.concatenate([b_steps, *panel]), blocks, columns.reshape(-1), stretches, starts, np.reshape(tails, (-1, 2)), row_targets,
+        geometry, a_steps, np.concatenate([b_steps, *panel]), blocks, columns.reshape(-1), stretches, starts, np.reshape(tails, (-1, 3)), row_targets,
     )  # fmt: skip
     return Tables(*(np.asarray(values, np.int64) for values in tables))
 
@@ -246,15 +262,16 @@ def _pixel_lanes(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     channels, filters, volume = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.output)
     taps = math.prod(p.filter)
     row, step = (taps, filters * taps) if op == "dgrad" else (channels * taps, taps)  # of w: (C, K/groups, taps) of the transposed problem
-    rows, order, row_targets = filters, _grid.taps(p, shape.part), np.zeros(0, np.int64)
-    if shape.merged:
+    rows, orders, row_targets = filters, [_grid.taps(p, part) for part in shape.parts], np.zeros(0, np.int64)
+    if shape.phases > 1:
         (_, P, Q), firsts = p.output, []
         for axis in range(3):
-            firsts.append(np.array([first for _, first in sorted((r.taps[0][0], r.first) for r in _grid.reads(p, axis))]))
-        phases = _grid.sums([first * unit for first, unit in zip(firsts, (P * Q, Q, 1), strict=True)])
-        rows, row, order, row_targets = filters * taps, 1, np.zeros(1, np.int64), np.add.outer(np.arange(filters) * volume, phases).reshape(-1)
-    a_steps = np.add.outer(np.arange(channels) * step, order).reshape(-1)
-    b_steps = np.add.outer(np.arange(channels) * g.plane, g.offsets(shape.part)).reshape(-1)
+            firsts.append(np.array([first for _, first in sorted((min(r.taps)[0], r.first) for r in _grid.reads(p, axis))]))
+        targets = _grid.sums([first * unit for first, unit in zip(firsts, (P * Q, Q, 1), strict=True)])
+        rows, row, orders = filters * shape.phases, 1, [orders[0] - orders[0].min()]
+        row_targets = np.add.outer(np.arange(filters) * volume, targets).reshape(-1)
+    a_steps = np.concatenate([np.add.outer(np.arange(channels) * step, order).reshape(-1) for order in orders])
+    b_steps = np.concatenate([np.add.outer(np.arange(channels) * g.plane, g.offsets(part)).reshape(-1) for part in shape.parts])
     first = np.arange(0, rows, isa.rows)
     blocks = np.stack([first * row, np.minimum(isa.rows, rows - first), first * volume, first], 1)
     strides = (
@@ -270,9 +287,9 @@ def _pixel_rows(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     # The input: (groups, N, pixels, C/groups) if it was copied, else as it came.
     copied = copies(p, "fprop", g)
     apart, group, sample = (channels, p.batch * g.plane * channels, g.plane * channels) if copied else (p.in_channels, 0, g.plane * p.in_channels)
-    a_steps = np.add.outer(np.arange(channels), g.offsets(shape.part) * apart).reshape(-1)
-    b_steps = np.arange(channels * math.prod(p.filter)).reshape(channels, -1)[:, _grid.taps(p, shape.part)].reshape(-1) * steps
-    (d, h, w), part, (_, P, Q) = g.axes, shape.part, p.output
+    a_steps = np.add.outer(np.arange(channels), g.offsets(shape.parts[0]) * apart).reshape(-1)
+    b_steps = np.arange(channels * math.prod(p.filter)).reshape(channels, -1)[:, _grid.taps(p, shape.parts[0])].reshape(-1) * steps
+    (d, h, w), part, (_, P, Q) = g.axes, shape.parts[0], p.output
     lines, length = _merged(p, g, part)
     z, y = (0, 0) if lines == 1 else np.divmod(np.arange(lines), part[1].outputs)
     at = (z * d.step * h.pitch + y * h.step) * w.pitch
@@ -302,7 +319,7 @@ def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     a_reps, b_reps = ([unit * n for unit, n in zip(units, shape.together, strict=True)][:3] for units in (a_units, b_units))
     first = np.arange(0, filters, isa.rows)
     blocks = np.stack([first * y[1], np.minimum(isa.rows, filters - first), first * channels * taps, first], 1)
-    offsets, order = g.offsets(shape.part) * channels, _grid.taps(p, shape.part) * channels
+    offsets, order = g.offsets(shape.parts[0]) * channels, _grid.taps(p, shape.parts[0]) * channels
     lines, tables, tap = [], [], 0
     for run in _runs(p):
         these = slice(tap, tap + run // channels)
@@ -359,10 +376,13 @@ def _neighbours(place: int, targets: Array, width: int, most: int, scatter: bool
     return columns, table
 
 
-def _stretches(targets: Array, apart: int, width: int) -> tuple[Array, Array]:
-    """Return the stretches of lanes whose targets are ``apart`` from each other, and where those of each line start; nothing for no targets."""
+def _stretches(targets: Array, apart: int, width: int, outputs: int) -> tuple[Array, Array]:
+    """Return the stretches of lanes whose targets are ``apart`` from each other, and where those of each line start; nothing for no targets.
+
+    A stretch is its vector, its lanes (bits), its first target, and how many ``outputs`` of a row it has if each lane has a second one.
+    """
     if targets.size == 0:
-        return np.zeros((0, 3), np.int64), np.zeros(0, np.int64)
+        return np.zeros((0, 4), np.int64), np.zeros(0, np.int64)
     lane, valid = np.arange(targets.shape[1]), targets >= 0
     follows = (lane[1:] % width > 0) & valid[:, :-1] & (np.diff(targets, axis=1) == apart)
     first = valid.copy()
@@ -371,12 +391,14 @@ def _stretches(targets: Array, apart: int, width: int) -> tuple[Array, Array]:
     bits = np.broadcast_to(2.0 ** (lane % width), targets.shape)[valid]
     masks = np.bincount(which.reshape(targets.shape)[valid], bits).astype(np.int64)
     vectors = np.broadcast_to(lane // width, targets.shape)[first]
-    return np.stack([vectors, masks, targets[first]], 1), np.append(0, np.cumsum(first.sum(1)))
+    lanes = np.bincount(which.reshape(targets.shape)[valid])
+    pairs = np.minimum(2 * lanes, outputs - targets[first] % outputs) if outputs % 2 else 2 * lanes
+    return np.stack([vectors, masks, targets[first], pairs], 1), np.append(0, np.cumsum(first.sum(1)))
 
 
 def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width: int) -> tuple[Array, Array, int, Array]:
     """Return the table of columns for a channel's pixels, their targets if the output is strided, how far apart, and the columns left over."""
-    part, (_, h, w), (_, P, Q) = shape.part, g.axes, p.output
+    part, (_, h, w), (_, P, Q) = shape.parts[0], g.axes, p.output
     z, y, q = (r.outputs for r in part)
     by_line = per_line = _row(part, shape.vectors, shape.tails, width)
 
@@ -410,4 +432,4 @@ def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width:
         index = np.arange(n * SLAB, n * SLAB + len(values))
         table[line[index, None], slot[index, None] * width + np.arange(width)] = values
     place, inside, to = pixels(np.array([shape.vectors]), shape.tails)
-    return columns, table, part[2].every, np.stack([(place[:, None] + np.arange(shape.tails))[inside], to[inside]], 1)
+    return columns, table, part[2].every, np.stack([(place[:, None] + np.arange(shape.tails))[inside], to[inside], to[inside] % Q < Q - 1], 1)

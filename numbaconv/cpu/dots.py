@@ -79,9 +79,10 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     if key not in problem.derived:
         g, parts = _grid.grid(problem, split=True)
         s = _shape(problem, g, isa, dtype)
-        problem.derived[key] = g, s, _tables(problem, g, parts[0], s, isa, dtype), cost(problem, op, dtype)
-    g, s, tables, seconds = problem.derived[key]
-    x = _grid.copy_planes(problem, b, g) if g.copied else b.reshape(-1)
+        copier = _grid.planes_copier(problem, g, dtype) if g.copied else None
+        problem.derived[key] = g, s, _tables(problem, g, parts[0], s, isa, dtype), cost(problem, op, dtype), copier
+    g, s, tables, seconds, copier = problem.derived[key]
+    x = copier(b) if copier else b.reshape(-1)
     tiles = problem.groups * -(-s.blocks // BLOCKS) * -(-s.triples // TRIPLES) * s.pieces
     pieces = np.empty((s.pieces, out.size), dtype) if s.pieces > 1 else out.reshape(1, -1)
     flags = np.zeros(tiles, np.int8)

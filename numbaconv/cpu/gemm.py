@@ -17,13 +17,14 @@ cuDNN does it on a GPU (S. Chetlur et al., arXiv:1410.0759) and E. Georganas et 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbaconv.cpu import _emit, _grid, _parallel, _product, _seconds, _tables, direct
-from numbaconv.cpu._product import CHUNK, STEPS
+from numbaconv.cpu._product import CHUNK
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES, fill
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
@@ -111,10 +112,14 @@ def prepare(problem: ConvProblem, op: Op, w: Array) -> Array | None:
 class Cut(NamedTuple):
     """How an operation is cut up: all that does not depend on the operands."""
 
+    problem: ConvProblem
+    p: ConvProblem  # the one whose input has zeros around it
     products: list[tuple[_tables.Tables, int, int, int]]  # with their tiles, pieces of the sum and scratch
     empty: bool  # no tap reaches the outputs of some phases, which have no product
-    grid: _grid.Grid
-    copies: bool
+    second: bool  # the input is the second operand
+    copy: Callable[[Array], Array] | None  # of the input
+    padded: bool  # with zeros
+    per_lane: bool  # lanes are output channels
     apart: bool  # wgrad's result is put in order afterwards
     repeats: int  # rows of a channel
     zeros: Array
@@ -123,37 +128,66 @@ class Cut(NamedTuple):
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
-    isa, whole, problem, dtype = _emit.host(), problem, _dense(problem, op), out.dtype
-    p, cut = _forward(problem, op), _cut(problem, op, isa, dtype)
-    if problem is not whole:
-        b = _dense_input(whole, b)
-    x, other = (b, a) if op == "wgrad" and p is problem else (a, b)
-    if cut.copies:
-        x = (_grid.copy_pixels if _tables.channels_last(p, op) else _grid.copy_planes)(p, x, cut.grid)
-    read: Any = other
-    lane_is_channel = p.channels_last and op != "wgrad"
-    if lane_is_channel:
-        read = prepare(problem, op, other) if options.packed is None else options.packed
-    rows, lanes = (x, read) if lane_is_channel else (read, x)
+    isa, dtype = _emit.host(), out.dtype
+    cut = _cut(problem, op, isa, dtype)
+    if cut.problem is not problem:
+        b = _dense_input(problem, b)
+    rows, lanes, other = _operands(cut, op, a, b, options.packed)
     bias = cut.zeros
     if options.bias is not None:
         bias = bias.copy()
-        bias[: p.out_channels * cut.repeats] = options.bias if cut.repeats == 1 else np.repeat(options.bias, cut.repeats)
+        bias[: cut.p.out_channels * cut.repeats] = options.bias if cut.repeats == 1 else np.repeat(options.bias, cut.repeats)
     code, broken = CODES[options.activation], np.zeros(1, np.int8)
-    kernel = _product.kernel(isa, dtype, lane_is_channel, code > 1)
+    kernel = _product.kernel(isa, dtype, cut.per_lane, code > 1)
     if cut.empty:
-        fill(out, options, p.channels_last)
+        fill(out, options, cut.p.channels_last)
     for tables, tiles, pieces, scratch in cut.products:
         y = np.empty((pieces, out.size), dtype) if pieces > 1 or cut.apart else out
-        arguments = (rows.reshape(-1), lanes.reshape(-1), y.reshape(-1), bias, cut.zeros, code, broken, *tables)
+        arguments = (rows, lanes, y.reshape(-1), bias, cut.zeros, code, broken, *tables)
         _parallel.run(kernel, tiles, (scratch, dtype), arguments, cut.seconds)
         if cut.apart:
-            _put_in_order(p, problem, add_pairwise(y), out.reshape(-1))
+            _put_in_order(cut, add_pairwise(y), out.reshape(-1))
         elif pieces > 1:
             out.reshape(-1)[:] = add_pairwise(y)
-    if broken[0] and cut.grid.copied and not np.isfinite(other).all():
+    if broken[0] and cut.padded and not np.isfinite(other).all():
         # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right.
-        direct.run(problem, op, a, b, out, options)
+        direct.run(cut.problem, op, a, b, out, options)
+
+
+def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], None] | None:
+    """Return `run` for these alone, without bias and activation, with everything looked up; None where that would not be noticed."""
+    isa = _emit.host()
+    cut = _cut(problem, op, isa, dtype)
+    if len(cut.products) != 1 or cut.empty or cut.problem is not problem or cut.seconds > _parallel.BATCH_SECONDS or cut.products[0][2] > 1:
+        return None
+    tables, tiles, _, scratch = cut.products[0]
+    compute, short = _product.kernel(isa, dtype, cut.per_lane, False).serial, cut.seconds < _parallel.SERIAL_SECONDS
+
+    def bound(a: Array, b: Array, out: Array) -> None:
+        if isa is not _emit.host() or (not short and _parallel.get_num_threads() > 1):
+            return run(problem, op, a, b, out, Options())
+        rows, lanes, other = _operands(cut, op, a, b)
+        flat, broken = out.reshape(-1), np.zeros(1, np.int8)
+        y = np.empty(out.size, dtype) if cut.apart else flat
+        compute(0, tiles, 1, _parallel.aligned(1, scratch, dtype), rows, lanes, y, cut.zeros, cut.zeros, 0, broken, *tables)
+        if cut.apart:
+            _put_in_order(cut, y, flat)
+        if broken[0] and cut.padded and not np.isfinite(other).all():
+            direct.run(problem, op, a, b, out, Options())
+        return None
+
+    return bound
+
+
+def _operands(cut: Cut, op: Op, a: Array, b: Array, packed: Any = None) -> tuple[Array, Array, Array]:
+    """Return what the kernel reads as its rows and lanes, and the operand that is not the input."""
+    x, other = (b, a) if cut.second else (a, b)
+    if cut.copy:
+        x = cut.copy(x)
+    if not cut.per_lane:
+        return other.reshape(-1), x.reshape(-1), other
+    weights: Any = prepare(cut.problem, op, other) if packed is None else packed
+    return x.reshape(-1), weights.reshape(-1), other
 
 
 def _dense(p: ConvProblem, op: Op) -> ConvProblem:
@@ -170,7 +204,7 @@ def _dense_input(p: ConvProblem, x: Array) -> Array:
     if p.channels_last:
         return np.ascontiguousarray(x[:, :: p.stride[0], :: p.stride[1], :: p.stride[2]][:, : p.output[0], : p.output[1], : p.output[2]])
     g, _ = _grid.grid(p, split=True)
-    return _grid.copy_planes(p, x, g)[: p.batch * p.in_channels * math.prod(p.output)]
+    return _grid.planes_copier(p, g, x.dtype)(x)[: p.batch * p.in_channels * math.prod(p.output)]
 
 
 def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
@@ -196,10 +230,11 @@ def _as_stored(p: ConvProblem, problem: ConvProblem) -> bool:
     return p is problem and math.prod(p.filter) == 1
 
 
-def _put_in_order(p: ConvProblem, problem: ConvProblem, y: Array, out: Array) -> None:
+def _put_in_order(cut: Cut, y: Array, out: Array) -> None:
     """Write wgrad's (groups, rows, taps, lanes) in the order of w, (groups, K/groups, C/groups, taps)."""
+    p = cut.p
     rows, lanes, taps = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
-    if p is problem:
+    if p is cut.problem:
         _grid.transposed(y, p.groups * rows, taps, lanes, taps, out)
     else:  # rows are c, lanes are k
         swapped = y if taps == 1 else _grid.transposed(y, p.groups * rows, taps, lanes, taps)
@@ -211,14 +246,19 @@ def _cut(problem: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> 
     key = ("gemm", op, isa.name, dtype)
     if key in problem.derived:
         return problem.derived[key]
-    p = _forward(problem, op)
+    dense, p = _dense(problem, op), _forward(problem, op)
     g, shapes = _tables.shapes(p, op, isa, dtype)
     tables = [_tables.build(p, op, g, shape, isa, dtype) for shape in shapes]
-    repeats = math.prod(p.filter) if tables[0].row_targets.size else 1
-    products = [(t, int(t.geometry[0]), s.pieces, s.scratch) for t, s in zip(tables, shapes, strict=True) if t.geometry[STEPS] > 0]
+    repeats = shapes[0].phases
+    some = sum(s.steps > 0 for s in shapes)  # a single product without terms is quicker stored than the whole result filled
+    kept = [(t, s) for t, s in zip(tables, shapes, strict=True) if s.steps > 0 or (len(s.parts) > 1 and len(shapes) - some == 1)]
+    products = [(t, int(t.geometry[0]), s.pieces, s.scratch) for t, s in kept]
+    copier = _grid.pixels_copier if _tables.channels_last(p, op) else _grid.planes_copier
     cut = Cut(
-        products, len(products) < len(tables), g, _tables.copies(p, op, g), op == "wgrad" and not _as_stored(p, problem), repeats,
-        np.zeros(p.out_channels * repeats + _product.MOST * isa.width(dtype), dtype), cost(problem, op, dtype) / len(shapes),
+        dense, p, products, len(products) < len(tables), op == "wgrad" and p is dense,
+        copier(p, g, dtype) if _tables.copies(p, op, g) else None, g.copied, p.channels_last and op != "wgrad",
+        op == "wgrad" and not _as_stored(p, dense), repeats, np.zeros(p.out_channels * repeats + _product.MOST * isa.width(dtype), dtype),
+        cost(problem, op, dtype) / len(shapes),
     )  # fmt: skip
     if sum(shape.entries for shape in shapes) <= MOST_KEPT:
         problem.derived[key] = cut

@@ -12,8 +12,8 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
+from numbaconv.arrays import CACHE_LINE
 from numbaconv.cpu import _emit, _parallel, fir
-from numbaconv.cpu._parallel import CACHE_LINE
 from numbaconv.cpu._simd_stencil import move, stencil_tile
 
 # Of outputs in a tile, and of a row of them: what a tile reads stays in the L2 (1024² float64, 9 and 9 taps: 1.8 ms, with 4 KiB 2.7).

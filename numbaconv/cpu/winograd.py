@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numbaconv.arrays import empty
 from numbaconv.cpu import _emit, _parallel, _seconds, direct
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu._winograd import ALIGNMENT, AXES, STRIP, Tile, kernels
@@ -92,7 +93,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
 
 
 def _prepare(layout: Layout, w: Array, groups: int) -> Packed:
-    packed, isa = _aligned(layout.weights, w.dtype), _emit.host()
+    packed, isa = empty((layout.weights,), w.dtype, 0), _emit.host()
     arguments = (w.reshape(-1), packed, np.array(layout.geometry, np.int64))
     seconds = layout.weights * w.dtype.itemsize / 4 * SECONDS["weights"]
     _parallel.run(kernels(isa, w.dtype, layout.tile)["weights"], groups * layout.panels, (layout.scratch, w.dtype), arguments, seconds)
@@ -108,7 +109,7 @@ def _fprop(problem: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: 
     geometry, image, result = (np.array(values, np.int64) for values in (layout.geometry, layout.image, layout.result))
     rest = (y.reshape(-1), bias, CODES[options.activation], flags, geometry, image, result)
     if layout.stationary:
-        tiles, seconds = _aligned(layout.transformed, dtype), SECONDS["input"] * layout.work["input"]
+        tiles, seconds = empty((layout.transformed,), dtype, 0), SECONDS["input"] * layout.work["input"]
         _parallel.run(run["tiles"], problem.groups * layout.blocks, scratch, (x.reshape(-1), tiles, geometry, image), seconds)
         weights = packed.weights if packed else w.reshape(-1)
         _parallel.run(run["by_panels"], layout.jobs, scratch, (tiles, weights, packed is not None, *rest), layout.seconds)
@@ -231,10 +232,3 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _emit.Isa, dtype: np.dtype
         tile, work, geometry, image, result, jobs, blocks, panels, splits, stationary, weights, transformed,
         strip + sum(parts) + ALIGNMENT // dtype.itemsize, shared,
     )  # fmt: skip
-
-
-def _aligned(size: int, dtype: np.dtype[Any]) -> Array:
-    """Return an empty array that starts at a cache line."""
-    raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size * dtype.itemsize].view(dtype)
