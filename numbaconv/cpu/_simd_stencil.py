@@ -161,6 +161,7 @@ class Slab(NamedTuple):
     woven: bool  # the even and the odd columns of outputs are apart, with taps of their own
     pairs: bool  # columns of taps come two by two, next to each other, from what is loaded once: for a stride of 2
     single: bool  # … and there is another; without pairs they all are
+    adds: bool  # the sums of some channels are added to those of others, which are in y
 
     @property
     def stacked(self) -> bool:
@@ -208,18 +209,19 @@ def _rows(v: Vectors, shape: Slab, band: Any, sources: list[Any], there: list[An
 def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
     """Return a compiled-code function for the outputs of some channels in a slab, over all channels of x and all taps.
 
-    The arguments are (x, xi, xf, plane, C, band, bi, block, ki, taps, ti, even, odd, w, wi, wf, wc, y, yi, yf, bias, ai, least), the
+    The arguments are (x, xi, xf, plane, C, band, bi, block, ki, taps, ti, even, odd, w, wi, wf, wc, y, yi, yf, bias, ai, least, add), the
     tables band: per row of x its offset and the mask of its lanes that exist, then the same of the rows of y (see ``stores``);
     block: offset in y and a mask per vector of a row, then per column of taps, or pair, the offset in x and a mask per vector of x;
     taps: per column of taps the offsets in w of its rows. There are ``even`` pairs and ``odd`` single columns, or, if the slab is
     woven, as many columns of either phase. Channels of outputs are xf, wf and yf apart, channels of x ``plane`` and wc. The
-    bias is added to the sums, and what is below ``least`` replaced by it. It returns whether one of them is not finite.
+    bias, or what is in y if the shape says so and ``add`` is not 0, is added to the sums, and what is below ``least`` replaced by it.
+    It returns whether one of them is not finite.
     """
     rows, reads, parts, (high, wide) = shape.rows, shape.reads, shape.parts, shape.stores
     channels, vectors = shape.channels, shape.channels * shape.beside  # of outputs, in a row
 
-    @vector_code(isa, dtype, "x[] xf plane C band[] block[] taps[] even odd w[] wf wc y[] yf bias[] least.", returns=True)
-    def slab(v: Vectors, x, xf, plane, C, band, block, taps, even, odd, w, wf, wc, y, yf, bias, least):  # type: ignore[no-untyped-def]
+    @vector_code(isa, dtype, "x[] xf plane C band[] block[] taps[] even odd w[] wf wc y[] yf bias[] least. add", returns=True)
+    def slab(v: Vectors, x, xf, plane, C, band, block, taps, even, odd, w, wf, wc, y, yf, bias, least, add):  # type: ignore[no-untyped-def]
         builder, entry = v.builder, functools.partial(_entry, v)
 
         def column(at, source, offsets, factors, count, totals):  # type: ignore[no-untyped-def]
@@ -269,7 +271,11 @@ def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
         for o, part in itertools.product(range(rows), range(high)):
             place, present = (entry(band, 2 * reads + table * rows * high + o * high + part) for table in range(2))
             for f, n in itertools.product(range(channels), range(wide)):
-                value = builder.fadd(totals[(o * channels + f) * wide + n], added[f])
+                older = added[f]
+                if shape.adds:
+                    mask = builder.and_(v.mask(present, there[n]), v.nonzero(add))
+                    older = builder.select(v.nonzero(add), v.load(v.at(target, place, (f, yf)), n, mask), older)
+                value = builder.fadd(totals[(o * channels + f) * wide + n], older)
                 check += [value] if part == 0 else []
                 value = builder.select(builder.fcmp_ordered("<", value, lowest), lowest, value)
                 v.store(value, v.at(target, place, (f, yf)), n, bits=(present, there[n]))

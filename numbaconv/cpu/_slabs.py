@@ -36,8 +36,8 @@ L1_SETS, L1_WAYS = 4096, 8  # bytes after which lines share a set, and how many 
 AHEAD = 8 << 10  # bytes of a plane from which the next one is asked for: 1.2 times as fast at 112×112, not worth it at 28×28
 FAR = 128 << 10  # bytes of a plane from which the next row of slabs is asked for instead: a 512² image that was not in the L2 took 211 µs, not 340
 LARGEST = 16 << 20  # bytes of a plane of outputs that are asked for: 4096² float32 took 12 ms instead of 10.5, 2048² 2.2 instead of 2.6
-FEW_PLANES, MOST_AHEAD = 8, 512 << 10  # of large planes: more are asked for in turns, up to so many bytes ahead: 64 of 224² took 0.44 ms, not 2.1
-STRIPS = 16  # slabs of a column in a tile
+TOGETHER = 8  # large planes that 1×1 filters read at a time: of more a core reads none ahead, 64 of 388² took 2.1 ms, not 4.6
+STRIPS, LONG_STRIPS = 16, 64  # slabs of a column in a tile; of large planes that are read some at a time
 Array = np.ndarray[Any, Any]
 
 
@@ -112,7 +112,9 @@ def _shape(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: R
     beside = 2 if channels == across == 1 and p.output[2] > width and left and not woven and op != "wgrad" else 1
     vectors = -(-rows.outputs // fold)
     high = min(fitting(beside), key=lambda n: -(-vectors // n) * (n + 2))
-    return Slab(high, channels, shared, beside, taps, down, across, fold, woven, pairs, not pairs or p.filter[2] % 2 == 1)
+    large, one = p.input[1] * p.input[2] * dtype.itemsize >= FAR, p.filter == (1, 1, 1) and not woven and down == across == 1
+    adds = one and large and p.in_channels // p.groups > TOGETHER and op != "wgrad"
+    return Slab(high, channels, shared, beside, taps, down, across, fold, woven, pairs, not pairs or p.filter[2] % 2 == 1, adds)
 
 
 def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, columns: list[Reads]) -> Pass:
@@ -127,8 +129,9 @@ def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Re
     flat = 1 if shape.stacked else shape.fold  # rows of a vector that follow each other in x
     of_row, of_column = (lanes // W, lanes % W) if flat > 1 else (0 * lanes, lanes)
     per_band = shape.rows * shape.fold
-    first = _starts(rows.outputs, per_band, op)  # row of outputs
-    if len(first) % STRIPS == 1:  # the last slab of a column may be another thread's, which may apply an activation
+    twice = op != "wgrad" and not shape.adds  # outputs may be stored
+    first = _starts(rows.outputs, per_band, twice)  # row of outputs
+    if twice and len(first) % _strip(shape) == 1:  # the last slab of a column may be another thread's, which may apply an activation
         first[-1] = (len(first) - 1) * per_band
     low = rows.taps[0][1] if rows.taps else H
     h = (first * shape.down + low)[:, None] + np.arange(shape.reads)
@@ -138,14 +141,14 @@ def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Re
     jump, start = (width // 2, lanes // (width // 2)) if shape.stacked else (0, 0 * lanes)  # a row of a stack begins at its half
     stored = (o[..., None] + of_row < rows.outputs) & (of_row < flat) & (start == np.arange(high)[:, None])
     across = width // shape.fold if shape.stacked else width * shape.beside  # outputs of a slab's row, of each phase
-    spills = op != "wgrad" and not shape.stacked and len(columns) == rows.every == 1 and Q <= across == width and len(first) <= STRIPS
+    spills = twice and not shape.stacked and len(columns) == rows.every == 1 and Q <= across == width and len(first) <= STRIPS
     if spills:  # lanes behind a row are those of rows that are stored later: only the last rows need a mask
         stored = np.where((o[..., None] * Q + width <= p.output[1] * Q), True, stored & (of_column < Q))
     stored = bits(stored)
     to = np.where(stored, (rows.first + o * rows.every) * Q - np.arange(high) * jump, 0)
     bands = [np.where(there, h * W, 0), there, to, stored, first[:, None]]
 
-    q = _starts(columns[0].outputs, across, op if len(columns) * columns[0].outputs == Q else "wgrad")
+    q = _starts(columns[0].outputs, across, twice and len(columns) * columns[0].outputs == Q)
     y_first = q[:, None] * len(columns)
     place = of_column % (width // shape.fold) if shape.stacked else lanes
     stored = bits((y_first + np.arange(wide) * width)[..., None] + place < Q) if flat == 1 and not spills else np.full((1, 1), -1)
@@ -164,7 +167,7 @@ def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Re
     even = pairs if shape.pairs else max(1, len(columns[0].taps))
     odd = len(found) - 2 * pairs if shape.pairs or not shape.woven else len(found) - even
     tables = [np.concatenate([part.reshape(len(table[0]), -1) for part in table], 1).astype(np.int64) for table in (bands, blocks)]
-    filters, channels, volume, strips = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter), -(-len(first) // STRIPS)
+    filters, channels, volume, strips = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter), -(-len(first) // _strip(shape))
     wk, wc = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
     geometry = (
         strips, p.output[0], p.out_channels // shape.channels, max(1, filters // shape.channels), channels, H * W, p.output[1] * Q, p.in_channels,
@@ -174,10 +177,15 @@ def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Re
     return Pass(shape, _kernel(isa, dtype, shape), np.array(geometry, np.int64), tables[0], tables[1], np.array(taps, np.int64), tiles)
 
 
-def _starts(outputs: int, each: int, op: Op) -> Array:
-    """Return where slabs start: the last one overlaps the one before, if outputs may be stored twice, rather than be partly empty."""
+def _strip(shape: Slab) -> int:
+    """Return how many slabs of a column a tile has."""
+    return LONG_STRIPS if shape.adds else STRIPS
+
+
+def _starts(outputs: int, each: int, twice: bool) -> Array:
+    """Return where slabs start: the last one overlaps the one before, if outputs may be stored ``twice``, rather than be partly empty."""
     starts = np.arange(-(-outputs // each)) * each
-    if op != "wgrad" and outputs >= each:
+    if twice and outputs >= each:
         starts[-1] = outputs - each
     return starts
 
@@ -225,7 +233,8 @@ def bind(part: Pass, p: ConvProblem, dtype: np.dtype[Any]) -> Callable[[Array, A
 def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
     soon, soon_written, line = prefetch(False), prefetch(True), 64 // dtype.itemsize
     least_ahead, least_far, across = AHEAD // dtype.itemsize, FAR // dtype.itemsize, isa.width(dtype) * shape.beside
-    most_ahead, most_asked = MOST_AHEAD // dtype.itemsize, LARGEST // dtype.itemsize
+    most_asked, adds, together = LARGEST // dtype.itemsize, shape.adds, TOGETHER
+    each = _strip(shape)
     compute, rows, zero, lowest = slab(isa, dtype, shape), shape.rows * shape.fold, dtype.type(0), dtype.type(-np.inf)
     filters, shared = shape.channels, shape.shared
 
@@ -244,11 +253,7 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
         share = (HW // (len(bands) * len(blocks)) + line) // line * line
         next_x = share * len(blocks) * 3 if far else HW if Z > 1 else planes * HW
         next_y = rows * every * Q if far else PQ if Z > 1 else filters * PQ
-        asked = planes if far or (asks and not shared) else 0
-        turns = 1
-        if far and planes > FEW_PLANES:  # so many pieces of memory are quicker asked for in turns, a longer one of some of the planes at a time
-            turns = max(1, min(planes, most_ahead // (2 * planes * share)))
-            next_x = 2 * turns * share
+        asked = planes if not adds and (far or (asks and not shared)) else 0
         for worker in prange(workers):
             start, stop = first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers
             plane, strip, found = start // strips, start % strips, 0
@@ -256,28 +261,26 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
             group, filter = k // per_k * groups, k % per_k
             for _ in range(start, stop):
                 at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
-                for band in range(strip * STRIPS, min(len(bands), (strip + 1) * STRIPS)):
-                    top = bands[band, bands.shape[1] - 1]
-                    for block in range(len(blocks)):
-                        unit, begin_c, end_c = band * len(blocks) + block, 0, asked
-                        if turns > 1:  # the divisions would take as long as a small plane
-                            begin_c, end_c = asked * (unit % turns) // turns, asked * (unit % turns + 1) // turns
-                            unit = unit // turns * turns
-                        for c in range(begin_c, end_c):
-                            ahead = at_x + next_x + c * Z * HW + unit * share
-                            for i in range(ahead, ahead + share * turns, line):
-                                soon(x, i)
-                        for i in range(top, min(P, top + rows) if asks and PQ <= most_asked else 0):
+                for c in range(0, per_c, together if adds else per_c):
+                    count, floor = min(together, per_c - c) if adds else per_c, least if not adds or c + together >= per_c else lowest
+                    for band in range(strip * each, min(len(bands), (strip + 1) * each)):
+                        top = bands[band, bands.shape[1] - 1]
+                        for block in range(len(blocks)):
+                            for other in range(asked):
+                                ahead = at_x + next_x + other * Z * HW + (band * len(blocks) + block) * share
+                                for i in range(ahead, ahead + share, line):
+                                    soon(x, i)
+                            for i in range(top, min(P, top + rows) if asks and PQ <= most_asked and c == 0 else 0):
+                                for f in range(filters):
+                                    ahead = at_y + next_y + f * Z * PQ + (begin + i * every) * Q + blocks[block, 0]
+                                    for j in range(0, across, line):
+                                        soon_written(y, ahead + j)
+                            found |= compute(x, at_x + c * Z * HW, per_c * Z * HW, Z * HW, count, bands, band * bands.shape[1], blocks,
+                                             block * blocks.shape[1], taps, 0, even, odd, w, group * wg + filter * filters * wk + c * wc, wf, wc,
+                                             y, at_y, Z * PQ, bias, k * filters, floor, c)  # fmt: skip
+                        for p in range(top, min(P, top + rows) if code > 1 and c + count == per_c else 0):
                             for f in range(filters):
-                                ahead = at_y + next_y + f * Z * PQ + (begin + i * every) * Q + blocks[block, 0]
-                                for j in range(0, across, line):
-                                    soon_written(y, ahead + j)
-                        found |= compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1],
-                                         taps, 0, even, odd, w, group * wg + filter * filters * wk, wf, wc, y, at_y, Z * PQ, bias,
-                                         k * filters, least)  # fmt: skip
-                    for p in range(top, min(P, top + rows) if code > 1 else 0):
-                        for f in range(filters):
-                            activate(y, at_y + f * Z * PQ + (begin + p * every) * Q, Q, code)
+                                activate(y, at_y + f * Z * PQ + (begin + p * every) * Q, Q, code)
                 strip += 1  # counted on rather than divided, which takes as long as a small plane
                 if strip == strips:
                     strip, z = 0, z + 1

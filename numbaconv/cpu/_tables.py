@@ -102,7 +102,7 @@ def _alike(p: ConvProblem, g: Grid, parts: list[Parts]) -> bool:
         return False
     if len({(*(r.outputs for r in part), *g.offsets(part)) for part in parts}) > 1:
         return False
-    taps = np.stack(sorted((_grid.taps(p, part) for part in parts), key=min))
+    taps = np.array(sorted(_grid.taps(p, part).tolist() for part in parts))
     one_channel = p.out_channels == p.groups or len(parts) == math.prod(p.filter)
     return one_channel and np.array_equal(taps - taps[:1], np.broadcast_to(np.arange(len(parts))[:, None], taps.shape))
 
