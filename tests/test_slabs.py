@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
@@ -58,6 +59,21 @@ def test_filters_of_one_tap(size: tuple[int, int], channels: tuple[int, int], rn
         out = np.full(expected.shape, np.nan, np.float32)
         stencil.run(p, op, a, b, out, Options())  # type: ignore[arg-type]
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+def test_many_large_planes_are_read_some_at_a_time(activation: str | None, rng: np.random.Generator) -> None:
+    for channels, filters, groups, size in ((11, 2, 1, (200, 180)), (20, 3, 1, (190, 177)), (24, 4, 2, (256, 130)), (9, 1, 1, (183, 183))):
+        p = ConvProblem.from_shapes((2, channels, *size), (filters, channels // groups, 1, 1), rank=2, groups=groups)
+        assert _slabs.passes(p, "fprop", np.dtype(np.float32))[0].shape.adds
+        x, w, bias = (rng.integers(-4, 5, shape).astype(np.float32) for shape in (p.shape("x"), p.shape("w"), (filters,)))
+        sums = reference.run(p, "fprop", x, w) + bias[:, None, None, None]
+        expected = {None: sums, "relu": np.maximum(sums, 0), "silu": sums * expit(sums)}[activation]
+        for threads in (1, 3):
+            with nc.num_threads(threads):
+                out = np.full(expected.shape, np.nan, np.float32)
+                stencil.run(p, "fprop", x, w, out, Options(bias, activation))
+                np.testing.assert_allclose(out, expected, rtol=0 if activation != "silu" else 1e-5, atol=0 if activation != "silu" else 1e-5)
 
 
 def test_large_planes_ask_for_what_is_near(rng: np.random.Generator) -> None:

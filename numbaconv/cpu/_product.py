@@ -34,6 +34,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     packed = isa.packed
     store, store_second, store_pair = (_simd.store(isa, dtype, bias_per_lane, *how) for how in ((1,), (2,), (2, True)))
     soon_written = _simd_stencil.prefetch(True)
+    transpose = _simd.transpose(isa, dtype)
     prefetch, address, few = _simd.prefetch(isa, dtype), _emit.address(dtype), _simd.multiply_few(isa, dtype)
     few_columns, beside = max(1, width // height), _simd.multiply_beside(isa, dtype, BESIDE)
 
@@ -56,6 +57,17 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 source, to = place + columns[line + PLACES + v] + b_steps[step + k], (k * vectors + v) * width
                 for i in range(width):
                     panel[unsigned(to + i)] = b[source + i] if source + i < b.size else 0
+
+    @inline
+    def turn(panel, b, place, columns, line, channel, count):  # type: ignore[no-untyped-def]
+        # The same of vectors whose lanes are ``channel`` elements apart, and whose steps are neighbours.
+        vectors = columns[line + COUNT]
+        for v in range(vectors):
+            lanes, mask = 0, columns[line + MASKS + v]
+            while mask:
+                lanes, mask = lanes + 1, mask >> 1
+            for k in range(0, count, width):
+                transpose(b, place + columns[line + PLACES + v] + k, channel, lanes, count - k, panel, (k * vectors + v) * width, vectors * width)
 
     @inline
     def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, lanes, b_steps, b_step, count, columns, line,  # type: ignore[no-untyped-def]
@@ -110,13 +122,16 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         return broken
 
     @inline
-    def add_chunk(a, at_a, a_row, a_steps, b, at_b, reach, columns, line, blocks, first, filled, b_steps, panel_table,  # type: ignore[no-untyped-def]
+    def add_chunk(a, at_a, a_row, a_steps, b, at_b, turned, reach, columns, line, blocks, first, filled, b_steps, panel_table,  # type: ignore[no-untyped-def]
                   step, count, sums, sums_at, panel, add, every, ahead, ahead_step, last, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
         # The last chunk of a sum goes to y, the others to the sums. Numba would compile `multiply_rows` once more for literals.
         store = 0 if not last else _simd.WHOLE if columns[line + NEIGHBOURS] == ALL else _simd.SOME
         # The lanes go on as an address: a variable that is one array or another would be counted as a reference by locked instructions.
         at, vectors, table = at_b + columns[line + PLACES], columns[line + COUNT], step
-        if filled >= packed or not columns[line + NEIGHBOURS] or at + reach + vectors * width > b.size:
+        if turned:
+            turn(panel, b, at_b + b_steps[step], columns, line, turned, count)
+            lanes, table = address(panel, 0), panel_table + (vectors - 1) * CHUNK
+        elif filled >= packed or not columns[line + NEIGHBOURS] or at + reach + vectors * width > b.size:
             gather(panel, b, at_b, columns, line, b_steps, step, count, reach)
             lanes, table = address(panel, 0), panel_table + (vectors - 1) * CHUNK
         else:
@@ -277,7 +292,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                                 ahead_step = step + CHUNK if step + CHUNK < stop else 0
                                 if ahead_step == 0:
                                     ahead = at_b + columns[min(line0 + count_lines, lines - 1) * LINE + PLACES]
-                            broken |= add_chunk(a, at_a, a_row, a_steps, b, at_b, reach, columns, (line0 + i) * LINE, blocks,
+                            broken |= add_chunk(a, at_a, a_row, a_steps, b, at_b, geometry[33], reach, columns, (line0 + i) * LINE, blocks,
                                                 block0, filled, b_steps, panel_table, step, count, sums, base + i * span, panel, add, every, ahead,
                                                 ahead_step, last_chunk, y, place, y_row, bias, bias_at, code == 1)  # fmt: skip
                         if len(tails) and line0 + count_lines == lines:

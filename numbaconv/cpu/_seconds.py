@@ -11,10 +11,10 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
     # 2026-11, AMD EPYC (Zen 4), 111 Gflop/s a core in float32
     "avx512": {
         "gemm": {
-            "call": 1.3e-05, "copy": 2.5e-10, "transpose": 3.5e-10, "fma": 1.8e-11, "chunk": 2.5e-08, "store": 1.6e-12, "scatter": 4.8e-10,
+            "call": 1e-05, "copy": 2.7e-10, "transpose": 3e-10, "fma": 1.8e-11, "chunk": 2.3e-08, "store": 1.6e-12, "scatter": 4.1e-10,
         },
-        "dots": {"call": 5.8e-06, "copy": 3.9e-10, "fma": 1.9e-11, "sum": 4.2e-08, "store": 1.6e-10},
-        "winograd": {"call": 1.7e-05, "input": 1.5e-10, "weights": 1.2e-10, "fma": 1.9e-11, "output": 2.9e-10, "sum": 1e-10},
+        "dots": {"call": 5.3e-06, "copy": 1.9e-10, "fma": 2e-11, "sum": 3.3e-08, "store": 1.7e-10},
+        "winograd": {"call": 1.4e-05, "input": 1.5e-10, "weights": 1.2e-10, "fma": 1.9e-11, "output": 2.9e-10, "sum": 1e-10},
         "stencil": {
             "call": 9.9e-06, "copy": 1.5e-10, "strided": 4.5e-10, "fma": 2.5e-11, "micro": 6.1e-08, "dot": 3.1e-11, "chain": 6.1e-08,
             "pass": 5.6e-06, "row": 4.4e-11, "term": 1.1e-11, "sum": 2.3e-11, "move": 4.7e-11,

@@ -74,7 +74,13 @@ def channels_last(p: ConvProblem, op: Op) -> bool:
 
 def copies(p: ConvProblem, op: Op, g: Grid) -> bool:
     """Return whether the kernel cannot read the input itself."""
-    return g.copied or (channels_last(p, op) and (p.groups > 1 or not p.channels_last))
+    return g.copied or (channels_last(p, op) and (p.groups > 1 or not p.channels_last) and not turns(p, op, g))
+
+
+def turns(p: ConvProblem, op: Op, g: Grid) -> bool:
+    """Return whether the kernel transposes the input of wgrad itself, a panel at a time: of one tap, channels first, the steps from one sample."""
+    plain = op == "wgrad" and not g.copied and not p.channels_last
+    return plain and p.filter == p.stride == (1, 1, 1) and p.input == p.output and _together(p)[0] == 1
 
 
 def pitch(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
@@ -127,7 +133,8 @@ def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: in
         each = _row(part, vectors, tails, width)
         lines = vectors // each * _line_counts(each, isa.vectors)[0] if _apart(each) else _line_counts(vectors, isa.vectors)[0]
     units, fewest = reps * -(-steps // CHUNK), _parallel.fewest_tiles(p.macs)
-    blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, fewest, isa, vectors * width, len(parts))
+    most = 1 if turns(p, op, g) else fewest  # what is transposed for each tile is rather shared as pieces of the sum
+    blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, most, isa, vectors * width, len(parts))
     tiles = p.groups * outer * -(-blocks // blocks_each)
     groups = max(1, -(-lines // lines_each))
     pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
@@ -242,6 +249,7 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: 
     geometry = (
         tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
         max(b_steps, default=0), shape.steps, *strides, every, apart, len(shape.parts), channels * _taps(shape.parts[:1]),
+        math.prod(p.input) if turns(p, op, g) else 0,
     )  # fmt: skip
     a_steps = np.append(a_steps, np.resize(a_steps, STEPS_AHEAD) if len(a_steps) else np.zeros(STEPS_AHEAD, np.int64))
     panel = [np.arange(CHUNK) * v * isa.width(dtype) for v in range(1, MOST + 1)]
@@ -313,7 +321,11 @@ def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     d, h, w = g.axes
     y = p.strides("y")
     a_units = (y[0], y[2], y[3], y[4])
+    group, lane = p.batch * g.plane * channels, 1
     b_units = tuple(unit * channels for unit in (g.plane, d.step * h.pitch * w.pitch, h.step * w.pitch, w.step))
+    if turns(p, op, g):
+        x, lane = p.strides("x"), math.prod(p.input)
+        group, b_units = channels * x[1], (x[0], x[2], x[3], x[4])
     a_steps, b_steps = (_grid.sums([np.arange(n) * u for n, u in zip(shape.together, units, strict=True)]) for units in (a_units, b_units))
     reps = [size // n for size, n in zip((p.batch, *p.output), shape.together, strict=True)]
     a_reps, b_reps = ([unit * n for unit, n in zip(units, shape.together, strict=True)][:3] for units in (a_units, b_units))
@@ -328,8 +340,10 @@ def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
         lines.append(columns)
         tables.append(table)
         tap += run // channels
+    for columns in lines:
+        columns[:, PLACES : PLACES + MOST] *= lane
     strides = (
-        filters * y[1], 0, *a_reps, y[1], p.batch * g.plane * channels, 0, *b_reps,
+        filters * y[1], 0, *a_reps, y[1], group, 0, *b_reps,
         filters * channels * taps, 0, p.out_channels * channels * taps, channels * taps, 0, *reps[1:3],
     )  # fmt: skip
     return strides, a_steps, b_steps, blocks, (np.concatenate(lines), np.concatenate(tables), 1, []), []

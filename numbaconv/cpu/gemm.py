@@ -7,7 +7,7 @@ Every operation is rows times lanes, summed over steps (per group):
     fprop   channels last   pixels of y    k            (c, t, r, s)    x                w, transposed
     dgrad   as fprop, of the transposed problem, one product for each phase of the stride; where the taps of a transposed
             stride do not overlap one product, whose rows are (k, tap)
-    wgrad   both            k              (s, c)       pixels of y     dy as it is      x, channels last
+    wgrad   both            k              (s, c)       pixels of y     dy as it is      x, channels last (of one tap: transposed in panels)
 
 With the zeros of the padding around it (`_grid`), the address of an input element is place[pixel] + offset[step], whatever the
 stride and dilation. So both operands are read where they lie, by tables of places and offsets, and nothing is gathered, as
@@ -60,6 +60,9 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         counted["copy"] += math.prod(problem.shape("x")) * size
     if _tables.copies(p, op, g):
         counted["transpose" if _tables.channels_last(p, op) else "copy"] += p.batch * p.in_channels * g.plane * size
+    if _tables.turns(p, op, g):
+        panels = math.prod(p.shape("x")) * -(-shapes[0].blocks // shapes[0].blocks_each)
+        counted["transpose"] += 0.6 * panels * size  # they stay in the caches: 64→64 1×1 on 56×56
     if p.channels_last and op == "fprop" or op != "fprop" and math.prod(p.filter) > 1 and (p.channels_last or op == "wgrad"):
         counted["transpose"] += math.prod(p.shape("w")) * size
     for shape in shapes:

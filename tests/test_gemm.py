@@ -1,0 +1,129 @@
+"""gemm's ways of storing: rows of pixels in tiles of their own, phases of a stride together, phases that read alike in one product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import numbaconv as nc
+from numbaconv import reference
+from numbaconv.cpu import _emit, _grid, _tables, gemm
+from numbaconv.problem import ConvProblem, Op, Options
+
+
+def check(p: ConvProblem, op: Op, rng: np.random.Generator, dtype: str, options: Options = Options()) -> None:  # noqa: B008 - frozen
+    a, b = (rng.integers(-3, 4, p.shape(t)).astype(dtype) for t in {"fprop": "xw", "dgrad": "yw", "wgrad": "yx"}[op])
+    expected = reference.run(p, op, a, b)
+    if options.bias is not None:
+        expected = expected + options.bias[:, None, None, None]
+    if options.activation == "relu":
+        expected = np.maximum(expected, 0)
+    if options.activation == "tanh":
+        expected = np.tanh(expected)
+    for threads in (1, 3):
+        with nc.num_threads(threads):
+            out = np.full(expected.shape, np.nan, dtype)
+            gemm.run(p, op, a, b, out, options)
+            np.testing.assert_allclose(out, expected, rtol=0, atol=1e-6 if options.activation == "tanh" else 0, err_msg=str(p))
+
+
+def transposed(x: tuple[int, ...], w: tuple[int, ...], **options: Any) -> ConvProblem:
+    return ConvProblem.from_transposed_shapes(x, w, rank=len(x) - 2, **options)
+
+
+def shapes(p: ConvProblem, op: Op, dtype: str = "float32") -> list[_tables.Shape]:
+    return _tables.shapes(gemm._forward(p, op), op, _emit.host(), np.dtype(dtype))[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", [None, "relu", "tanh"])
+@pytest.mark.parametrize("isa", _emit.ISAS)
+def test_even_and_odd_columns_are_stored_together(dtype: str, activation: str | None, isa: str, rng, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    for x, w, options in (
+        ((2, 9, 7, 7), (9, 10, 3, 3), {"stride": 2, "padding": 1}),  # an odd number of columns: the last even one has none beside it
+        ((2, 9, 7, 9), (9, 10, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+        ((1, 40, 7, 7), (40, 17, 1, 1), {"stride": 2}),  # columns left over; odd ones without terms, odd rows without any
+        ((1, 40, 7, 7), (40, 17, 1, 1), {"stride": 2, "output_padding": 1}),
+        ((2, 5, 33), (5, 6, 4), {"stride": 2, "padding": 1}),
+        ((1, 3, 3, 4, 20), (3, 9, 3, 2, 5), {"stride": (1, 3, 2), "padding": (0, 1, 2)}),
+        ((1, 300, 6, 5), (300, 9, 2, 3), {"stride": (1, 2)}),  # more than a chunk of steps
+    ):  # fmt: skip
+        p = transposed(x, w, **options)
+        assert all(len(shape.parts) == 2 for shape in shapes(p, "dgrad"))
+        bias = None if activation is None else rng.integers(-3, 4, w[1]).astype(dtype)
+        check(p, "dgrad", rng, dtype, Options(bias, activation))
+
+
+@pytest.mark.parametrize("isa", _emit.ISAS)
+def test_phases_that_read_alike_are_one_product(isa: str, rng, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    for x, w, options, phases in (
+        ((2, 9, 7, 8), (9, 10, 2, 2), {"stride": 2}, 4),
+        ((1, 70, 50), (70, 1, 10), {"stride": 5}, 5),  # two taps each, of one channel
+        ((1, 70, 50), (70, 1, 12), {"stride": 4}, 4),
+        ((2, 6, 31), (6, 1, 4), {"stride": 2, "groups": 3}, 2),
+        ((1, 7, 50), (7, 2, 10), {"stride": 5}, 1),  # of two channels they are not evenly apart
+        ((1, 7, 6, 5), (7, 1, 4, 4), {"stride": 2}, 1),  # nor those of two axes
+    ):  # fmt: skip
+        p = transposed(x, w, **options)
+        assert {shape.phases for shape in shapes(p, "dgrad")} == {phases}
+        check(p, "dgrad", rng, "float32", Options(rng.integers(-3, 4, p.in_channels).astype("float32"), "relu"))
+
+
+def test_lines_of_pixels_have_tiles_of_their_own(rng: np.random.Generator) -> None:
+    width = _emit.host().width(np.dtype("float32"))
+    for vectors in (3, 4, 5, 7):
+        p = ConvProblem.from_shapes((2, 3, 9, vectors * width), (10, 3, 3, 3), rank=2, padding=1)
+        (shape,) = shapes(p, "fprop")
+        assert shape.vectors == 9 * vectors and shape.lines == 9 * -(-vectors // 3)
+        tables = _tables.build(p, "fprop", _grid.grid(p, split=True)[0], shape, _emit.host(), np.dtype("float32"))
+        assert tables.columns.reshape(shape.lines, -1)[:, 1].tolist() == [2] * shape.lines, "whole vectors side by side"
+        check(p, "fprop", rng, "float32")
+        check(ConvProblem.from_shapes((1, 2, 4, vectors * width - 3), (9, 2, 3, 3), rank=2, padding=1), "fprop", rng, "float32")
+
+
+def test_what_is_bound_is_the_same(rng: np.random.Generator) -> None:
+    for op in ("fprop", "dgrad", "wgrad"):
+        for options in ({}, {"channels_last": True}, {"padding": 1}, {"stride": 2}, {"groups": 2}):
+            layout = (2, 6, 5, 4) if options.get("channels_last") else (2, 4, 6, 5)
+            p = ConvProblem.from_shapes(layout, (6, 4 // options.get("groups", 1), 2, 2), rank=2, **options)  # type: ignore[arg-type]
+            a, b = (rng.standard_normal(p.shape(t)).astype(np.float32) for t in {"fprop": "xw", "dgrad": "yw", "wgrad": "yx"}[op])
+            expected, out = (np.full(p.shape({"fprop": "y", "dgrad": "x", "wgrad": "w"}[op]), np.nan, np.float32) for _ in range(2))
+            gemm.run(p, op, a, b, expected, Options())  # type: ignore[arg-type]
+            bound = gemm.bind(p, op, np.dtype(np.float32))  # type: ignore[arg-type]
+            if bound is not None:
+                bound(a, b, out)
+                np.testing.assert_array_equal(out, expected)
+            else:
+                assert len(gemm._cut(p, op, _emit.host(), np.dtype(np.float32)).products) > 1  # type: ignore[arg-type]
+
+
+def test_results_start_on_a_cache_line_where_it_pays() -> None:
+    from numbaconv import arrays
+
+    for shape in ((1, 8, 300, 300), (1 << 17,)):
+        made = arrays.empty(shape, np.dtype(np.float32))
+        assert made.shape == shape and made.flags.c_contiguous and made.ctypes.data % arrays.CACHE_LINE == 0
+    assert arrays.empty((3, 0), np.dtype(np.float32)).shape == (3, 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", _emit.ISAS)
+def test_panels_of_wgrad_are_transposed_as_they_are_read(dtype: str, isa: str, rng, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    for x, w, groups in (
+        ((2, 70, 13, 23), (21, 70, 1, 1), 1),
+        ((1, 6, 300), (10, 3, 1), 2),
+        ((1, 50, 4, 9, 9), (300, 50, 1, 1, 1), 1),
+        ((3, 5, 600), (40, 5, 1), 1),
+    ):
+        p = ConvProblem.from_shapes(x, w, rank=len(x) - 2, groups=groups)
+        forward = gemm._forward(p, "wgrad")
+        assert _tables.turns(forward, "wgrad", _grid.grid(forward, split=False)[0])
+        check(p, "wgrad", rng, dtype)
+    small = ConvProblem.from_shapes((3, 5, 4, 4), (9, 5, 1, 1), rank=2)  # a piece of the sum has pixels of several samples
+    assert not _tables.turns(small, "wgrad", _grid.grid(small, split=False)[0])
+    check(small, "wgrad", rng, dtype)
