@@ -9,7 +9,7 @@ import pytest
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _emit, _grid, _tables, gemm
+from numbaconv.cpu import _emit, _grid, _products, _tables, gemm
 from numbaconv.problem import ConvProblem, Op, Options
 
 
@@ -33,8 +33,8 @@ def transposed(x: tuple[int, ...], w: tuple[int, ...], **options: Any) -> ConvPr
     return ConvProblem.from_transposed_shapes(x, w, rank=len(x) - 2, **options)
 
 
-def shapes(p: ConvProblem, op: Op, dtype: str = "float32") -> list[_tables.Shape]:
-    return _tables.shapes(gemm._forward(p, op), op, _emit.host(), np.dtype(dtype))[1]
+def shapes(p: ConvProblem, op: Op, dtype: str = "float32") -> list[_products.Shape]:
+    return _products.shapes(gemm._forward(p, op), op, _emit.host(), np.dtype(dtype))[1]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -122,8 +122,8 @@ def test_panels_of_wgrad_are_transposed_as_they_are_read(dtype: str, isa: str, r
     ):
         p = ConvProblem.from_shapes(x, w, rank=len(x) - 2, groups=groups)
         forward = gemm._forward(p, "wgrad")
-        assert _tables.turns(forward, "wgrad", _grid.grid(forward, split=False)[0])
+        assert _products.turns(forward, "wgrad", _grid.grid(forward, split=False)[0])
         check(p, "wgrad", rng, dtype)
     small = ConvProblem.from_shapes((3, 5, 4, 4), (9, 5, 1, 1), rank=2)  # a piece of the sum has pixels of several samples
-    assert not _tables.turns(small, "wgrad", _grid.grid(small, split=False)[0])
+    assert not _products.turns(small, "wgrad", _grid.grid(small, split=False)[0])
     check(small, "wgrad", rng, dtype)

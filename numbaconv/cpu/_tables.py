@@ -1,6 +1,6 @@
 """The tables of `gemm`: which rows and lanes a product has, where their operands lie and where the results go.
 
-Everything but `build` is arithmetic, so that a problem of any size can be planned; `build` takes no more than the tables it returns.
+`build` takes no more time and memory than the tables it returns.
 """
 
 from __future__ import annotations
@@ -10,22 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu import _emit, _grid, _parallel, _product
-from numbaconv.cpu._grid import Grid, Reads
+from numbaconv.cpu import _emit, _grid, _products
+from numbaconv.cpu._grid import Grid
 from numbaconv.cpu._product import ALL, CHUNK, COUNT, LINE, MASKS, MOST, NEIGHBOURS, PLACES, TARGETS
+from numbaconv.cpu._products import Shape
 from numbaconv.cpu._simd import STEPS_AHEAD
 from numbaconv.problem import ConvProblem, Op
 
-SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2
-BLOCKS, LINES = 32, 8  # blocks of rows and lines of columns of a tile, at most
-PACKED_COST = 3  # of copying an element of the lanes first, beside reading one of the rows: 0.31 and 0.11 ns on AVX2
-PACKED_ROWS = 256  # of a tile whose lanes are copied first: 1024→256 1×1 on 14×14 takes 1.65 ms with 128 and 1.50 with 256
 IN_CACHE = 512 << 10  # bytes of a sample that stay in L2: more is prefetched
-MOST_STEPS = 1 << 16  # of one table: wgrad of larger images goes by planes or lines
-MOST_IN_LANES = _product.CHUNK * _product.CHUNKS  # steps of a sum whose columns left over have the steps in the lanes
 SLAB = 1 << 12  # vectors whose lanes are worked out at once
 Array = np.ndarray[Any, Any]
-Parts = tuple[Reads, Reads, Reads]
 
 
 class Tables(NamedTuple):
@@ -42,214 +36,18 @@ class Tables(NamedTuple):
     row_targets: Array  # of each row, where rows are not evenly apart in y
 
 
-class Shape(NamedTuple):
-    """The sizes of one product.
-
-    ``reps`` × ``steps`` terms are summed; ``together`` says which axes of pixels are steps, and ``phases`` how many there are among the rows.
-    Two ``parts``, the outputs' even and odd columns, have a sum each, of the first and of the other steps.
-    """
-
-    parts: tuple[Parts, ...]
-    phases: int
-    outer: int
-    blocks: int
-    vectors: int
-    tails: int  # columns left over, that would be less than half a vector
-    lines: int
-    scatters: bool
-    reps: int
-    steps: int
-    together: tuple[int, int, int, int]
-    blocks_each: int
-    lines_each: int
-    pieces: int
-    scratch: int
-    entries: int
-
-
-def channels_last(p: ConvProblem, op: Op) -> bool:
-    """Return whether the kernel wants the channels of the input last."""
-    return p.channels_last or op == "wgrad"
-
-
-def copies(p: ConvProblem, op: Op, g: Grid) -> bool:
-    """Return whether the kernel cannot read the input itself."""
-    return g.copied or (channels_last(p, op) and (p.groups > 1 or not p.channels_last) and not turns(p, op, g))
-
-
-def turns(p: ConvProblem, op: Op, g: Grid) -> bool:
-    """Return whether the kernel transposes the input of wgrad itself, a panel at a time: of one tap, channels first, the steps from one sample."""
-    plain = op == "wgrad" and not g.copied and not p.channels_last
-    return plain and p.filter == p.stride == (1, 1, 1) and p.input == p.output and _together(p)[0] == 1
-
-
-def pitch(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
-    """Elements of a step of transposed weights: whole vectors."""
-    width = isa.width(dtype)
-    return -(-(p.out_channels // p.groups) // width) * width
-
-
-def shapes(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Grid, list[Shape]]:
-    """Return the grid of the input and the products that make up an operation, whose forward problem is p."""
-    g, parts = _grid.grid(p, split=not channels_last(p, op))
-    if op == "dgrad" and not p.channels_last and _alike(p, g, parts):  # type: ignore[arg-type]
-        return g, [_shape(p, op, g, (parts[0],), len(parts), isa, dtype)]  # type: ignore[arg-type]
-    together = 2 if p.input_dilation[2] == 2 and p.output[2] > 1 and not p.channels_last else 1
-    products = [tuple(parts[n : n + together]) for n in range(0, len(parts), together)]
-    return g, [_shape(p, op, g, some, 1, isa, dtype) for some in products]  # type: ignore[arg-type]
-
-
-def _alike(p: ConvProblem, g: Grid, parts: list[Parts]) -> bool:
-    """Return whether all phases read the same, with taps that follow each other from phase to phase: one product then has them among its rows.
-
-    With several taps each, the weights of a row are evenly apart for a single channel only.
-    """
-    if len(parts) == 1 or not all(r.taps for part in parts for r in part):
-        return False
-    if len({(*(r.outputs for r in part), *g.offsets(part)) for part in parts}) > 1:
-        return False
-    taps = np.array(sorted(_grid.taps(p, part).tolist() for part in parts))
-    one_channel = p.out_channels == p.groups or len(parts) == math.prod(p.filter)
-    return one_channel and np.array_equal(taps - taps[:1], np.broadcast_to(np.arange(len(parts))[:, None], taps.shape))
-
-
-def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> Shape:
-    part, width, channels, filters, tails = parts[0], isa.width(dtype), p.in_channels // p.groups, p.out_channels // p.groups, 0
-    steps, outer, reps, together, scatters = channels * _taps(parts), p.batch, 1, (1, 1, 1, 1), False
-    blocks = -(-filters * phases // isa.rows)
-    if op == "wgrad":
-        outer, runs, together = 1, _runs(p), _together(p)
-        steps = math.prod(together)
-        reps = p.batch * math.prod(p.output) // steps
-        vectors, lines = (sum(-(-size // each) for size in runs) for each in (width, width * isa.vectors))
-        lines = sum(_line_counts(-(-size // width), isa.vectors)[0] for size in runs)
-        scatters = p.flipped and p.filter != (1, 1, 1)
-    elif p.channels_last:
-        z, q = _merged(p, g, part)
-        blocks, vectors = z * -(-q // isa.rows), pitch(p, isa, dtype) // width
-        lines = _line_counts(vectors, isa.vectors)[0]
-    else:
-        (vectors, tails), scatters = _vectors(p, g, parts, steps, width, op == "dgrad", phases > 1), any(r.every > 1 for r in part)
-        each = _row(part, vectors, tails, width)
-        lines = vectors // each * _line_counts(each, isa.vectors)[0] if _apart(each) else _line_counts(vectors, isa.vectors)[0]
-    units, fewest = reps * -(-steps // CHUNK), _parallel.fewest_tiles(p.macs)
-    most = 1 if turns(p, op, g) else fewest  # what is transposed for each tile is rather shared as pieces of the sum
-    blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, most, isa, vectors * width, len(parts))
-    tiles = p.groups * outer * -(-blocks // blocks_each)
-    groups = max(1, -(-lines // lines_each))
-    pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
-    scratch = _product.scratch(blocks_each, lines_each, len(parts), tails, isa, dtype)
-    entries = 2 * steps + (MOST * (MOST + 1) // 2 + 4) * CHUNK + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
-    return Shape(
-        parts, phases, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries
-    )
-
-
-def _taps(parts: tuple[Parts, ...]) -> int:
-    return sum(math.prod(len(r.taps) for r in part) for part in parts)
-
-
-def _tile_size(blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _emit.Isa, lanes: int, sums: int) -> tuple[int, int]:
-    """Return how many blocks and lines a tile has: enough tiles for all threads, and of those what reads the operands the fewest times.
-
-    With ``whole`` all lines are together if they can: the sum is shared among threads, too.
-    """
-    block_bytes = isa.rows * MOST * isa.vector_bytes * sums  # of a block and a line
-    packed = blocks >= isa.packed and not whole
-    lanes_cost, fewest = (PACKED_COST, -(-fewest // 2)) if packed else (1, fewest)  # larger tiles copy less
-    found, each = [], max(1, min(PACKED_ROWS // isa.rows if packed else BLOCKS, blocks))
-    while True:
-        most = max(1, min(lines if whole else LINES, lines, SUMS_BYTES // (each * block_bytes)))
-        for together in range(most if whole else 1, most + 1):
-            supers, groups = -(-blocks // each), max(1, -(-lines // together))
-            tiles = products * supers * (1 if whole else groups)
-            found.append((-min(tiles, fewest), blocks * isa.rows * groups + lanes_cost * lanes * supers, -each, together))
-        if each <= 8:
-            break
-        each = -(-each // 2)
-    _, _, each, together = min(found)
-    return -each, together
-
-
-def _vectors(p: ConvProblem, g: Grid, parts: tuple[Parts, ...], steps: int, width: int, transposed: bool, merged: bool) -> tuple[int, int]:
-    """Return the vectors that cover a channel's outputs, and the columns left over.
-
-    In one go, junk between the lines included, or line by line if those are fewer, or a tenth fewer if short lines share a tile.
-    Columns are left over where they are too few for a vector and weights are neighbours: those of a row in the order of the steps,
-    or those of a step.
-    """
-    (z, y, q), (_, h, w), part = (r.outputs for r in parts[0]), g.axes, parts[0]
-    each, flat = -(-q // width), ((z - 1) * h.pitch + y - 1) * w.pitch + q
-    if z * y * each <= (1 if _apart(each) else 0.9) * -(-flat // width):
-        return z * y * each, 0
-    taps, size = _grid.taps(p, part), math.prod(p.filter)
-    beside = size == 1 or merged if transposed else np.array_equal(taps, np.arange(size))
-    return (flat // width, flat % width) if beside and 0 < steps <= MOST_IN_LANES and flat % width <= width // 2 else (-(-flat // width), 0)
-
-
-def _row(part: Parts, vectors: int, tails: int, width: int) -> int:
-    """Return the vectors of a line of pixels if so many cover the outputs line by line, else 0."""
-    z, y, q = (r.outputs for r in part)
-    each = -(-q // width)
-    return each if vectors == z * y * each and not tails else 0
-
-
-def _apart(each: int) -> bool:
-    """Return whether lines of so many vectors have tiles of their own, whose vectors are neighbours."""
-    return each >= MOST
-
-
-def _merged(p: ConvProblem, g: Grid, part: Parts) -> tuple[int, int]:
-    """Return the lines of pixels and their length, lines that follow each other evenly in both input and output taken as one."""
-    (z, h, q), w = (r.outputs for r in part), g.axes[2]
-    if not copies(p, "fprop", g) and all(r.every == 1 for r in part) and p.filter == (1, 1, 1) and w.step == g.axes[1].step == g.axes[0].step == 1:
-        if (z, h, q) == p.input:
-            return 1, z * h * q
-    return z * h, q
-
-
-def _runs(p: ConvProblem) -> list[int]:
-    """Return the lengths of wgrad's runs of neighbouring lanes: (s, c) of each (t, r) where the taps are neighbours, else c."""
-    T, R, S = p.filter
-    channels = p.in_channels // p.groups
-    return [S * channels] * (T * R) if p.dilation[2] == 1 else [channels] * (T * R * S)
-
-
-def _together(p: ConvProblem) -> tuple[int, int, int, int]:
-    """Return how many samples, planes, lines and pixels of wgrad's sum one table of steps covers: enough for a chunk, where there are."""
-    sizes, taken = (p.batch, *p.output), [1, 1, 1, 1]
-    for axis in (3, 2, 1, 0):
-        inner = math.prod(taken)
-        if axis > 0 and (axis == 3 or inner * sizes[axis] <= MOST_STEPS):
-            taken[axis] = sizes[axis]
-        elif axis == 0 and math.prod(taken[1:]) == math.prod(p.output):
-            taken[0] = next(m for m in range(min(p.batch, max(1, CHUNK // max(1, inner))), 0, -1) if p.batch % m == 0)
-        else:
-            break
-    return taken[0], taken[1], taken[2], taken[3]
-
-
-def _line_counts(vectors: int, most: int) -> tuple[int, list[int]]:
-    """Return how many lines of at most ``most`` vectors there are, and the sizes of the last two, none of which is 1 if that can be."""
-    lines = -(-vectors // most)
-    if lines == 0:
-        return 0, [0, 0]
-    last = vectors - (lines - 1) * most
-    return lines, [most - 1, 2] if most > 2 and last == 1 and lines > 1 else [most, last]
-
-
 def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: np.dtype[Any]) -> Tables:
     """Return the tables of one product."""
     make = _wgrad if op == "wgrad" else _pixel_rows if p.channels_last else _pixel_lanes
     strides, a_steps, b_steps, blocks, (columns, targets, apart, tails), row_targets = make(p, op, g, shape, isa, dtype)
     supers, line_groups = -(-shape.blocks // shape.blocks_each), max(1, -(-shape.lines // shape.lines_each))
     tiles = p.groups * supers * shape.outer * line_groups * shape.pieces
-    every = 0 if channels_last(p, op) else _every(p, g, dtype)
+    every = 0 if _products.channels_last(p, op) else _every(p, g, dtype)
     channels = p.in_channels // p.groups
     geometry = (
         tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
-        max(b_steps, default=0), shape.steps, *strides, every, apart, len(shape.parts), channels * _taps(shape.parts[:1]),
-        math.prod(p.input) if turns(p, op, g) else 0,
+        max(b_steps, default=0), shape.steps, *strides, every, apart, len(shape.parts), channels * _products.count_taps(shape.parts[:1]),
+        math.prod(p.input) if _products.turns(p, op, g) else 0,
     )  # fmt: skip
     a_steps = np.append(a_steps, np.resize(a_steps, STEPS_AHEAD) if len(a_steps) else np.zeros(STEPS_AHEAD, np.int64))
     panel = [np.arange(CHUNK) * v * isa.width(dtype) for v in range(1, MOST + 1)]
@@ -291,14 +89,14 @@ def _pixel_lanes(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
 
 def _pixel_rows(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     """Rows are neighbouring pixels, lanes are output channels: channels last."""
-    channels, filters, volume, steps = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.output), pitch(p, isa, dtype)
+    channels, filters, volume, steps = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.output), _products.pitch(p, isa, dtype)
     # The input: (groups, N, pixels, C/groups) if it was copied, else as it came.
-    copied = copies(p, "fprop", g)
+    copied = _products.copies(p, "fprop", g)
     apart, group, sample = (channels, p.batch * g.plane * channels, g.plane * channels) if copied else (p.in_channels, 0, g.plane * p.in_channels)
     a_steps = np.add.outer(np.arange(channels), g.offsets(shape.parts[0]) * apart).reshape(-1)
     b_steps = np.arange(channels * math.prod(p.filter)).reshape(channels, -1)[:, _grid.taps(p, shape.parts[0])].reshape(-1) * steps
     (d, h, w), part, (_, P, Q) = g.axes, shape.parts[0], p.output
-    lines, length = _merged(p, g, part)
+    lines, length = _products.pixel_lines(p, g, part)
     z, y = (0, 0) if lines == 1 else np.divmod(np.arange(lines), part[1].outputs)
     at = (z * d.step * h.pitch + y * h.step) * w.pitch
     to = ((part[0].first + z * part[0].every) * P + part[1].first + y * part[1].every) * Q + part[2].first
@@ -323,7 +121,7 @@ def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     a_units = (y[0], y[2], y[3], y[4])
     group, lane = p.batch * g.plane * channels, 1
     b_units = tuple(unit * channels for unit in (g.plane, d.step * h.pitch * w.pitch, h.step * w.pitch, w.step))
-    if turns(p, op, g):
+    if _products.turns(p, op, g):
         x, lane = p.strides("x"), math.prod(p.input)
         group, b_units = channels * x[1], (x[0], x[2], x[3], x[4])
     a_steps, b_steps = (_grid.sums([np.arange(n) * u for n, u in zip(shape.together, units, strict=True)]) for units in (a_units, b_units))
@@ -333,7 +131,7 @@ def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     blocks = np.stack([first * y[1], np.minimum(isa.rows, filters - first), first * channels * taps, first], 1)
     offsets, order = g.offsets(shape.parts[0]) * channels, _grid.taps(p, shape.parts[0]) * channels
     lines, tables, tap = [], [], 0
-    for run in _runs(p):
+    for run in _products.lane_runs(p):
         these = slice(tap, tap + run // channels)
         targets = (order[these, None] + np.arange(channels)).reshape(-1)
         columns, table = _neighbours(offsets[tap], targets, width, isa.vectors, shape.scatters)
@@ -360,7 +158,7 @@ def _columns(places: Array, masks: Array, firsts: Array, width: int, most: int, 
     """Return the table of columns of vectors, a new line after ``each`` of them if given, and each vector's line and slot in it."""
     vectors = len(places)
     each = each or vectors
-    parts, (_, last) = _line_counts(each, most)
+    parts, (_, last) = _products.line_counts(each, most)
     start = np.add.outer(np.arange(0, vectors, max(1, each)), np.minimum(np.arange(parts) * most, each - last)).reshape(-1)
     lines, count = len(start), np.diff(np.append(start, vectors))
     line = np.repeat(np.arange(lines), count)
@@ -414,7 +212,7 @@ def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width:
     """Return the table of columns for a channel's pixels, their targets if the output is strided, how far apart, and the columns left over."""
     part, (_, h, w), (_, P, Q) = shape.parts[0], g.axes, p.output
     z, y, q = (r.outputs for r in part)
-    by_line = per_line = _row(part, shape.vectors, shape.tails, width)
+    by_line = per_line = _products.row_vectors(part, shape.vectors, shape.tails, width)
 
     def pixels(index: Array, lanes: int) -> tuple[Array, Array, Array]:
         """Return the places of some vectors, of each lane whether it is a pixel, and their targets."""
@@ -441,7 +239,7 @@ def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width:
         firsts[index] = np.take_along_axis(to, inside.argmax(1)[:, None], 1)[:, 0]
         if shape.scatters:
             lanes.append(np.where(inside, to, -1))
-    columns, line, slot = _columns(places, masks, firsts, width, isa.vectors, per_line if _apart(per_line) else 0)
+    columns, line, slot = _columns(places, masks, firsts, width, isa.vectors, per_line if _products.starts_anew(per_line) else 0)
     for n, values in enumerate(lanes):
         index = np.arange(n * SLAB, n * SLAB + len(values))
         table[line[index, None], slot[index, None] * width + np.arange(width)] = values

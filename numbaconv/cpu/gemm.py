@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu import _emit, _grid, _parallel, _product, _seconds, _tables, direct
+from numbaconv.cpu import _emit, _grid, _parallel, _product, _products, _seconds, _tables, direct
 from numbaconv.cpu._product import CHUNK
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES, fill
@@ -54,13 +54,13 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     if 0 in p.gemm_shape("fprop"):
         raise Unsupported("needs at least one output and a sum of at least one term")
     isa, size, whole, problem = _emit.host(), dtype.itemsize / 4, problem, _dense(problem, op)
-    g, shapes = _tables.shapes(p, op, isa, dtype)
+    g, shapes = _products.shapes(p, op, isa, dtype)
     counted = dict.fromkeys(SECONDS, 0.0)
     if problem is not whole:
         counted["copy"] += math.prod(problem.shape("x")) * size
-    if _tables.copies(p, op, g):
-        counted["transpose" if _tables.channels_last(p, op) else "copy"] += p.batch * p.in_channels * g.plane * size
-    if _tables.turns(p, op, g):
+    if _products.copies(p, op, g):
+        counted["transpose" if _products.channels_last(p, op) else "copy"] += p.batch * p.in_channels * g.plane * size
+    if _products.turns(p, op, g):
         panels = math.prod(p.shape("x")) * -(-shapes[0].blocks // shapes[0].blocks_each)
         counted["transpose"] += 0.6 * panels * size  # they stay in the caches: 64→64 1×1 on 56×56
     if p.channels_last and op == "fprop" or op != "fprop" and math.prod(p.filter) > 1 and (p.channels_last or op == "wgrad"):
@@ -83,16 +83,16 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the input with its zeros, weights in another order, tables, sums, and wgrad's pieces."""
     p, isa, whole, problem = _forward(problem, op), _emit.host(), problem, _dense(problem, op)
-    g, shapes = _tables.shapes(p, op, isa, dtype)
+    g, shapes = _products.shapes(p, op, isa, dtype)
     elements = math.prod(problem.shape("x")) if problem is not whole else 0
-    elements += p.batch * p.in_channels * g.plane + g.slack * p.in_channels if _tables.copies(p, op, g) else 0
+    elements += p.batch * p.in_channels * g.plane + g.slack * p.in_channels if _products.copies(p, op, g) else 0
     weights = math.prod(p.shape("w"))
     if op == "wgrad":
         apart = 0 if _as_stored(p, problem) else 1
         pieces = max(shape.pieces for shape in shapes)
         elements += (pieces if pieces > 1 else apart) * weights + (weights if apart and p is not problem and math.prod(p.filter) > 1 else 0)
     elif p.channels_last:
-        elements += weights // (p.out_channels // p.groups) * _tables.pitch(p, isa, dtype)
+        elements += weights // (p.out_channels // p.groups) * _products.pitch(p, isa, dtype)
     elements += max(shape.scratch for shape in shapes) * _parallel.get_num_threads()
     return elements * dtype.itemsize + 8 * sum(shape.entries for shape in shapes)
 
@@ -103,7 +103,7 @@ def prepare(problem: ConvProblem, op: Op, w: Array) -> Array | None:
     if op == "wgrad" or not p.channels_last:
         return None
     filters, channels, taps = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
-    pitch = _tables.pitch(p, isa, w.dtype)
+    pitch = _products.pitch(p, isa, w.dtype)
     if op == "fprop":
         return _grid.transposed(w, p.groups, filters, channels * taps, pitch)
     if taps > 1:
@@ -250,16 +250,16 @@ def _cut(problem: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> 
     if key in problem.derived:
         return problem.derived[key]
     dense, p = _dense(problem, op), _forward(problem, op)
-    g, shapes = _tables.shapes(p, op, isa, dtype)
+    g, shapes = _products.shapes(p, op, isa, dtype)
     tables = [_tables.build(p, op, g, shape, isa, dtype) for shape in shapes]
     repeats = shapes[0].phases
     some = sum(s.steps > 0 for s in shapes)  # a single product without terms is quicker stored than the whole result filled
     kept = [(t, s) for t, s in zip(tables, shapes, strict=True) if s.steps > 0 or (len(s.parts) > 1 and len(shapes) - some == 1)]
     products = [(t, int(t.geometry[0]), s.pieces, s.scratch) for t, s in kept]
-    copier = _grid.pixels_copier if _tables.channels_last(p, op) else _grid.planes_copier
+    copier = _grid.pixels_copier if _products.channels_last(p, op) else _grid.planes_copier
     cut = Cut(
         dense, p, products, len(products) < len(tables), op == "wgrad" and p is dense,
-        copier(p, g, dtype) if _tables.copies(p, op, g) else None, g.copied, p.channels_last and op != "wgrad",
+        copier(p, g, dtype) if _products.copies(p, op, g) else None, g.copied, p.channels_last and op != "wgrad",
         op == "wgrad" and not _as_stored(p, dense), repeats, np.zeros(p.out_channels * repeats + _product.MOST * isa.width(dtype), dtype),
         cost(problem, op, dtype) / len(shapes),
     )  # fmt: skip
