@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
@@ -127,3 +128,51 @@ def test_panels_of_wgrad_are_transposed_as_they_are_read(dtype: str, isa: str, r
     small = ConvProblem.from_shapes((3, 5, 4, 4), (9, 5, 1, 1), rank=2)  # a piece of the sum has pixels of several samples
     assert not _products.turns(small, "wgrad", _grid.grid(small, split=False)[0])
     check(small, "wgrad", rng, dtype)
+
+
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_vectors_without_a_pixel(activation: str | None, rng: np.random.Generator) -> None:
+    for x, w, options in (
+        ((1, 9, 8, 37, 37), (20, 9, 3, 3, 3), {"stride": 2, "padding": 1}),
+        ((1, 5, 5, 19, 19), (9, 5, 3, 3, 3), {"padding": 1}),
+        ((1, 3, 9, 40), (9, 3, 3, 35), {}),
+    ):
+        p = ConvProblem.from_shapes(x, w, rank=len(x) - 2, **options)  # type: ignore[arg-type]
+        a, b = (rng.standard_normal(p.shape(t)).astype(np.float32) for t in "xw")
+        expected = reference.run(p, "fprop", a, b).astype(float)
+        if activation:
+            expected = expected * expit(expected)
+        for threads in (1, 3):
+            with nc.num_threads(threads):
+                out = np.full(expected.shape, np.nan, np.float32)
+                gemm.run(p, "fprop", a, b, out, Options(None, activation))
+                np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_phases_of_few_outputs(rng: np.random.Generator) -> None:
+    # Fewer outputs than the stride, so that some taps are of no phase; and rows of one output, in which nothing is beside another.
+    check(transposed((8, 25, 2), (25, 1, 8), stride=4, padding=5), "dgrad", rng, "float32")
+    for filters in (1, 5):
+        check(ConvProblem.from_shapes((3, 6, 24, 1), (filters, 6, 2, 1), rank=2, stride=2, padding=((0, 0), (2, 2))), "dgrad", rng, "float32")
+        check(ConvProblem.from_shapes((3, 6, 24, 1), (filters, 6, 3, 1), rank=2, stride=(3, 2)), "dgrad", rng, "float32")
+        check(ConvProblem.from_shapes((3, 6, 24, 2), (filters, 6, 3, 1), rank=2, stride=(3, 2)), "dgrad", rng, "float32")
+    check(transposed((1, 40, 1, 17), (40, 8, 1, 1), stride=(1, 2), padding=((0, 0), (1, 0)), output_padding=(0, 1)), "dgrad", rng, "float32")
+
+
+def test_sums_that_are_not_finite(rng: np.random.Generator) -> None:
+    for p, op in (
+        (transposed((2, 9, 7, 7), (9, 10, 3, 3), stride=2, padding=1), "dgrad"),
+        (transposed((1, 7, 50), (7, 1, 10), stride=5), "dgrad"),
+        (ConvProblem.from_shapes((2, 7, 13, 23), (9, 7, 1, 1), rank=2), "wgrad"),
+    ):
+        a, b = (rng.integers(-3, 4, p.shape(t)).astype(np.float32) for t in {"dgrad": "yw", "wgrad": "yx"}[op])
+        a[0, 1, 0, -1, -1], b.reshape(-1)[7] = np.inf, np.nan
+        expected = reference.run(p, op, a, b)  # type: ignore[arg-type]
+        out = np.zeros(expected.shape, np.float32)
+        gemm.run(p, op, a, b, out, Options())  # type: ignore[arg-type]
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_large_problems_are_not_bound() -> None:
+    p = ConvProblem.from_shapes((1, 64, 1 << 20, 1 << 20), (64, 64, 1, 1), rank=2)
+    assert gemm.bind(p, "fprop", np.dtype(np.float32)) is None and not any(key[0] == "gemm" for key in p.derived if isinstance(key, tuple))

@@ -63,8 +63,10 @@ def test_filters_of_one_tap(size: tuple[int, int], channels: tuple[int, int], rn
 
 @pytest.mark.parametrize("activation", [None, "relu", "silu"])
 def test_many_large_planes_are_read_some_at_a_time(activation: str | None, rng: np.random.Generator) -> None:
-    for channels, filters, groups, size in ((11, 2, 1, (200, 180)), (20, 3, 1, (190, 177)), (24, 4, 2, (256, 130)), (9, 1, 1, (183, 183))):
-        p = ConvProblem.from_shapes((2, channels, *size), (filters, channels // groups, 1, 1), rank=2, groups=groups)
+    for channels, filters, groups, size, taps in (
+        (11, 2, 1, (200, 180), 1), (20, 3, 1, (190, 177), 1), (24, 4, 2, (256, 130), 1), (9, 1, 1, (183, 183), 1), (10, 2, 1, (200, 180), 3),
+    ):  # fmt: skip
+        p = ConvProblem.from_shapes((2, channels, *size), (filters, channels // groups, taps, taps), rank=2, groups=groups, padding=taps // 2)
         assert _slabs.passes(p, "fprop", np.dtype(np.float32))[0].shape.adds
         x, w, bias = (rng.integers(-4, 5, shape).astype(np.float32) for shape in (p.shape("x"), p.shape("w"), (filters,)))
         sums = reference.run(p, "fprop", x, w) + bias[:, None, None, None]

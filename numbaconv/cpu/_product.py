@@ -147,7 +147,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         for c in range(columns):
             source, to = at_b + tails[min(c, len(tails) - 1), 0], c * CHUNK
             for k in range(count):
-                panel[to + k] = b[source + b_steps[step + k]]
+                index = source + b_steps[step + k]  # what is beside the last column may lie behind the array
+                panel[to + k] = b[index] if index < b.size else 0
             for k in range(count, (count + width - 1) // width * width):
                 panel[to + k] = 0
         rows = (filled - 1) * height + blocks[first + filled - 1, 1]

@@ -83,13 +83,13 @@ def _alike(p: ConvProblem, g: Grid, parts: list[Parts]) -> bool:
 
     With several taps each, the weights of a row are evenly apart for a single channel only.
     """
-    if len(parts) == 1 or not all(r.taps for part in parts for r in part):
+    one_channel = p.out_channels == p.groups or len(parts) == math.prod(p.filter)
+    if len(parts) == 1 or not one_channel or not all(r.taps for part in parts for r in part):
         return False
     if len({(*(r.outputs for r in part), *g.offsets(part)) for part in parts}) > 1:
         return False
     taps = np.array(sorted(_grid.taps(p, part).tolist() for part in parts))
-    one_channel = p.out_channels == p.groups or len(parts) == math.prod(p.filter)
-    return one_channel and np.array_equal(taps - taps[:1], np.broadcast_to(np.arange(len(parts))[:, None], taps.shape))
+    return taps.min() == 0 and np.array_equal(taps - taps[:1], np.broadcast_to(np.arange(len(parts))[:, None], taps.shape))
 
 
 def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> Shape:

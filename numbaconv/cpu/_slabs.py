@@ -36,7 +36,7 @@ L1_SETS, L1_WAYS = 4096, 8  # bytes after which lines share a set, and how many 
 AHEAD = 8 << 10  # bytes of a plane from which the next one is asked for: 1.2 times as fast at 112×112, not worth it at 28×28
 FAR = 128 << 10  # bytes of a plane from which the next row of slabs is asked for instead: a 512² image that was not in the L2 took 211 µs, not 340
 LARGEST = 16 << 20  # bytes of a plane of outputs that are asked for: 4096² float32 took 12 ms instead of 10.5, 2048² 2.2 instead of 2.6
-TOGETHER = 8  # large planes that 1×1 filters read at a time: of more a core reads none ahead, 64 of 388² took 2.1 ms, not 4.6
+TOGETHER = 8  # large planes that are read at a time: of more a core reads none ahead, 64 of 388² took 2.1 ms, not 4.6
 STRIPS, LONG_STRIPS = 16, 64  # slabs of a column in a tile; of large planes that are read some at a time
 Array = np.ndarray[Any, Any]
 
@@ -112,8 +112,8 @@ def _shape(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: R
     beside = 2 if channels == across == 1 and p.output[2] > width and left and not woven and op != "wgrad" else 1
     vectors = -(-rows.outputs // fold)
     high = min(fitting(beside), key=lambda n: -(-vectors // n) * (n + 2))
-    large, one = p.input[1] * p.input[2] * dtype.itemsize >= FAR, p.filter == (1, 1, 1) and not woven and down == across == 1
-    adds = one and large and p.in_channels // p.groups > TOGETHER and op != "wgrad"
+    large = p.input[1] * p.input[2] * dtype.itemsize >= FAR and p.in_channels // p.groups > TOGETHER
+    adds = large and down == across == 1 and not woven and op != "wgrad"
     return Slab(high, channels, shared, beside, taps, down, across, fold, woven, pairs, not pairs or p.filter[2] % 2 == 1, adds)
 
 

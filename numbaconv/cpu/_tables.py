@@ -191,7 +191,8 @@ def _neighbours(place: int, targets: Array, width: int, most: int, scatter: bool
 def _stretches(targets: Array, apart: int, width: int, outputs: int) -> tuple[Array, Array]:
     """Return the stretches of lanes whose targets are ``apart`` from each other, and where those of each line start; nothing for no targets.
 
-    A stretch is its vector, its lanes (bits), its first target, and how many ``outputs`` of a row it has if each lane has a second one.
+    A stretch is its vector, its lanes (bits), its first target, and how many elements of y these and those beside them are: each lane has one
+    beside it, but for the last of an odd number of ``outputs`` in a row.
     """
     if targets.size == 0:
         return np.zeros((0, 4), np.int64), np.zeros(0, np.int64)
@@ -229,19 +230,21 @@ def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width:
             inside = (i < z) & (j < y) & (at < q)
         return places, inside, ((part[0].first + i * part[0].every) * P + part[1].first + j * part[1].every) * Q + part[2].first + at * part[2].every
 
-    places, masks, firsts = (np.zeros(shape.vectors, np.int64) for _ in range(3))
+    places, masks, counts = (np.zeros(shape.vectors, np.int64) for _ in range(3))
     table = np.full((shape.lines if shape.scatters else 0, MOST * width), -1, np.int64)
     lanes = []
     for begin in range(0, shape.vectors, SLAB):
         index = np.arange(begin, min(begin + SLAB, shape.vectors))
         places[index], inside, to = pixels(index, width)
         masks[index] = (inside << np.arange(width)).sum(1)
-        firsts[index] = np.take_along_axis(to, inside.argmax(1)[:, None], 1)[:, 0]
+        counts[index] = inside.sum(1)
         if shape.scatters:
             lanes.append(np.where(inside, to, -1))
+    firsts = np.cumsum(counts) - counts  # in y, where it is not scattered; of a vector without a pixel the next one's
     columns, line, slot = _columns(places, masks, firsts, width, isa.vectors, per_line if _products.starts_anew(per_line) else 0)
     for n, values in enumerate(lanes):
         index = np.arange(n * SLAB, n * SLAB + len(values))
         table[line[index, None], slot[index, None] * width + np.arange(width)] = values
     place, inside, to = pixels(np.array([shape.vectors]), shape.tails)
-    return columns, table, part[2].every, np.stack([(place[:, None] + np.arange(shape.tails))[inside], to[inside], to[inside] % Q < Q - 1], 1)
+    left = np.stack([(place[:, None] + np.arange(shape.tails))[inside], to[inside], to[inside] % Q < Q - 1], 1)
+    return columns, table, part[2].every if Q > 1 else 1, left

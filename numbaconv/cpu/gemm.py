@@ -5,8 +5,8 @@ Every operation is rows times lanes, summed over steps (per group):
     op      layout          rows           lanes        steps           rows' operand    lanes' operand
     fprop   channels first  k              pixels of y  (c, t, r, s)    w as it is       x
     fprop   channels last   pixels of y    k            (c, t, r, s)    x                w, transposed
-    dgrad   as fprop, of the transposed problem, one product for each phase of the stride; where the taps of a transposed
-            stride do not overlap one product, whose rows are (k, tap)
+    dgrad   as fprop, of the transposed problem, one product for each phase of the stride, but for the even and the odd columns, which are
+            stored together; where phases read alike, with taps of their own, one product, whose rows are (k, phase)
     wgrad   both            k              (s, c)       pixels of y     dy as it is      x, channels last (of one tap: transposed in panels)
 
 With the zeros of the padding around it (`_grid`), the address of an input element is place[pixel] + offset[step], whatever the
@@ -29,7 +29,7 @@ from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES, fill
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
-MOST_PHASES = 64  # products of a strided dgrad
+MOST_PHASES = 64  # of a strided dgrad
 MOST_TAPS, MOST_TERMS = 1 << 14, 1 << 20  # of an axis, and entries of a table of steps
 MOST_KEPT = 1 << 19  # entries of the tables kept with a problem; larger ones cost little beside their sums
 
@@ -152,19 +152,26 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
             _put_in_order(cut, add_pairwise(y), out.reshape(-1))
         elif pieces > 1:
             out.reshape(-1)[:] = add_pairwise(y)
-    if broken[0] and cut.padded and not np.isfinite(other).all():
-        # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right.
+    if broken[0]:
+        _mend(cut, op, a, b, other, out, options)
+
+
+def _mend(cut: Cut, op: Op, a: Array, b: Array, other: Array, out: Array, options: Options) -> None:
+    """Compute sums that are not finite again if it may be for 0·∞ in the padding: only the sum that leaves the padding out is right."""
+    if cut.padded and not np.isfinite(other).all():
         direct.run(cut.problem, op, a, b, out, options)
 
 
 def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], None] | None:
-    """Return `run` for these alone, without bias and activation, with everything looked up; None where that would not be noticed."""
-    isa = _emit.host()
+    """Return `run` of one product for these alone, without bias and activation, with everything looked up; None where that would not be noticed."""
+    isa, seconds = _emit.host(), cost(problem, op, dtype)
+    if seconds > _parallel.BATCH_SECONDS:
+        return None
     cut = _cut(problem, op, isa, dtype)
-    if len(cut.products) != 1 or cut.empty or cut.problem is not problem or cut.seconds > _parallel.BATCH_SECONDS or cut.products[0][2] > 1:
+    if len(cut.products) != 1 or cut.empty or cut.problem is not problem or cut.products[0][2] > 1 or _key(op, isa, dtype) not in problem.derived:
         return None
     tables, tiles, _, scratch = cut.products[0]
-    compute, short = _product.kernel(isa, dtype, cut.per_lane, False).serial, cut.seconds < _parallel.SERIAL_SECONDS
+    compute, short = _product.kernel(isa, dtype, cut.per_lane, False).serial, seconds < _parallel.SERIAL_SECONDS
 
     def bound(a: Array, b: Array, out: Array) -> None:
         if isa is not _emit.host() or (not short and _parallel.get_num_threads() > 1):
@@ -175,8 +182,8 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Callable[[Array,
         compute(0, tiles, 1, _parallel.aligned(1, scratch, dtype), rows, lanes, y, cut.zeros, cut.zeros, 0, broken, *tables)
         if cut.apart:
             _put_in_order(cut, y, flat)
-        if broken[0] and cut.padded and not np.isfinite(other).all():
-            direct.run(problem, op, a, b, out, Options())
+        if broken[0]:
+            _mend(cut, op, a, b, other, out, Options())
         return None
 
     return bound
@@ -244,9 +251,13 @@ def _put_in_order(cut: Cut, y: Array, out: Array) -> None:
         _grid.exchanged(swapped, p.groups, rows, lanes, taps, out)
 
 
+def _key(op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    return "gemm", op, isa.name, dtype
+
+
 def _cut(problem: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> Cut:
     """Return how an operation is cut up, worked out once per problem."""
-    key = ("gemm", op, isa.name, dtype)
+    key = _key(op, isa, dtype)
     if key in problem.derived:
         return problem.derived[key]
     dense, p = _dense(problem, op), _forward(problem, op)
