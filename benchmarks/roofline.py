@@ -99,13 +99,12 @@ def _products(dtype: np.dtype[Any]) -> tuple[int, Callable[[], Callable[[], Any]
     """Return the operations of a millisecond or so of micro-kernels, and what makes a function that does them."""
     isa, repeats = _emit.host(), 1000
     multiply, lanes, rows, steps = _simd.multiply(isa, dtype, isa.vectors), isa.lanes(dtype), isa.rows, np.arange(STEPS)
-    a_steps, b_steps, address = np.arange(STEPS + _simd.STEPS_AHEAD) * rows, steps * lanes, _emit.address(dtype)
+    a_steps, b_steps = np.arange(STEPS + _simd.STEPS_AHEAD) * rows, steps * lanes
 
     @inline
     def products(panel: Array, weights: Array, tile: Array) -> None:
         for _ in range(repeats):
-            lanes = address(panel, 0)
-            multiply(weights, 0, 1, rows, a_steps, 0, lanes, b_steps, 0, STEPS, tile, 0, 0, 0, tile, 0, 0, a_steps, 0, a_steps, 0, tile, 0, 0)
+            multiply(weights, 0, 1, rows, a_steps, 0, panel, 0, b_steps, 0, STEPS, tile, 0, 0, 0, tile, 0, 0, a_steps, 0, a_steps, 0, tile, 0, 0)
 
     def make() -> Callable[[], Any]:
         arrays = [random((STEPS * lanes,), dtype.name), random((STEPS * isa.rows,), dtype.name), random((isa.rows * lanes,), dtype.name)]

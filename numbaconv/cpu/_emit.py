@@ -332,8 +332,7 @@ def vector_code(isa: Isa, dtype: np.dtype[Any], parameters: str, returns: bool =
     """Make a function that writes vector instructions one that compiled code can call.
 
     ``parameters`` are those of the function: "n" is an int64, "x[]" an array and an index, of which the body gets the address
-    of that element, "x@" that address itself (see `address`), and "x." a number of type ``dtype``. The body takes a `Vectors`
-    before them; with ``returns`` it returns an int64.
+    of that element, and "x." a number of type ``dtype``. The body takes a `Vectors` before them; with ``returns`` it returns an int64.
     """
     names = parameters.split()
     scalar = types.float32 if dtype == np.float32 else types.float64
@@ -351,28 +350,15 @@ def vector_code(isa: Isa, dtype: np.dtype[Any], parameters: str, returns: bool =
                 kind, value = next(remaining)
                 if name.endswith("[]"):
                     value = builder.gep(context.make_array(kind)(context, builder, value).data, [next(remaining)[1]])
-                elif name.endswith("@"):
-                    value = builder.inttoptr(value, context.get_value_type(scalar).as_pointer())
                 values.append(value)
             result = body(Vectors(builder, isa, dtype), *values)
             return result if returns else context.get_dummy_value()
 
         flat = [part for name in names for part in ((name, f"{name[:-2]}_at") if name.endswith("[]") else (name,))]
         # Numba looks the number of parameters up.
-        parts = ["typing", *(name.rstrip("[].@") for name in flat)]
+        parts = ["typing", *(name.rstrip("[].") for name in flat)]
         typed.__signature__ = inspect.Signature([inspect.Parameter(part, inspect.Parameter.POSITIONAL_ONLY) for part in parts])  # type: ignore[attr-defined]
         typed.__name__ = typed.__qualname__ = body.__name__
         return intrinsic(typed)
 
     return decorate
-
-
-@functools.cache
-def address(dtype: np.dtype[Any]) -> Any:
-    """Return a compiled-code function (array, index) -> the address of that element, for parameters that are one."""
-
-    @vector_code(ISAS["portable"], dtype, "array[]", returns=True)
-    def address(v: Vectors, array):  # type: ignore[no-untyped-def]
-        return v.builder.ptrtoint(array, I64)
-
-    return address

@@ -35,7 +35,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     store, store_second, store_pair = (_simd.store(isa, dtype, bias_per_lane, *how) for how in ((1,), (2,), (2, True)))
     soon_written = _simd_stencil.prefetch(True)
     transpose = _simd.transpose(isa, dtype)
-    prefetch, address, few = _simd.prefetch(isa, dtype), _emit.address(dtype), _simd.multiply_few(isa, dtype)
+    prefetch, few = _simd.prefetch(isa, dtype), _simd.multiply_few(isa, dtype)
     few_columns, beside = max(1, width // height), _simd.multiply_beside(isa, dtype, BESIDE)
 
     @inline
@@ -70,7 +70,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 transpose(b, place + columns[line + PLACES + v] + k, channel, lanes, count - k, panel, (k * vectors + v) * width, vectors * width)
 
     @inline
-    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, lanes, b_steps, b_step, count, columns, line,  # type: ignore[no-untyped-def]
+    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, lanes, lanes_at, b_steps, b_step, count, columns, line,  # type: ignore[no-untyped-def]
                       sums, sums_at, add, every, b, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
         vectors, broken = columns[line + COUNT], 0
         size = height * vectors * width
@@ -81,13 +81,13 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 for k in range(count * block // filled, count * (block + 1) // filled, every):
                     prefetch(b, ahead + b_steps[ahead_step + k])
             if vectors == 1:
-                broken |= one(a, at, a_row, valid, a_steps, step, lanes, b_steps, b_step, count, sums, to, add,
+                broken |= one(a, at, a_row, valid, a_steps, step, lanes, lanes_at, b_steps, b_step, count, sums, to, add,
                               store, y, y_at, y_row, columns, line + MASKS, columns, line + TARGETS, bias, shift, relu)  # fmt: skip
             elif vectors == 2:
-                broken |= two(a, at, a_row, valid, a_steps, step, lanes, b_steps, b_step, count, sums, to, add,
+                broken |= two(a, at, a_row, valid, a_steps, step, lanes, lanes_at, b_steps, b_step, count, sums, to, add,
                               store, y, y_at, y_row, columns, line + MASKS, columns, line + TARGETS, bias, shift, relu)  # fmt: skip
             else:
-                broken |= three(a, at, a_row, valid, a_steps, step, lanes, b_steps, b_step, count, sums, to, add,
+                broken |= three(a, at, a_row, valid, a_steps, step, lanes, lanes_at, b_steps, b_step, count, sums, to, add,
                                 store, y, y_at, y_row, columns, line + MASKS, columns, line + TARGETS, bias, shift, relu)  # fmt: skip
         return broken
 
@@ -126,17 +126,14 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                   step, count, sums, sums_at, panel, add, every, ahead, ahead_step, last, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
         # The last chunk of a sum goes to y, the others to the sums. Numba would compile `multiply_rows` once more for literals.
         store = 0 if not last else _simd.WHOLE if columns[line + NEIGHBOURS] == ALL else _simd.SOME
-        # The lanes go on as an address: a variable that is one array or another would be counted as a reference by locked instructions.
-        at, vectors, table = at_b + columns[line + PLACES], columns[line + COUNT], step
-        if turned:
-            turn(panel, b, at_b + b_steps[step], columns, line, turned, count)
-            lanes, table = address(panel, 0), panel_table + (vectors - 1) * CHUNK
-        elif filled >= packed or not columns[line + NEIGHBOURS] or at + reach + vectors * width > b.size:
-            gather(panel, b, at_b, columns, line, b_steps, step, count, reach)
-            lanes, table = address(panel, 0), panel_table + (vectors - 1) * CHUNK
-        else:
-            lanes = address(b, at)
-        return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, lanes, b_steps, table, count, columns, line,
+        vectors, lanes, at, table = columns[line + COUNT], b, at_b + columns[line + PLACES], step
+        if turned or filled >= packed or not columns[line + NEIGHBOURS] or at + reach + vectors * width > b.size:
+            if turned:
+                turn(panel, b, at_b + b_steps[step], columns, line, turned, count)
+            else:
+                gather(panel, b, at_b, columns, line, b_steps, step, count, reach)
+            lanes, at, table = panel, 0, panel_table + (vectors - 1) * CHUNK
+        return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, lanes, at, b_steps, table, count, columns, line,
                              sums, sums_at, add, every, b, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
 
     @inline
@@ -246,6 +243,34 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                         broken |= store_some(sums, source + v * width, mask, y, to, apart, shifts, which, code == 1)
         return broken
 
+    @inline
+    def add_lines(a, at_a, a_row, a_steps, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, first, filled, b_steps,  # type: ignore[no-untyped-def]
+                  panel_table, step, stop, count, sums, base, panel, add, every, last, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
+        # A chunk of a tile's lines; while one is multiplied the next is asked for, behind the last the next chunk, or the next tile.
+        broken, lines = 0, columns.size // LINE
+        for i in range(count_lines):
+            ahead, ahead_step = at_b + columns[(line0 + (i + 1 if i + 1 < count_lines else 0)) * LINE + PLACES], step
+            if i + 1 == count_lines:
+                ahead_step = step + CHUNK
+                if ahead_step >= stop:
+                    ahead, ahead_step = at_b + columns[min(line0 + count_lines, lines - 1) * LINE + PLACES], 0
+            broken |= add_chunk(a, at_a, a_row, a_steps, b, at_b, turned, reach, columns, (line0 + i) * LINE, blocks, first, filled, b_steps,
+                                panel_table, step, count, sums, base + i * span, panel, add, every, ahead, ahead_step, last, y, y_place, y_row,
+                                bias, bias_at, relu)  # fmt: skip
+        return broken
+
+    @inline
+    def store_tile(sums, span, second, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, first, filled, place, y,  # type: ignore[no-untyped-def]
+                   y_row, bias, bias_at, zeros, code):  # fmt: skip
+        ask_rows(columns, stretches, starts, row_targets, line0, count_lines, blocks, first, place, y, y_row)
+        broken = 0
+        for slot in range(filled):
+            if slot + 1 < filled:
+                ask_rows(columns, stretches, starts, row_targets, line0, count_lines, blocks, first + slot + 1, place, y, y_row)
+            broken |= store_rows(sums, span, second, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, first + slot,
+                                 slot, place, y, y_row, bias, bias_at, zeros, code)  # fmt: skip
+        return broken
+
     def product(first, last, workers, scratch, a, b, y, bias, zeros, code, strange,  # type: ignore[no-untyped-def]
                 geometry, a_steps, b_steps, blocks, columns, stretches, starts, tails, row_targets):  # fmt: skip
         # THE ALGORITHM: y[row, lane] = Σ_step a[place(row) + a_steps[step]] · b[place(lane) + b_steps[step]].
@@ -257,7 +282,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         a_group, a_outer, a_row, b_group, b_outer = geometry[11], geometry[12], geometry[16], geometry[17], geometry[18]
         y_group, y_outer, y_piece, y_row, bias_group = geometry[22], geometry[23], geometry[24], geometry[25], geometry[26]
         planes, rows, every, apart, parts, first_steps = geometry[27], geometry[28], geometry[29], geometry[30], geometry[31], geometry[32]
-        span, lines = blocks_each * height * MOST * width, columns.size // LINE
+        turned, span, lines = geometry[33], blocks_each * height * MOST * width, columns.size // LINE
         room = lines_each * span
         second = room if parts > 1 else 0
         for worker in prange(workers):
@@ -286,16 +311,9 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                         at_b = group * b_group + n * b_outer + sample * geometry[19] + plane * geometry[20] + row * geometry[21]
                         count, add = min(CHUNK, stop - step), int(done % CHUNKS != 0)
                         last_chunk = straight and unit == end - 1
-                        for i in range(count_lines):
-                            following = columns[(line0 + i + 1 if i + 1 < count_lines else line0) * LINE + PLACES]
-                            ahead, ahead_step = at_b + following, step
-                            if i + 1 == count_lines:  # the next chunk, else the next tile
-                                ahead_step = step + CHUNK if step + CHUNK < stop else 0
-                                if ahead_step == 0:
-                                    ahead = at_b + columns[min(line0 + count_lines, lines - 1) * LINE + PLACES]
-                            broken |= add_chunk(a, at_a, a_row, a_steps, b, at_b, geometry[33], reach, columns, (line0 + i) * LINE, blocks,
-                                                block0, filled, b_steps, panel_table, step, count, sums, base + i * span, panel, add, every, ahead,
-                                                ahead_step, last_chunk, y, place, y_row, bias, bias_at, code == 1)  # fmt: skip
+                        broken |= add_lines(a, at_a, a_row, a_steps, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, block0,
+                                            filled, b_steps, panel_table, step, stop, count, sums, base, panel, add, every, last_chunk, y, place,
+                                            y_row, bias, bias_at, code == 1)  # fmt: skip
                         if len(tails) and line0 + count_lines == lines:
                             multiply_tails(a, at_a, a_row, a_steps, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums,
                                            base_tails, panel, add)  # fmt: skip
@@ -310,12 +328,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 if smooth:
                     activate_rows(y, place, y_row, columns, line0, count_lines if straight else 0, blocks, block0, filled, code)
                 if not straight:
-                    ask_rows(columns, stretches, starts, row_targets, line0, count_lines, blocks, block0, place, y, y_row)
-                for slot in range(0 if straight else filled):
-                    if slot + 1 < filled:
-                        ask_rows(columns, stretches, starts, row_targets, line0, count_lines, blocks, block0 + slot + 1, place, y, y_row)
-                    broken |= store_rows(sums, span, second, columns, stretches, starts, apart, row_targets, line0, count_lines,
-                                         blocks, block0 + slot, slot, place, y, y_row, bias, bias_at, zeros, code)  # fmt: skip
+                    broken |= store_tile(sums, span, second, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, block0,
+                                         filled, place, y, y_row, bias, bias_at, zeros, code)  # fmt: skip
                 for part in range(parts if len(tails) and line0 + count_lines == lines else 0):
                     broken |= store_tails(tail_sums, part * room_tails, part, tails, row_targets, a_row, blocks, block0, filled, place, y, y_row,
                                           bias, bias_at, code)  # fmt: skip

@@ -100,7 +100,7 @@ def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: in
         outer, runs, together = 1, lane_runs(p), _together(p)
         steps = math.prod(together)
         reps = p.batch * math.prod(p.output) // steps
-        vectors, lines = (sum(-(-size // each) for size in runs) for each in (width, width * isa.vectors))
+        vectors = sum(-(-size // width) for size in runs)
         lines = sum(line_counts(-(-size // width), isa.vectors)[0] for size in runs)
         scatters = p.flipped and p.filter != (1, 1, 1)
     elif p.channels_last:

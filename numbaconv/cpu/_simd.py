@@ -27,7 +27,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
 
         s[r, l] = Σ_k a[ai + r·row + a_steps[as + k]] · b[bi + b_steps[bs + k] + l] (+ tile[ti + r·L + l] if ``add``).
 
-    Its parameters are (a, ai, row, valid, a_steps, as, b + bi as an address, b_steps, bs, count, tile, ti, add, store, y, yi, y_row, masks, mi,
+    Its parameters are (a, ai, row, valid, a_steps, as, b, bi, b_steps, bs, count, tile, ti, add, store, y, yi, y_row, masks, mi,
     targets, di, bias, ci, relu). With ``store`` TO_TILE the sums go to the tile. Else bias[ci + r] (bias[ci + l] if ``per_lane``) is
     added, negative ones are replaced by 0 if ``relu``, and vector v of row r goes to y[yi + r·y_row + targets[di + v]]: the lanes that
     masks[mi + v] has bits for, side by side; or all of them, and those of v + 1 behind them, if WHOLE. It returns whether a sum stored
@@ -36,7 +36,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
     """
     rows = isa.rows
 
-    @vector_code(isa, dtype, "a[] row valid a_steps[] b@ b_steps[] count tile[] add store y[] y_row masks[] targets[] bias[] relu", returns=True)
+    @vector_code(isa, dtype, "a[] row valid a_steps[] b[] b_steps[] count tile[] add store y[] y_row masks[] targets[] bias[] relu", returns=True)
     def multiply(v: Vectors, a, row, valid, a_steps, b, b_steps, count, tile, add, store, y, y_row, masks, targets, bias, relu):  # type: ignore[no-untyped-def]
         builder, last = v.builder, v.builder.sub(valid, I64(1))
         kept = [builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last) for r in range(rows)]
