@@ -3,8 +3,8 @@
 A kernel is a range of tiles ``first … last``, each of which owns its outputs, so the result does not depend on who computes
 which. There are two ways to share them, from one kernel source:
 
-"pool"   (the default) a few Python threads draw batches of tiles, and the calling thread draws with them. Waiting threads sleep, any
-         number of callers can share it, it is rebuilt after a fork, and a Ctrl-C is seen between two batches.
+"pool"   (the default) a few Python threads draw batches of tiles, and the calling thread draws with them. Any number of callers can
+         share it, it is rebuilt after a fork, and a Ctrl-C is seen between two batches.
 "numba"  Numba's own threads (``parallel=True``). Less time to launch on an idle machine; its layers abort or hang where
          DESIGN's reliability rules ask for a result, so calls are serialised, and a forked child goes back to the pool.
 
@@ -14,16 +14,12 @@ Measured on two cores by benchmarks/threads.py: see the README's table.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import itertools
 import math
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numba
@@ -31,9 +27,9 @@ import numpy as np
 
 from numbaconv._jit import Kernel
 from numbaconv.arrays import CACHE_LINE, empty
+from numbaconv.cpu._pool import Job, Pool
 
 BATCH_SECONDS = 0.004  # long enough to hide a 13 µs hand-over, short enough for a prompt Ctrl-C
-YIELD_SECONDS = 0.3e-3  # a caller that sleeps at the end of a call is woken on the core of the thread that it waited for
 SERIAL_SECONDS = 60e-6  # below this a second thread costs more than it brings
 MOST_SHARED, TILE_MACS = 32, 1 << 20  # tiles for the threads to share; multiply-adds of one: some 20 µs
 FEW = 1 << 14  # bytes of scratch that are not worth the microseconds of aligning them
@@ -44,125 +40,7 @@ _mode = "pool"
 _threads: int | None = None
 _override: ContextVar[int | None] = ContextVar("numbaconv_threads", default=None)
 _numba_lock = threading.RLock()  # reentrant: a signal handler may call while its thread holds it
-
-
-def _find_getcpu() -> Callable[[], int]:
-    try:
-        return ctypes.CDLL(None).sched_getcpu
-    except (OSError, AttributeError, TypeError):
-        return lambda: -1
-
-
-current_cpu = _find_getcpu()  # the core that this thread runs on, −1 where the system does not say
-
-
-def move_off(cpus: set[int]) -> None:
-    """Leave a core of ``cpus``, where others of the same job run, for a free one, and add ours to the set.
-
-    Linux wakes a thread on the waker's core and lets both stay there: after 0.3 s without a call a second thread then brought
-    nothing (1.45 ms a call instead of 0.86, for many calls on end; Linux 6.18, benchmarks/threads.py). The thread stays off that
-    core until the next conflict: given back at the end of the job, the gain was lost (1.8 ms instead of 1.1 at first calls).
-    """
-    cpu = current_cpu()
-    if cpu in cpus and cpu >= 0:
-        if free := os.sched_getaffinity(os.getpid()) - cpus:
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, free)
-            cpu = current_cpu()
-    cpus.add(cpu)
-
-
-class _Job:
-    """One kernel launch: the batches not yet drawn and who is still at work."""
-
-    def __init__(self, kernel: Any, tiles: int, batches: int, scratch: Array, arguments: tuple[Any, ...]) -> None:
-        self.kernel, self.tiles, self.batches, self.scratch, self.arguments = kernel, tiles, batches, scratch, arguments
-        self.drawn, self.slots = itertools.count(), itertools.count()
-        self.lock, self.finished = threading.Lock(), threading.Semaphore(0)
-        self.helpers, self.closed, self.cancelled = 0, False, False
-        self.cpus = {current_cpu()}
-        self.error: BaseException | None = None
-
-    def draw(self) -> None:
-        """Compute batches until none is left."""
-        slot = next(self.slots)
-        scratch = self.scratch[slot : slot + 1]
-        while not self.cancelled and (batch := next(self.drawn)) < self.batches:
-            first, last = self.tiles * batch // self.batches, self.tiles * (batch + 1) // self.batches
-            self.kernel(first, last, 1, scratch, *self.arguments)
-
-    def help(self) -> None:
-        """Join in from a pool thread, unless the job is over."""
-        with self.lock:
-            if self.closed:
-                return
-            self.helpers += 1
-            move_off(self.cpus)
-        try:
-            self.draw()
-        except BaseException as error:
-            self.error, self.cancelled = error, True
-        finally:
-            with self.lock:
-                self.helpers -= 1
-                last = self.closed and self.helpers == 0
-            if last:
-                self.finished.release()
-
-    def finish(self) -> None:
-        """Wait for the helpers that joined; an interrupt cancels what they have not drawn and is raised after them."""
-        interrupt: BaseException | None = None
-        with self.lock:
-            self.closed = True
-            waiting = self.helpers > 0
-        end = time.perf_counter() + YIELD_SECONDS
-        while waiting:
-            try:
-                while self.helpers and time.perf_counter() < end:
-                    time.sleep(0)
-                self.finished.acquire()
-                waiting = False
-            except BaseException as caught:
-                interrupt, self.cancelled = caught, True
-        if interrupt or self.error:
-            raise interrupt or self.error  # type: ignore[misc]
-
-
-class _Pool:
-    """Threads that wait for jobs without spinning; they are daemons, started when first needed."""
-
-    def __init__(self) -> None:
-        self.jobs: SimpleQueue[_Job] = SimpleQueue()
-        self.lock, self.size = threading.RLock(), 0  # reentrant, for signal handlers
-
-    def run(self, job: _Job, helpers: int) -> None:
-        if self.size < helpers:
-            self._grow(helpers)
-        try:
-            for _ in range(helpers):
-                self.jobs.put(job)
-            job.draw()
-        except BaseException:
-            job.cancelled = True
-            raise
-        finally:
-            job.finish()
-
-    def _grow(self, helpers: int) -> None:
-        with self.lock:
-            while self.size < helpers:
-                try:
-                    threading.Thread(target=self._work, name=f"numbaconv-{self.size}", daemon=True).start()
-                except RuntimeError:  # no more threads to be had, or the interpreter is going down: the caller works alone
-                    return
-                self.size += 1
-
-    def _work(self) -> None:
-        while True:
-            self.jobs.get().help()
-
-
-_pool = _Pool()
+_pool = Pool()
 
 
 def fewest_tiles(macs: int) -> int:
@@ -177,13 +55,15 @@ def run(kernel: Kernel, tiles: int, scratch: tuple[int, Any], arguments: tuple[A
     workers, batches = 1, 1
     if seconds >= SERIAL_SECONDS:
         workers, batches = min(get_num_threads(), tiles), min(tiles, max(1, math.ceil(seconds / BATCH_SECONDS)))
+        if workers > 1 and _mode == "pool" and not _pool.pays(seconds):
+            workers = 1
     if workers == batches == 1:
         kernel.serial(0, tiles, 1, aligned(1, *scratch), *arguments)
     elif _mode == "numba" and workers > 1:
         _run_numba(kernel, tiles, workers, aligned(workers, *scratch), arguments, seconds)
     else:
         batches = min(tiles, max(batches, 4 * workers)) if workers > 1 else batches
-        job = _Job(kernel.serial, tiles, batches, aligned(workers, *scratch), arguments)
+        job = Job(kernel.serial, tiles, batches, aligned(workers, *scratch), arguments)
         _pool.run(job, workers - 1)
 
 
@@ -273,7 +153,7 @@ def get_threading() -> str:
 
 def _after_fork() -> None:
     global _pool, _mode, _numba_lock
-    _pool, _mode, _numba_lock = _Pool(), "pool", threading.RLock()
+    _pool, _mode, _numba_lock = Pool(), "pool", threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

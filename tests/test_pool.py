@@ -1,0 +1,133 @@
+"""The pool of threads by itself: jobs of Python functions, whose tiles are counted, that fail, take long, or come from many callers."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import numbaconv as nc
+from numbaconv.cpu import _waiting
+from numbaconv.cpu._pool import WAKE_SECONDS, Job, Pool
+
+SCRATCH = np.zeros((8, 1))
+
+
+def count(first: int, last: int, workers: int, scratch: np.ndarray, times: np.ndarray, who: set[int], seconds: float) -> None:
+    """Count how often each tile is computed, and by which thread."""
+    who.add(threading.get_ident())
+    time.sleep(seconds)
+    times[first:last] += 1
+
+
+def run(pool: Pool, tiles: int, batches: int, helpers: int, seconds: float = 0.0) -> tuple[np.ndarray, set[int]]:
+    times, who = np.zeros(tiles, int), set[int]()
+    pool.run(Job(count, tiles, batches, SCRATCH, (times, who, seconds)), helpers)
+    return times, who
+
+
+@pytest.mark.parametrize("helpers", [0, 1, 3])
+def test_every_tile_is_computed_once(helpers: int) -> None:
+    """Few batches and many, with pauses in which helpers fall asleep and without."""
+    pool = Pool()
+    for pause in (0.0, 0.0, 1e-3, 5e-3, 0.0):
+        for tiles, batches in ((1, 1), (7, 7), (100, 9), (1000, 500)):
+            times, _ = run(pool, tiles, batches, helpers)
+            assert (times == 1).all()
+        time.sleep(pause)
+    assert len(pool.helpers) == helpers
+
+
+def test_helpers_share_the_work() -> None:
+    """Batches that take long are drawn by as many threads as were asked for, woken or awake."""
+    pool = Pool()
+    for _ in range(3):
+        assert len(run(pool, 40, 40, 3, 0.002)[1]) == 4
+
+
+def test_callers_at_once() -> None:
+    """Results are right when several threads post jobs to the same helpers."""
+    pool, wrong = Pool(), []
+
+    def call() -> None:
+        for n in range(200):
+            times, _ = run(pool, 50 + n % 7, 1 + n % 11, 2)
+            wrong.extend(times[times != 1])
+
+    threads = [threading.Thread(target=call) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert not pool.running
+
+
+def test_an_error_in_a_helper_reaches_the_caller_and_the_pool_goes_on() -> None:
+    """Whoever meets it; the batches that nobody has drawn are dropped."""
+    pool, caller = Pool(), threading.get_ident()
+
+    def fail(first: int, last: int, workers: int, scratch: np.ndarray, in_helper: bool) -> None:
+        time.sleep(0.005)
+        if (threading.get_ident() != caller) == in_helper:
+            raise ArithmeticError("here")
+
+    for in_helper in (True, False):
+        with pytest.raises(ArithmeticError, match="here"):
+            pool.run(Job(fail, 50, 50, SCRATCH, (in_helper,)), 1)
+        assert not pool.running
+    assert (run(pool, 10, 10, 1)[0] == 1).all()
+
+
+def test_a_result_is_the_callers_alone() -> None:
+    """No helper refers to a result that has been returned: NumPy reuses and resizes arrays by their reference counts."""
+    x, w = np.ones((1, 32, 48, 48), np.float32), np.ones((32, 32, 3, 3), np.float32)
+    with nc.num_threads(2):
+        most = 0
+        for _ in range(300):
+            y = nc.conv2d(x, w)
+            most = max(most, sys.getrefcount(y))
+    assert y.base is None
+    assert most == 2  # the variable and the function's parameter
+
+
+def test_helpers_sleep_between_jobs() -> None:
+    """They look out for some tenths of a millisecond: a process that does nothing uses no processor time."""
+    pool = Pool()
+    run(pool, 4, 4, 2)
+    time.sleep(0.1)
+    start = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - start < 0.1
+    assert not any(pool.looking)
+
+
+def test_a_short_job_wakes_nobody_unless_calls_follow_each_other() -> None:
+    """And a long one is worth it always."""
+    pool = Pool()
+    assert not pool.pays(WAKE_SECONDS / 2)
+    assert pool.pays(WAKE_SECONDS)
+    assert pool.pays(WAKE_SECONDS / 2)
+    time.sleep(0.01)
+    assert not pool.pays(WAKE_SECONDS / 2)
+    pool.looking.append(True)
+    assert pool.pays(WAKE_SECONDS / 2)
+
+
+def test_waiting_ends() -> None:
+    """A thread that waits in compiled code comes back when the word changes, or else soon."""
+    job, posted = _waiting.words(), _waiting.words()
+    assert not _waiting.leaving.serial(job, posted, 0, 100, 0)
+    assert job[_waiting.LEFT] == 1
+    assert _waiting.leaving.serial(job, posted, 1, 100, 5)
+    job[_waiting.JOINED] = 3
+    _waiting.waiting.serial(job, 100)
+    waiter = threading.Thread(target=_waiting.waiting.serial, args=(job, 1 << 40))
+    waiter.start()
+    _waiting.leaving.serial(job, posted, 1, 0, 0)
+    waiter.join(10)
+    assert not waiter.is_alive()
+    assert 1e-10 < _waiting.look_seconds() < 1e-4
