@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import numbaconv as nc
-from numbaconv.cpu import _waiting
+from numbaconv.cpu import _parallel, _waiting
 from numbaconv.cpu._pool import WAKE_SECONDS, Job, Pool
 
 SCRATCH = np.zeros((8, 1))
@@ -23,9 +23,14 @@ def count(first: int, last: int, workers: int, scratch: np.ndarray, times: np.nd
     times[first:last] += 1
 
 
+def cut(tiles: int, batches: int) -> tuple[int, ...]:
+    """Return the bounds of batches that are alike."""
+    return tuple(tiles * n // batches for n in range(batches + 1))
+
+
 def run(pool: Pool, tiles: int, batches: int, helpers: int, seconds: float = 0.0) -> tuple[np.ndarray, set[int]]:
     times, who = np.zeros(tiles, int), set[int]()
-    pool.run(Job(count, tiles, batches, SCRATCH, (times, who, seconds)), helpers)
+    pool.run(Job(count, cut(tiles, batches), SCRATCH, (times, who, seconds)), helpers)
     return times, who
 
 
@@ -77,7 +82,7 @@ def test_an_error_in_a_helper_reaches_the_caller_and_the_pool_goes_on() -> None:
 
     for in_helper in (True, False):
         with pytest.raises(ArithmeticError, match="here"):
-            pool.run(Job(fail, 50, 50, SCRATCH, (in_helper,)), 1)
+            pool.run(Job(fail, cut(50, 50), SCRATCH, (in_helper,)), 1)
         assert not pool.running
     assert (run(pool, 10, 10, 1)[0] == 1).all()
 
@@ -115,6 +120,19 @@ def test_a_short_job_wakes_nobody_unless_calls_follow_each_other() -> None:
     assert not pool.pays(WAKE_SECONDS / 2)
     pool.looking.append(True)
     assert pool.pays(WAKE_SECONDS / 2)
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 7, 64, 1000])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_batches(tiles: int, workers: int) -> None:
+    """They cover all tiles, none is larger than allowed or than those before it, and only the last smaller than allowed."""
+    for least, most in ((1, 1), (1, 10), (4, 1000), (50, 60)):
+        sizes = np.diff(_parallel.batches(tiles, workers, least, most))
+        assert sizes.sum() == tiles
+        assert sizes.max() <= most
+        assert (np.diff(sizes) <= 0).all()
+        assert (sizes[:-1] >= min(least, most)).all()
+        assert sizes[0] <= max(least, -(-tiles // (2 * workers)))
 
 
 def test_waiting_ends() -> None:

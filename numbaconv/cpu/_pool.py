@@ -38,10 +38,10 @@ current_cpu = _find_getcpu()  # the core that this thread runs on, −1 where th
 
 
 class Job:
-    """One kernel launch: the batches not yet drawn and who is still at work."""
+    """One kernel launch: the batches not yet drawn, ``bounds[n]`` … ``bounds[n + 1]`` being one, and who is still at work."""
 
-    def __init__(self, kernel: Any, tiles: int, batches: int, scratch: Array, arguments: tuple[Any, ...]) -> None:
-        self.kernel, self.tiles, self.batches, self.scratch, self.arguments = kernel, tiles, batches, scratch, arguments
+    def __init__(self, kernel: Any, bounds: tuple[int, ...], scratch: Array, arguments: tuple[Any, ...]) -> None:
+        self.kernel, self.bounds, self.scratch, self.arguments = kernel, bounds, scratch, arguments
         self.drawn, self.slots = itertools.count(), itertools.count()
         self.lock, self.left = threading.Lock(), threading.Lock()
         self.left.acquire()  # until the last helper leaves a job that the caller has closed
@@ -53,8 +53,8 @@ class Job:
         """Compute batches until none is left."""
         slot = next(self.slots)
         scratch = self.scratch[slot : slot + 1]
-        while not self.cancelled and (batch := next(self.drawn)) < self.batches:
-            first, last = self.tiles * batch // self.batches, self.tiles * (batch + 1) // self.batches
+        while not self.cancelled and (batch := next(self.drawn)) < len(self.bounds) - 1:
+            first, last = self.bounds[batch], self.bounds[batch + 1]
             self.kernel(first, last, 1, scratch, *self.arguments)
 
     def help(self) -> None:

@@ -273,17 +273,18 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
 
     def transform_tiles(first, last, workers, scratch, x, v, geometry, image):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: v = Bᵀ d B for all tiles and steps.
-        # THE SCHEDULE: a tile of work is a block of tiles of one group.
+        # THE SCHEDULE: a tile of work is a vector of channels of a block of tiles of one group.
         channels, outer, tiles, size, blocks = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        pitch, step, R = geometry[7], geometry[10], geometry[16]
+        pitch, step, R, vectors = geometry[7], geometry[10], geometry[16], (channels + width - 1) // width
         for worker in prange(workers):
             strip = scratch[worker][_line_start(scratch[worker]) :]
             for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                group, tile = job // blocks, job % blocks * size
-                count, to = min(size, tiles - tile), job * positions * step
+                c, block = job % vectors * width, job // vectors
+                group, tile = block // blocks, block % blocks * size
+                count, to = min(size, tiles - tile), block * positions * step + c
                 for o in range(outer):
-                    at = group * channels * image[10]
-                    load_input(x, image, at, channels, tile, count, o // R, o % R, strip, v, to + o * channels, pitch, step)
+                    at = (group * channels + c) * image[10]
+                    load_input(x, image, at, min(width, channels - c), tile, count, o // R, o % R, strip, v, to + o * channels, pitch, step)
 
     def by_panels(first, last, workers, scratch, v, w, packed, y, bias, code, flags, geometry, image, result):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: as in by_tiles.
