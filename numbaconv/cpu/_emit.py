@@ -103,18 +103,18 @@ class Vectors:
             total = self.builder.add(total, value)
         return self.builder.gep(pointer, [total])
 
-    def load(self, pointer: Any, v: int = 0, mask: Any = None) -> Any:
-        """Load the v-th vector behind a pointer that need not be aligned; lanes outside of a mask are 0 and not touched."""
+    def load(self, pointer: Any, v: int = 0, mask: Any = None, others: Any = None) -> Any:
+        """Load the v-th vector behind a pointer that need not be aligned; lanes outside of a mask are not touched, and 0 or those of ``others``."""
         pointer = self._cast(pointer, v)
         if mask is None:
             return self.builder.load(pointer, align=self.size)
         if self.masks != "none":
-            return self._load_some(pointer, mask)
-        whole, some = lambda: [self.builder.load(pointer, align=self.size)], lambda: [self._load_some(pointer, mask)]
+            return self._load_some(pointer, mask, others)
+        whole, some = lambda: [self.builder.load(pointer, align=self.size)], lambda: [self._load_some(pointer, mask, others)]
         return self.choose(self.all(mask), whole, some)[0]
 
-    def _load_some(self, pointer: Any, mask: Any) -> Any:
-        return self.call(f"llvm.masked.load.{self.suffix}.p0", self.type, pointer, I32(self.size), mask, self.zero)
+    def _load_some(self, pointer: Any, mask: Any, others: Any) -> Any:
+        return self.call(f"llvm.masked.load.{self.suffix}.p0", self.type, pointer, I32(self.size), mask, self.zero if others is None else others)
 
     def store(self, value: Any, pointer: Any, v: int = 0, mask: Any = None, bits: tuple[Any, ...] = ()) -> None:
         """Store the v-th vector behind a pointer, or its lanes in a mask, or those whose bits are set in all of some integers."""

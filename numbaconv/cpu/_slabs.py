@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, unsigned
-from numbaconv.cpu import _emit, _parallel
+from numbaconv.cpu import _emit, _parallel, _rolls
 from numbaconv.cpu._grid import Reads, reads
 from numbaconv.cpu._simd_stencil import Slab, lane_sums, prefetch, slab, slab_dots
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
@@ -62,6 +62,10 @@ def passes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
     """Return the passes in which p, of which ``op`` is asked, can be done, none if it cannot. Worked out once per problem."""
     key = ("slabs", op, _emit.host().name, dtype)
     if key not in p.derived:
+        rolls = _rolls.plan(p, _emit.host(), dtype) if op != "wgrad" else None
+        if rolls:
+            p.derived[key] = [rolls]
+            return p.derived[key]
         seen = _in_vectors(p, _emit.host().width(dtype))
         columns = reads(seen, 2) if _possible(seen, op) else []
         p.derived[key] = [_pass(seen, op, _emit.host(), dtype, rows, columns) for rows in reads(seen, 1)] if columns else []
@@ -192,6 +196,8 @@ def _starts(outputs: int, each: int, twice: bool) -> Array:
 
 def work(found: list[Pass], p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
     """Count the passes, what is loaded and multiplied in them (elements of vectors), and what moves between memory and cache."""
+    if isinstance(found[0], _rolls.Rolls):
+        return _rolls.work(found[0], p, dtype)
     counts, width = dict.fromkeys(("pass", "row", "term", "sum", "move"), 0.0), _emit.host().vector_bytes / 4
     for part in found:
         shape, planes = part.shape, p.batch * p.output[0] * (p.out_channels // part.shape.channels)

@@ -4,6 +4,7 @@ Depthwise and grouped layers, images, FIR filters. A block of outputs copies wha
 own, with strides and transposed strides split into phases (see `_blocks`), so that a tap is an offset and a vector load. A
 tile of rows × one vector of outputs then stays in registers over all taps, and a loaded vector feeds a tap of each row above it.
 The lanes of a vector are neighbouring outputs of a row, or, where rows are short or channels last, neighbouring channels.
+Planes of most depthwise layers and images need no such copy: `_rolls` and `_slabs` read them where they lie.
 dgrad is the fprop of the transposed problem.
 """
 

@@ -1,0 +1,128 @@
+"""Strips that move down a plane: every stride, dilation, padding and size against the reference, and where they are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+import numbaconv as nc
+from numbaconv import reference
+from numbaconv.cpu import _emit, _rolls, _slabs, stencil
+from numbaconv.problem import ConvProblem, Options
+
+FLOATS = [np.float32, np.float64]
+WIDE = pytest.mark.skipif(_emit.host().masks != "registers", reason="needs masks in registers")
+
+
+def rolled(p: ConvProblem, op: str, dtype: Any = np.float32) -> _rolls.Rolls | None:
+    """Return how an operation is done in strips, or None."""
+    found = _slabs.passes(stencil._forward(p, op), op, np.dtype(dtype))  # type: ignore[arg-type]
+    return found[0] if found and isinstance(found[0], _rolls.Rolls) else None
+
+
+def check(p: ConvProblem, rng: np.random.Generator, dtype: Any = np.float32, ops: tuple[str, ...] = ("fprop", "dgrad")) -> None:
+    """Compare small integers, whose sums are exact."""
+    x, w, dy = (rng.integers(-4, 5, p.shape(t)).astype(dtype) for t in ("x", "w", "y"))
+    for op in ops:
+        a, expected = (x if op == "fprop" else dy), reference.run(p, op, x if op == "fprop" else dy, w)  # type: ignore[arg-type]
+        for threads in (1, 3):
+            with nc.num_threads(threads):
+                out = np.full(expected.shape, np.nan, dtype)
+                stencil.run(p, op, a, w, out, Options())  # type: ignore[arg-type]
+                np.testing.assert_array_equal(out, expected, err_msg=f"{op} {p}")
+
+
+@pytest.mark.parametrize("taps", [(3, 3), (2, 5), (5, 5)], ids=str)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2), (2, 1)], ids=str)
+def test_sizes(taps: tuple[int, int], stride: tuple[int, int], rng: np.random.Generator) -> None:
+    """Planes narrower than half a vector, of several strips, taller than a tile; an odd number of planes."""
+    for size in ((2, 3), (7, 7), (8, 8), (9, 17), (14, 14), (15, 33), (67, 5), (130, 20), (9, 70), (6, 128)):
+        for pad in ((0, 0), (taps[0] // 2, taps[1] // 2)):
+            if all(n + 2 * q >= t for n, q, t in zip(size, pad, taps, strict=True)):
+                check(ConvProblem.from_shapes((1, 3, *size), (3, 1, *taps), rank=2, stride=stride, padding=pad, groups=3), rng)
+
+
+@WIDE
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_random_problems(dtype: Any, rng: np.random.Generator) -> None:
+    """Dilations, unequal paddings, several filters to a group, flipped filters, batches, slices of volumes."""
+    counts = {"fprop": 0, "dgrad": 0}
+    for _ in range(25):
+        taps, stride, dilation = ([int(n) for n in rng.integers(1, most + 1, 2)] for most in (5, 2, 2))
+        low, high = ([int(n) for n in rng.integers(0, 4, 2)] for _ in range(2))
+        size, groups, filters = [int(n) for n in rng.integers(1, 40, 2)], int(rng.integers(1, 5)), int(rng.integers(1, 3))
+        if any(n + a + b < (t - 1) * d + 1 for n, a, b, t, d in zip(size, low, high, taps, dilation, strict=True)):
+            continue
+        slices = int(rng.integers(1, 3))
+        p = ConvProblem.from_shapes(
+            (2, groups, slices, *size), (groups * filters, 1, 1, *taps), rank=3, stride=(1, *stride), dilation=(1, *dilation), groups=groups,
+            padding=((0, 0), *zip(low, high, strict=True)),
+        )  # fmt: skip
+        p = replace(p, flipped=bool(rng.integers(2)), derived={})
+        ops = tuple(op for op in counts if rolled(p, op, dtype))
+        check(p, rng, dtype, ops)
+        for op in ops:
+            counts[op] += 1
+    assert min(counts.values()) > 5, counts
+
+
+@WIDE
+def test_where_strips_are_used() -> None:
+    """Depthwise layers of real networks and images; not where slabs are quicker or rows are added beyond the input."""
+
+    def layer(size: int, taps: int, **options: Any) -> ConvProblem:
+        return ConvProblem.from_shapes((1, 8, size, size), (8, 1, taps, taps), rank=2, padding=taps // 2, groups=8, **options)
+
+    for size, taps, stride in ((112, 3, 1), (56, 3, 1), (14, 3, 1), (7, 3, 1), (28, 5, 1), (112, 3, 2), (14, 3, 2), (14, 5, 2)):
+        p = layer(size, taps, stride=stride)
+        assert rolled(p, "fprop") and rolled(p, "dgrad"), p
+    assert not rolled(layer(56, 7), "fprop") and not rolled(layer(7, 5), "fprop")
+    assert rolled(ConvProblem.from_shapes((1, 1, 512, 512), (4, 1, 5, 5), rank=2), "fprop")
+    assert not rolled(ConvProblem.from_shapes((1, 2, 32, 32), (2, 2, 3, 3), rank=2), "fprop"), "two channels in a group"
+    assert not rolled(ConvProblem.from_shapes((1, 1, 3, 32), (1, 1, 2, 3), rank=2, padding=((90, 90), (0, 0))), "fprop"), "a band of padding alone"
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"groups": 1}], ids=str)
+def test_bias_and_activations(dtype: Any, options: dict[str, int], rng: np.random.Generator) -> None:
+    """Each is applied once to every output, also to those that overlapping strips compute twice."""
+    groups = options.get("groups", 5)
+    for size in ((7, 7), (30, 37), (70, 20)):
+        x, w, bias = (rng.integers(-3, 4, s).astype(dtype) for s in ((2, groups, *size), (5, 1, 3, 3), (5,)))
+        how = {"padding": 1, "groups": groups, "method": "stencil", "stride": options.get("stride", 1)}
+        sums = nc.conv2d(x, w, **{**how, "method": "direct"}) + bias[:, None, None]
+        for activation, expected in ((None, sums), ("relu", np.maximum(sums, 0)), ("silu", sums * expit(sums)), ("tanh", np.tanh(sums))):
+            out = np.full(sums.shape, np.nan, dtype)
+            nc.conv2d(x, w, bias, activation=activation, out=out, **how)
+            np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(7, 7), (14, 14), (30, 37)], ids=str)
+def test_nothing_else_is_written(size: tuple[int, int], stride: int, rng: np.random.Generator) -> None:
+    x, w = rng.standard_normal((1, 3, *size), dtype=np.float32), rng.standard_normal((3, 1, 3, 3), dtype=np.float32)
+    how = {"padding": 1, "groups": 3, "stride": stride, "method": "stencil"}
+    y = nc.conv2d(x, w, **how)
+    for result, call in ((y, lambda out: nc.conv2d(x, w, out=out, **how)), (x, lambda out: nc.conv2d_grad_input(y, w, x.shape, out=out, **how))):
+        room = np.full(result.size + 128, np.nan, np.float32)
+        call(room[64 : 64 + result.size].reshape(result.shape))
+        assert np.isnan(room[:64]).all() and np.isnan(room[-64:]).all() and not np.isnan(room[64:-64]).any()
+
+
+def test_values_that_are_not_finite(rng: np.random.Generator) -> None:
+    """They reach the outputs that meet them and no others, and padding times infinity is no term of any sum."""
+    for stride in (1, 2):
+        for size in ((7, 7), (20, 33)):
+            p = ConvProblem.from_shapes((1, 3, *size), (3, 1, 3, 3), rank=2, padding=1, groups=3, stride=stride)
+            x, w = (rng.integers(-3, 4, p.shape(t)).astype(np.float32) for t in ("x", "w"))
+            for which, value in ((x, np.nan), (x, np.inf), (w, -np.inf), (w, np.nan)):
+                before = which.flat[4]
+                which.flat[4] = value
+                out = np.full(p.shape("y"), 7, np.float32)
+                stencil.run(p, "fprop", x, w, out, Options())
+                np.testing.assert_array_equal(out, reference.run(p, "fprop", x, w))
+                which.flat[4] = before
