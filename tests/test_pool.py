@@ -87,6 +87,38 @@ def test_an_error_in_a_helper_reaches_the_caller_and_the_pool_goes_on() -> None:
     assert (run(pool, 10, 10, 1)[0] == 1).all()
 
 
+def test_threads_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller does all the work, and nothing is left behind."""
+    pool = Pool()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", lambda thread: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+        for _ in range(20):
+            assert (run(pool, 10, 5, 3)[0] == 1).all()
+    assert pool.jobs.empty() and not pool.helpers and len(pool.looking) <= 3 and not pool.running
+    assert len(run(pool, 40, 40, 3, 0.002)[1]) == 4
+
+
+def test_an_interrupt_waits_for_helpers() -> None:
+    """One that comes when the caller has no more to do cancels what nobody has drawn, and is raised when no helper writes any more."""
+    pool, working = Pool(), []
+
+    class Interrupted(Job):
+        def draw(self) -> None:
+            if threading.current_thread() is threading.main_thread():
+                time.sleep(0.05)
+                raise KeyboardInterrupt
+            super().draw()
+
+    def slow(first: int, last: int, workers: int, scratch: np.ndarray) -> None:
+        working.append(1)
+        time.sleep(0.2)
+        working.pop()
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.run(Interrupted(slow, cut(50, 50), SCRATCH, ()), 2)
+    assert not working and not pool.running
+
+
 def test_a_result_is_the_callers_alone() -> None:
     """No helper refers to a result that has been returned: NumPy reuses and resizes arrays by their reference counts."""
     x, w = np.ones((1, 32, 48, 48), np.float32), np.ones((32, 32, 3, 3), np.float32)

@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 def _find_getcpu() -> Callable[[], int]:
     try:
-        return ctypes.CDLL(None).sched_getcpu if hasattr(os, "sched_setaffinity") else lambda: -1
+        return ctypes.PyDLL(None).sched_getcpu if hasattr(os, "sched_setaffinity") else lambda: -1
     except (OSError, AttributeError, TypeError):
         return lambda: -1
 
@@ -78,15 +78,17 @@ class Job:
     def finish(self) -> None:
         """Wait for the helpers that joined; an interrupt cancels what they have not drawn and is raised after them."""
         interrupt: BaseException | None = None
-        with self.lock:
-            self.closed = True
-            waiting = self.helpers > 0
-        while waiting:
+        while True:
             try:
-                self.left.acquire()
-                waiting = False
+                with self.lock:
+                    self.closed = True
+                    waiting = self.helpers > 0
+                if waiting:
+                    self.left.acquire()
+                break
             except BaseException as caught:
                 interrupt, self.cancelled = caught, True
+        self.arguments = ()  # helpers may refer to the job a little longer: what it computed is its caller's alone
         if interrupt or self.error:
             raise interrupt or self.error  # type: ignore[misc]
 
@@ -111,6 +113,7 @@ class Pool:
         """Run a job with so many helpers, or as many as there can be; with none it can still be interrupted."""
         if len(self.helpers) < helpers:
             self._grow(helpers)
+        helpers = min(helpers, len(self.helpers))
         try:
             self.running.add(job)
             if helpers:
@@ -122,8 +125,10 @@ class Pool:
             job.cancelled = True
             raise
         finally:
-            self.running.discard(job)
-            job.finish()
+            try:
+                job.finish()
+            finally:
+                self.running.discard(job)
 
     def _post(self, job: Job, helpers: int) -> None:
         if len(self.running) == 1:
@@ -141,17 +146,18 @@ class Pool:
         if cpu == self.avoided or cpu < 0:
             return
         self.avoided = cpu
-        if free := os.sched_getaffinity(os.getpid()) - {cpu}:
+        with contextlib.suppress(OSError):
+            allowed = os.sched_getaffinity(0)
             for helper in self.helpers:
-                with contextlib.suppress(OSError):
-                    os.sched_setaffinity(helper.native_id or 0, free)
+                os.sched_setaffinity(helper.native_id, allowed - {cpu} or allowed)  # type: ignore[arg-type]
 
     def _grow(self, size: int) -> None:
+        _waiting.look_seconds()  # compiled before there are threads, since a fork must not meet one of them at it
         with self.lock:
             while len(self.helpers) < size:
                 name = f"numbaconv-{len(self.helpers)}"
                 helper = threading.Thread(target=self._work, args=(len(self.helpers),), name=name, daemon=True)
-                self.looking.append(False)
+                self.looking += [False] * (size - len(self.looking))
                 try:
                     helper.start()
                 except RuntimeError:  # no more threads to be had, or the interpreter is going down: the caller works alone
@@ -173,4 +179,4 @@ class Pool:
                 continue
             job.help()
             left = job.words
-            del job  # a result that its caller has got back is referred to by nobody else
+            del job

@@ -1,9 +1,10 @@
-"""The quick way of `stencil` where a group has one channel of input: strips of outputs that move down a plane.
+"""The quick way of `stencil` for small filters: strips of outputs that move down a plane.
 
-For fprop and dgrad of planes (channels first), depthwise layers and images, with filters whose factors all stay in registers,
-strides of 1 or 2 and any dilation. A vector of x is loaded once per column of taps and multiplied into all the rows of outputs that it meets,
-each row is complete and stored after the last row of x that it needs; nothing is done per tile of outputs. A strided
-dgrad is done in one go: rows and columns of its outputs fall into phases, each with some of the taps.
+For fprop and dgrad of planes (channels first), with strides of 1 or 2 and any dilation: depthwise layers and images, one filter after the other,
+its factors in registers; layers with few channels in a group, several filters at a time. A vector of x is loaded once per column
+of taps and multiplied into all the rows of outputs that it meets; each row is stored after the last row of x that it needs, and
+nothing is done per tile of outputs. A strided dgrad is done in one go: rows and columns of its outputs fall into phases, each
+with some of the taps.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from numba import prange
 from numbaconv._jit import Kernel, inline
 from numbaconv.cpu import _emit
 from numbaconv.cpu._grid import Reads, reads
-from numbaconv.cpu._simd_roll import Roll, roll
+from numbaconv.cpu._simd_roll import Roll, roll, roll_filters
 from numbaconv.cpu.bias import activate
-from numbaconv.problem import ConvProblem
+from numbaconv.problem import ConvProblem, Op
 
 REGISTERS = 32  # of vectors. Of strips two vectors wide all values are kept there, of others a few may not be:
 MOST_REGISTERS = 40  # 5×5 with a stride of 2, dgrad, 172 → 92 µs; beside each other, 240 planes of 28² took 130 instead of 125
 FEW = 9  # factors of narrow planes, whose rows do not fill a vector; a slab's do (5×5 on 1152 of 7²: 69 µs instead of 93)
 LONGEST, WIDEST = 64, 1 << 14  # rows of outputs of a tile; columns of all
+MOST_TERMS = 512  # multiply-adds of a step, which are all written out
 ABSENT = -(1 << 40)
+MOST_TAPS = 256  # terms of an output's sum, which has one accumulator
 Array = np.ndarray[Any, Any]
 
 
@@ -36,56 +39,64 @@ class Rolls(NamedTuple):
 
     shape: Roll
     kernel: Kernel
-    tables: tuple[Array, Array, Array]  # geometry, blocks: see `roll`; the offsets of the filter's taps
+    tables: tuple[Array, Array, Array]  # geometry, blocks: see `_Strip`; the offsets of the filter's taps
     tiles: int
+    scratch: int  # elements a thread
 
 
-def plan(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any]) -> Rolls | None:
+def plan(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> Rolls | None:
     """Return how fprop is done in strips, None if it can't be or slabs are quicker."""
     if not _possible(p) or isa.masks != "registers":
         return None
     rows, columns, width, count = reads(p, 1), reads(p, 2), isa.width(dtype), p.batch * p.out_channels * p.output[0]
-    each = max(part.outputs for part in columns)
-    shape, base, groups = _shape(p, rows, columns)
-    if each <= width or shape.registers > REGISTERS:
-        shape = shape._replace(beside=1)
+    each, terms = max(part.outputs for part in columns), math.prod(max(len(part.taps) for part in parts) for parts in (rows, columns))
+    whole = all(sum(len(part.taps) for part in parts) == taps for parts, taps in zip((rows, columns), p.filter[1:], strict=True))
+    if not (whole and terms * (p.in_channels // p.groups) <= MOST_TAPS):  # outputs of one column have one phase, and no use for the other's taps
+        return None
+    found = _shape(p, rows, columns, each > width)
+    if found is None:
+        return None
+    shape, base, groups = found
     high = -(-p.output[1] // (-(-p.output[1] // LONGEST) * len(rows))) * len(rows)
     bands = -(-p.output[1] // high)
-    if 2 * each <= width and bands == 1 and count > 1:
+    if 2 * each <= width and bands == 1 and count > 1 and not shape.filters:
         if shape.across == shape.phases == 1 and shape.high * shape.wide > FEW:
             return None
         shape = shape._replace(planes=max(shape.across, shape.phases))
     earliest, latest = -((base + shape.down - 1) // shape.down), (p.input[1] - 1 - base) // shape.down + 1  # steps that read rows of x
     begins, ends = (np.arange(bands) * high // len(rows), -(-np.minimum(p.output[1], (np.arange(bands) + 1) * high) // len(rows)))
-    read = np.minimum(ends, latest) - np.maximum(begins - max(shape.lags), earliest)
-    if shape.registers > MOST_REGISTERS or earliest > 0 or (read < 1).any():  # rows of padding alone
+    read = np.minimum(ends, latest) - np.maximum(begins - shape.before, earliest)
+    if earliest > -max(shape.ahead) or (read < 1).any():  # rows of padding alone
         return None
     blocks = _blocks(p, shape, groups, each, width)
     taps = np.array([r * p.filter[2] + s for r in _numbers(rows) for s in _numbers(columns)], np.int64)
+    channels, filters, volume, together = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.filter), max(1, shape.filters)
+    strides = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
     geometry = (
-        bands, p.output[0], p.out_channels, p.out_channels // p.groups, *p.input[1:], *p.output[1:], base, high, len(taps), earliest, latest,
+        bands, p.output[0], p.out_channels, filters, channels, *p.input[1:], *p.output[1:], base, high, earliest, latest, volume, *strides,
     )  # fmt: skip
-    return Rolls(shape, _kernel(isa, dtype, shape), (np.array(geometry, np.int64), blocks, taps), -(-count // shape.planes) * bands)
+    tiles, kernel = -(-count // (shape.planes * together)) * bands, _filters_kernel if shape.filters else _kernel
+    return Rolls(shape, kernel(isa, dtype, shape), (np.array(geometry, np.int64), blocks, taps), tiles, channels * volume * shape.filters)
 
 
 def _possible(p: ConvProblem) -> bool:
-    (T, R, S), (_, P, Q) = p.filter, p.output
+    (T, R, _), (_, P, Q) = p.filter, p.output
     planes = T == p.stride[0] == p.input_dilation[0] == 1 and p.low[0] == 0 and p.output[0] == p.input[0] and not p.channels_last
-    return (
-        planes and p.in_channels == p.groups and 0 not in p.gemm_shape("fprop") and 1 < R and R * S < MOST_REGISTERS
-        and 1 < P and Q <= WIDEST and max(*p.stride, *p.input_dilation) <= 2
-    )  # fmt: skip
+    steps = all((s, u) in ((1, 1), (2, 1), (1, 2)) for s, u in zip(p.stride, p.input_dilation, strict=True))
+    small = 0 not in p.gemm_shape("fprop") and steps and max(p.filter) <= WIDEST
+    return planes and small and 1 < R and 1 < P and Q <= WIDEST
 
 
 def work(found: Rolls, p: ConvProblem, dtype: np.dtype[Any]) -> dict[str, float]:
     """Count what is loaded and multiplied (elements of vectors), and what moves between memory and cache."""
     shape, blocks = found.shape, found.tables[1]
-    steps = -(-p.output[1] // shape.up) + found.tables[0][0] * max(shape.lags)
-    vectors = p.batch * p.out_channels * p.output[0] * len(blocks) * float(steps) * shape.beside * _emit.host().vector_bytes / 4
+    steps = -(-p.output[1] // shape.up) + found.tables[0][0] * shape.before
+    strips = p.batch * p.out_channels // max(1, shape.filters) * p.output[0] * len(blocks) * float(steps)
+    channels = strips * (p.in_channels // p.groups) * _emit.host().vector_bytes / 4
     return {
         "pass": 1,
-        "row": vectors * shape.down * len(shape.groups) * shape.across,
-        "term": vectors * sum(len(met) for met in shape.rows) * sum(len(group) for group in shape.groups),
+        "row": channels * shape.down * len(shape.groups) * shape.across * shape.beside,
+        "factor" if shape.filters else "term": channels * shape.terms,
         "move": (math.prod(p.shape("x")) + math.prod(p.shape("y"))) * dtype.itemsize / 4,
     }
 
@@ -95,28 +106,38 @@ def _numbers(parts: list[Reads]) -> list[int]:
     return [tap for part in parts for tap, _ in part.taps]
 
 
-def _shape(p: ConvProblem, rows: list[Reads], columns: list[Reads]) -> tuple[Roll, int, list[int]]:
-    """Return the shape, the first row of x that step 0 reads if it completes row 0, and what groups are off in a row of x."""
+def _shape(p: ConvProblem, rows: list[Reads], columns: list[Reads], wide: bool) -> tuple[Roll, int, list[int]] | None:
+    """Return the shape, the first row of x that step 0 reads if it completes row 0, and what groups are off in a row of x; None if nothing fits."""
     (_, down, across), offsets = p.stride, [offset for part in rows for _, offset in part.taps]
     base = max(offsets) - (down - 1)
     met: list[list[tuple[int, int, int]]] = [[] for _ in range(down)]
-    lags, number = [], 0
+    lags, ahead, numbers = [], [], iter(range(p.filter[1]))
     for e, part in enumerate(rows):
-        lag = 0
-        for _, offset in part.taps:
-            j = (offset - base) % down
-            met[j].append((number, e, (base + j - offset) // down))
-            lag, number = max(lag, met[j][-1][2]), number + 1
-        lags.append(lag)
+        found = [divmod(base + down - 1 - offset, down) for _, offset in part.taps] or [(0, 0)]
+        ahead.append(min(lag for lag, _ in found))
+        lags.append(max(lag for lag, _ in found) - ahead[-1])
+        for _, (lag, above) in zip(part.taps, found, strict=False):
+            met[down - 1 - above].append((next(numbers), e, lag - ahead[-1]))
     groups: dict[int, list[tuple[int, int, int]]] = {}
     numbers = iter(range(p.filter[2]))
     for e, part in enumerate(columns):
         for _, offset in part.taps:
             groups.setdefault(offset // across, []).append((next(numbers), e, offset % across))
+    in_order = sorted(groups)
     shape = Roll(
-        tuple(map(tuple, met)), tuple(lags), tuple(tuple(groups[m]) for m in sorted(groups)), *p.filter[1:], len(columns), across, 2, 1
+        tuple(map(tuple, met)), tuple(lags), tuple(ahead), tuple(tuple(groups[m]) for m in in_order), *p.filter[1:], len(columns), across, 1, 1, 0
     )  # fmt: skip
-    return shape, base, [m * across for m in sorted(groups)]
+    fitting = [shape._replace(filters=f, beside=beside) for f, beside in _ways(p, wide)]
+    fitting = [s for s in fitting if s.registers <= (REGISTERS if s.beside > 1 or s.filters else MOST_REGISTERS) and s.terms <= MOST_TERMS]
+    return (fitting[0], base, [m * across for m in in_order]) if fitting else None
+
+
+def _ways(p: ConvProblem, wide: bool) -> list[tuple[int, int]]:
+    """Return how many filters may be computed together, and how many vectors next to each other, the best first."""
+    if p.in_channels == p.groups == p.out_channels:
+        return [(0, 2), (0, 1)] if wide else [(0, 1)]
+    filters = [f for f in (8, 6, 4, 3, 2) if p.out_channels // p.groups % f == 0]
+    return [(f, beside) for f in filters for beside in ((2, 1) if wide else (1,))] + [(1, 1)]
 
 
 def _blocks(p: ConvProblem, shape: Roll, groups: list[int], each: int, width: int) -> Array:
@@ -139,60 +160,92 @@ def _blocks(p: ConvProblem, shape: Roll, groups: list[int], each: int, width: in
     return np.concatenate([part.reshape(len(first), -1) for part in tables], 1).astype(np.int64)
 
 
+def _name(isa: _emit.Isa, dtype: np.dtype[Any], shape: Roll) -> str:
+    return f"-{isa.name}-{dtype.name}-{hashlib.sha256(repr(shape).encode()).hexdigest()[:16]}"
+
+
 @functools.cache
 def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
-    compute, down, up, before, zero, lowest = (
-        roll(isa, dtype, shape),
-        shape.down,
-        shape.up,
-        max(shape.lags),
-        dtype.type(0),
-        dtype.type(-np.inf),
-    )
-    pairs = shape.planes == 2
-
-    @inline
-    def following(z, k, filter, group, image, Z, K, per_g):  # type: ignore[no-untyped-def]
-        # The next plane of outputs: counted on rather than divided, which takes as long as a small plane.
-        z += 1
-        if z == Z:
-            z, k, filter = 0, k + 1, filter + 1
-            if filter == per_g:
-                filter, group = 0, group + 1
-            if k == K:
-                k, group, image = 0, 0, image + 1
-        return z, k, filter, group, image
+    compute, down, up, before, pairs = roll(isa, dtype, shape), shape.down, shape.up, shape.before, shape.planes == 2
+    zero, lowest = dtype.type(0), dtype.type(-np.inf)
 
     def rolls(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, blocks, taps):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: y[n,k,z,p,q] = Σ_r Σ_s w[k,r,s] · x[n,g,z,p·stride + r·dilation − low,q·stride + s·dilation − low], g = k's group.
+        # THE ALGORITHM: y[n,k,z,p,q] = Σ_r Σ_s w[k,r,s] · x[n,k,z,p·stride + r·dilation − low,q·stride + s·dilation − low].
         # THE SCHEDULE: a tile is a band of rows of one plane, or of two narrow ones, a strip of it after the other.
-        bands, Z, K, per_g, H, W, P, Q = (geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6], geometry[7])
-        base, rows, volume, earliest, latest = geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
-        least, C, planes = zero if code == 1 else lowest, K // per_g, y.size // (P * Q)
+        bands, Z, K, H, W, P, Q = geometry[0], geometry[1], geometry[2], geometry[5], geometry[6], geometry[7], geometry[8]
+        base, rows, earliest, latest, volume = geometry[9], geometry[10], geometry[11], geometry[12], geometry[13]
+        least, planes = zero if code == 1 else lowest, y.size // (P * Q)
         for worker in prange(workers):
             start, stop = first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers
             plane, top, found = start // bands * (1 + pairs), start % bands * rows, 0
-            image, k, z = plane // (Z * K), plane // Z % K, plane % Z
-            group, filter = k // per_g, k % per_g
+            k, z = plane // Z % K, plane % Z
             for _ in range(start, stop):
-                at_x, at_y, count, at_k, other = ((image * C + group) * Z + z) * H * W, plane * P * Q + top * Q, min(rows, P - top), k, 0
-                next_x = next_k = 0
-                if pairs and plane + 1 < planes:
-                    z, k, filter, group, image = following(z, k, filter, group, image, Z, K, per_g)
-                    next_x, next_k, other = ((image * C + group) * Z + z) * H * W - at_x, k - at_k, 1
-                low, high = top // up - before, (top + count + up - 1) // up  # steps, those that read from ``begin`` on
+                at_x, at_y, at_k, at_top, other = plane * H * W, plane * P * Q + top * Q, k, top, k
+                more, count = int(pairs and plane + 1 < planes), min(rows, P - top)
+                top += rows
+                if top >= P:  # counted on rather than divided, which takes as long as a small plane
+                    for step in range(1 + pairs):
+                        top, plane, z = 0, plane + 1, z + 1
+                        if z == Z:
+                            z, k = 0, k + 1 if k + 1 < K else 0
+                        if more and step == 0:
+                            other = k
+                low, high = at_top // up - before, (at_top + count + up - 1) // up  # steps, those that read from ``begin`` on
                 begin, end = max(low, earliest), min(high, latest)
                 for block in range(len(blocks)):
                     found |= compute(x, at_x, W, H, base + begin * down, end - begin, high - end, w, at_k * volume, taps, 0,
-                                     blocks, block * blocks.shape[1], y, at_y, Q, begin * up - top, count, bias, at_k, least,
-                                     next_x, next_k * volume, other * P * Q, next_k)  # fmt: skip
+                                     blocks, block * blocks.shape[1], y, at_y, Q, begin * up - at_top, count, bias, at_k, least,
+                                     more * H * W, (other - at_k) * volume, more * P * Q, other - at_k)  # fmt: skip
                 if code > 1:
-                    activate(y, at_y, count * Q + other * P * Q, code)
-                top += rows
-                if top >= P:
-                    top, plane = 0, plane + 1 + pairs
-                    z, k, filter, group, image = following(z, k, filter, group, image, Z, K, per_g)
+                    activate(y, at_y, count * Q + more * P * Q, code)
             if found:
                 broken[0] = 1
 
-    return Kernel(rolls, f"-{isa.name}-{dtype.name}-{hashlib.sha256(repr(shape).encode()).hexdigest()[:16]}")
+    return Kernel(rolls, _name(isa, dtype, shape))
+
+
+@functools.cache
+def _filters_kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
+    compute, down, up, before, together = roll_filters(isa, dtype, shape), shape.down, shape.up, shape.before, shape.filters
+    zero, lowest = dtype.type(0), dtype.type(-np.inf)
+
+    @inline
+    def pack(w, at, wk, wc, channels, taps, packed):  # type: ignore[no-untyped-def]
+        i = 0
+        for c in range(channels):
+            for tap in taps:
+                for f in range(together):
+                    packed[i] = w[at + f * wk + c * wc + tap]
+                    i += 1
+
+    def rolls_of_filters(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, blocks, taps):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[n,k,z,p,q] = Σ_c Σ_r Σ_s w[k,c,r,s] · x[n,c,z,p·stride + r·dilation − low,q·stride + s·dilation − low].
+        # THE SCHEDULE: a tile is a band of rows of some filters' planes, a strip of it after the other; a row of x stays in registers for them all.
+        bands, Z, K, filters, C, H, W, P, Q = (geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6], geometry[7],
+                                               geometry[8])  # fmt: skip
+        base, rows, earliest, latest, volume, wk, wc = (geometry[9], geometry[10], geometry[11], geometry[12], geometry[13], geometry[14],
+                                                        geometry[15])  # fmt: skip
+        least, units = zero if code == 1 else lowest, K // together
+        for worker in prange(workers):
+            packed, before_k, found = scratch[worker], -1, 0
+            for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
+                unit, top = tile // bands, tile % bands * rows
+                image, k, z = unit // (Z * units), unit // Z % units * together, unit % Z
+                group = k // filters
+                if k != before_k:
+                    pack(w, group * filters * C * volume + (k - group * filters) * wk, wk, wc, C, taps, packed)
+                    before_k = k
+                count = min(rows, P - top)
+                at_x, at_y = ((image * (K // filters) + group) * C * Z + z) * H * W, ((image * K + k) * Z + z) * P * Q + top * Q
+                low, high = top // up - before, (top + count + up - 1) // up
+                begin, end = max(low, earliest), min(high, latest)
+                for block in range(len(blocks)):
+                    found |= compute(x, at_x, W, H, base + begin * down, end - begin, high - end, packed, 0, C,
+                                     blocks, block * blocks.shape[1], y, at_y, Q, begin * up - top, count, bias, k, least,
+                                     Z * H * W, 0, Z * P * Q, 1)  # fmt: skip
+                for f in range(together if code > 1 else 0):
+                    activate(y, at_y + f * Z * P * Q, count * Q, code)
+            if found:
+                broken[0] = 1
+
+    return Kernel(rolls_of_filters, _name(isa, dtype, shape))

@@ -53,6 +53,11 @@ class Pass(NamedTuple):
     tiles: int
 
     @property
+    def scratch(self) -> int:
+        """Elements a thread."""
+        return 0
+
+    @property
     def tables(self) -> tuple[Array, Array, Array, Array]:
         """What a kernel reads besides tensors."""
         return self.geometry, self.bands, self.blocks, self.taps
@@ -62,7 +67,7 @@ def passes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
     """Return the passes in which p, of which ``op`` is asked, can be done, none if it cannot. Worked out once per problem."""
     key = ("slabs", op, _emit.host().name, dtype)
     if key not in p.derived:
-        rolls = _rolls.plan(p, _emit.host(), dtype) if op != "wgrad" else None
+        rolls = _rolls.plan(p, op, _emit.host(), dtype) if op != "wgrad" else None
         if rolls:
             p.derived[key] = [rolls]
             return p.derived[key]
@@ -218,18 +223,18 @@ def run(found: list[Pass], x: Array, w: Array, y: Array, options: Options, secon
     broken = np.zeros(1, np.int8)
     given = (x.reshape(-1), w.reshape(-1), y.reshape(-1), bias, CODES[options.activation], broken)
     for part in found:
-        _parallel.run(part.kernel, part.tiles, (0, y.dtype), (*given, *part.tables), seconds / len(found))
+        _parallel.run(part.kernel, part.tiles, (part.scratch, y.dtype), (*given, *part.tables), seconds / len(found))
     return bool(broken[0])
 
 
 def bind(part: Pass, p: ConvProblem, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], bool]:
     """Return `run` of one pass by the calling thread, without bias and activation, with everything looked up."""
     compute, tiles, tables = part.kernel.serial, part.tiles, part.tables
-    scratch, bias = np.empty((1, 0), dtype), np.zeros(p.out_channels, dtype)
+    scratch, bias = part.scratch, np.zeros(p.out_channels, dtype)
 
     def run(x: Array, w: Array, y: Array) -> bool:
         broken = np.zeros(1, np.int8)
-        compute(0, tiles, 1, scratch, x.reshape(-1), w.reshape(-1), y.reshape(-1), bias, 0, broken, *tables)
+        compute(0, tiles, 1, np.empty((1, scratch), dtype), x.reshape(-1), w.reshape(-1), y.reshape(-1), bias, 0, broken, *tables)
         return bool(broken[0])
 
     return run

@@ -74,7 +74,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
     if found := _slabs.passes(p := _forward(problem, op), op, dtype):
         if op != "wgrad":
-            return p.out_channels * dtype.itemsize  # a bias
+            return (p.out_channels + found[0].scratch * _parallel.get_num_threads()) * dtype.itemsize  # a bias, and factors
         sums = _slabs.wgrad_scratch(found[0], p, dtype) * _parallel.get_num_threads()
         return (_slabs.pieces(found[0], p) * math.prod(p.shape("w")) + sums) * dtype.itemsize
     blocks = _blocks(problem, op, dtype)
