@@ -17,7 +17,7 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
         "winograd": {"call": 1.4e-05, "input": 1.5e-10, "weights": 1.2e-10, "fma": 1.9e-11, "output": 2.9e-10, "sum": 1e-10},
         "stencil": {
             "call": 9.9e-06, "copy": 1.5e-10, "strided": 4.5e-10, "fma": 2.5e-11, "micro": 6.1e-08, "dot": 3.1e-11, "chain": 6.1e-08,
-            "pass": 5.6e-06, "row": 4.4e-11, "term": 1.1e-11, "factor": 1.7e-11, "sum": 2.3e-11, "move": 4.7e-11,
+            "pass": 5.6e-06, "row": 4.4e-11, "term": 1.1e-11, "factor": 1.5e-11, "sum": 2.3e-11, "move": 4.7e-11,
         },
         "fir": {"call": 5.2e-06, "row": 5e-08, "output": 4e-11, "fma": 3e-11},
         "fft": {"call": 1.4e-05, "element": 2.8e-10, "stage": 7.8e-11, "filter": 1e-10, "multiply": 2.8e-10, "pair": 2.4e-07, "line": 2.4e-08},
