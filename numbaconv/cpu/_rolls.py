@@ -28,6 +28,8 @@ REGISTERS = 32  # of vectors. Of strips two vectors wide all values are kept the
 MOST_REGISTERS = 40  # 5×5 with a stride of 2, dgrad, 172 → 92 µs; beside each other, 240 planes of 28² took 130 instead of 125
 FEW = 9  # factors of narrow planes, whose rows do not fill a vector; a slab's do (5×5 on 1152 of 7²: 69 µs instead of 93)
 LONGEST, WIDEST = 64, 1 << 14  # rows of outputs of a tile; columns of all
+LARGEST = 1 << 19  # bytes of a plane: slabs read larger ones row by row, which the caches see coming (1024² from memory 0.7 ms, not 1.1)
+TOGETHER, FEW_BYTES = 8, 1 << 20  # channels of a group that may be large, bytes of those that are more: they are read for every few filters
 MOST_TERMS = 512  # multiply-adds of a step, which are all written out
 ABSENT = -(1 << 40)
 MOST_TAPS = 256  # terms of an output's sum, which has one accumulator
@@ -51,7 +53,9 @@ def plan(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> Rolls 
     rows, columns, width, count = reads(p, 1), reads(p, 2), isa.width(dtype), p.batch * p.out_channels * p.output[0]
     each, terms = max(part.outputs for part in columns), math.prod(max(len(part.taps) for part in parts) for parts in (rows, columns))
     whole = all(sum(len(part.taps) for part in parts) == taps for parts, taps in zip((rows, columns), p.filter[1:], strict=True))
-    if not (whole and terms * (p.in_channels // p.groups) <= MOST_TAPS):  # outputs of one column have one phase, and no use for the other's taps
+    channels, plane = p.in_channels // p.groups, math.prod(p.input[1:]) * dtype.itemsize
+    small = max(plane, math.prod(p.output[1:]) * dtype.itemsize) <= LARGEST and (channels <= TOGETHER or channels * plane <= FEW_BYTES)
+    if not (whole and small and terms * channels <= MOST_TAPS):  # outputs of one column have one phase, and no use for the other's taps
         return None
     found = _shape(p, rows, columns, each > width)
     if found is None:
@@ -70,7 +74,7 @@ def plan(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> Rolls 
         return None
     blocks = _blocks(p, shape, groups, each, width)
     taps = np.array([r * p.filter[2] + s for r in _numbers(rows) for s in _numbers(columns)], np.int64)
-    channels, filters, volume, together = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.filter), max(1, shape.filters)
+    filters, volume, together = p.out_channels // p.groups, math.prod(p.filter), max(1, shape.filters)
     strides = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
     geometry = (
         bands, p.output[0], p.out_channels, filters, channels, *p.input[1:], *p.output[1:], base, high, earliest, latest, volume, *strides,
