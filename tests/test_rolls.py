@@ -11,17 +11,16 @@ from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _emit, _rolls, _slabs, stencil
-from numbaconv.problem import ConvProblem, Options
+from numbaconv.cpu import _emit, _rolls, stencil
+from numbaconv.problem import ConvProblem, Op, Options
 
 FLOATS = [np.float32, np.float64]
 WIDE = pytest.mark.skipif(_emit.host().masks != "registers", reason="needs masks in registers")
 
 
-def rolled(p: ConvProblem, op: str, dtype: Any = np.float32) -> _rolls.Rolls | None:
+def rolled(p: ConvProblem, op: Op, dtype: Any = np.float32) -> _rolls.Rolls | None:
     """Return how an operation is done in strips, or None."""
-    found = _slabs.passes(stencil._forward(p, op), op, np.dtype(dtype))  # type: ignore[arg-type]
-    return found[0] if found and isinstance(found[0], _rolls.Rolls) else None
+    return stencil._strips(stencil._forward(p, op), op, np.dtype(dtype))
 
 
 def check(p: ConvProblem, rng: np.random.Generator, dtype: Any = np.float32, ops: tuple[str, ...] = ("fprop", "dgrad")) -> None:

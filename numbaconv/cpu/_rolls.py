@@ -27,12 +27,12 @@ from numbaconv.problem import ConvProblem, Op
 REGISTERS = 32  # of vectors. Of strips two vectors wide all values are kept there, of others a few may not be:
 MOST_REGISTERS = 40  # 5×5 with a stride of 2, dgrad, 172 → 92 µs; beside each other, 240 planes of 28² took 130 instead of 125
 FEW = 9  # factors of narrow planes, whose rows do not fill a vector; a slab's do (5×5 on 1152 of 7²: 69 µs instead of 93)
-LONGEST, WIDEST = 64, 1 << 14  # rows of outputs of a tile; columns of all
+LONGEST, WIDEST = 64, 1 << 14  # rows of outputs of a tile, so that threads can share a plane; columns of all, which have entries in a table
 LARGEST = 1 << 19  # bytes of a plane: slabs read larger ones row by row, which the caches see coming (1024² from memory 0.7 ms, not 1.1)
 TOGETHER, FEW_BYTES = 8, 1 << 20  # channels of a group that may be large, bytes of those that are more: they are read for every few filters
 MOST_TERMS = 512  # multiply-adds of a step, which are all written out
-ABSENT = -(1 << 40)
-MOST_TAPS = 256  # terms of an output's sum, which has one accumulator
+MOST_TAPS = 256  # terms of an output's sum, which has one accumulator: rounding stays within 8 eps (tests/test_numerics.py)
+ABSENT = -(1 << 40)  # a column outside of any row
 Array = np.ndarray[Any, Any]
 
 
@@ -48,39 +48,45 @@ class Rolls(NamedTuple):
 
 def plan(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> Rolls | None:
     """Return how fprop is done in strips, None if it can't be or slabs are quicker."""
-    if not _possible(p) or isa.masks != "registers":
+    if isa.masks != "registers" or not _possible(p):
         return None
     rows, columns, width, count = reads(p, 1), reads(p, 2), isa.width(dtype), p.batch * p.out_channels * p.output[0]
-    each, terms = max(part.outputs for part in columns), math.prod(max(len(part.taps) for part in parts) for parts in (rows, columns))
-    whole = all(sum(len(part.taps) for part in parts) == taps for parts, taps in zip((rows, columns), p.filter[1:], strict=True))
-    channels, plane = p.in_channels // p.groups, math.prod(p.input[1:]) * dtype.itemsize
-    small = max(plane, math.prod(p.output[1:]) * dtype.itemsize) <= LARGEST and (channels <= TOGETHER or channels * plane <= FEW_BYTES)
-    if not (whole and small and terms * channels <= MOST_TAPS):  # outputs of one column have one phase, and no use for the other's taps
-        return None
-    found = _shape(p, rows, columns, each > width)
-    if found is None:
+    each, channels = max(part.outputs for part in columns), p.in_channels // p.groups
+    if not _small(p, rows, columns, dtype) or (found := _shape(p, rows, columns, each > width)) is None:
         return None
     shape, base, groups = found
-    high = -(-p.output[1] // (-(-p.output[1] // LONGEST) * len(rows))) * len(rows)
+    high = -(-p.output[1] // (-(-p.output[1] // LONGEST) * shape.up)) * shape.up
     bands = -(-p.output[1] // high)
     if 2 * each <= width and bands == 1 and count > 1 and not shape.filters:
         if shape.across == shape.phases == 1 and shape.high * shape.wide > FEW:
             return None
         shape = shape._replace(planes=max(shape.across, shape.phases))
-    earliest, latest = -((base + shape.down - 1) // shape.down), (p.input[1] - 1 - base) // shape.down + 1  # steps that read rows of x
-    begins, ends = (np.arange(bands) * high // len(rows), -(-np.minimum(p.output[1], (np.arange(bands) + 1) * high) // len(rows)))
-    read = np.minimum(ends, latest) - np.maximum(begins - shape.before, earliest)
-    if earliest > -max(shape.ahead) or (read < 1).any():  # rows of padding alone
+    steps = -((base + shape.down - 1) // shape.down), (p.input[1] - 1 - base) // shape.down + 1
+    if not _reads_something(p, shape, high, *steps):
         return None
-    blocks = _blocks(p, shape, groups, each, width)
     taps = np.array([r * p.filter[2] + s for r in _numbers(rows) for s in _numbers(columns)], np.int64)
-    filters, volume, together = p.out_channels // p.groups, math.prod(p.filter), max(1, shape.filters)
+    filters, volume = p.out_channels // p.groups, len(taps)
     strides = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
-    geometry = (
-        bands, p.output[0], p.out_channels, filters, channels, *p.input[1:], *p.output[1:], base, high, earliest, latest, volume, *strides,
-    )  # fmt: skip
-    tiles, kernel = -(-count // (shape.planes * together)) * bands, _filters_kernel if shape.filters else _kernel
-    return Rolls(shape, kernel(isa, dtype, shape), (np.array(geometry, np.int64), blocks, taps), tiles, channels * volume * shape.filters)
+    geometry = (bands, p.output[0], p.out_channels, filters, channels, *p.input[1:], *p.output[1:], base, high, *steps, volume, *strides)
+    tables = np.array(geometry, np.int64), _blocks(p, shape, groups, each, width), taps
+    kernel = (_filters_kernel if shape.filters else _kernel)(isa, dtype, shape)
+    return Rolls(shape, kernel, tables, -(-count // (shape.planes * max(1, shape.filters))) * bands, channels * volume * shape.filters)
+
+
+def _small(p: ConvProblem, rows: list[Reads], columns: list[Reads], dtype: np.dtype[Any]) -> bool:
+    """Return whether planes, and what a group reads, stay in the caches, sums are short, and every tap is part of one."""
+    x, y = (math.prod(size[1:]) * dtype.itemsize for size in (p.input, p.output))
+    channels, terms = p.in_channels // p.groups, math.prod(max(len(part.taps) for part in parts) for parts in (rows, columns))
+    # Outputs of a single column have one phase, and no use for the other's taps.
+    whole = all(sum(len(part.taps) for part in parts) == taps for parts, taps in zip((rows, columns), p.filter[1:], strict=True))
+    return whole and max(x, y) <= LARGEST and (channels <= TOGETHER or channels * x <= FEW_BYTES) and terms * channels <= MOST_TAPS
+
+
+def _reads_something(p: ConvProblem, shape: Roll, high: int, earliest: int, latest: int) -> bool:
+    """Return whether no band is of padding alone; steps ``earliest`` … latest − 1 read rows of x."""
+    tops = np.arange(0, p.output[1], high)
+    first, last = tops // shape.up - shape.before, -(-np.minimum(p.output[1], tops + high) // shape.up)
+    return earliest <= -max(shape.ahead) and bool((np.minimum(last, latest) > np.maximum(first, earliest)).all())
 
 
 def _possible(p: ConvProblem) -> bool:

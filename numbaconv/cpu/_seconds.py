@@ -35,7 +35,7 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
         "winograd": {"call": 2.5e-05, "input": 4.5e-10, "weights": 3.1e-10, "fma": 2.2e-11, "output": 8e-10, "sum": 3.6e-10},
         "stencil": {
             "call": 1.8e-05, "copy": 2.7e-10, "strided": 8.5e-10, "fma": 3.9e-11, "micro": 1.8e-08, "dot": 3.9e-11,
-            # row and term: the fit gave all to the rows; shared out so that 3×3 and 7×7 are both right
+            # row and term: the fit gave all to the rows; shared out so that 3×3 and 7×7 are both right. factor: no strips with AVX2, not measured
             "chain": 5.5e-08, "pass": 9.1e-06, "row": 9e-11, "term": 1.2e-11, "factor": 2.7e-11, "sum": 3.8e-11, "move": 1.2e-10,
         },
         "direct": {

@@ -18,15 +18,15 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, unsigned
-from numbaconv.cpu import _emit, _parallel, _rolls
+from numbaconv.cpu import _emit, _parallel
 from numbaconv.cpu._grid import Reads, reads
+from numbaconv.cpu._rolls import MOST_TAPS, Rolls
 from numbaconv.cpu._simd_stencil import Slab, lane_sums, prefetch, slab, slab_dots
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.cpu.bias import CODES, activate
 from numbaconv.problem import ConvProblem, Op, Options
 
 MOST_ROWS = 7  # of a filter: their factors stay in registers
-MOST_TAPS = 256  # terms of an output's sum, which has one accumulator: rounding stays within 8 eps (tests/test_numerics.py)
 MOST_SUMS = 1024  # of wgrad: vectors that stay in L2
 CHUNK = 256  # terms of wgrad summed in one accumulator
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
@@ -67,10 +67,6 @@ def passes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
     """Return the passes in which p, of which ``op`` is asked, can be done, none if it cannot. Worked out once per problem."""
     key = ("slabs", op, _emit.host().name, dtype)
     if key not in p.derived:
-        rolls = _rolls.plan(p, op, _emit.host(), dtype) if op != "wgrad" else None
-        if rolls:
-            p.derived[key] = [rolls]
-            return p.derived[key]
         seen = _in_vectors(p, _emit.host().width(dtype))
         columns = reads(seen, 2) if _possible(seen, op) else []
         p.derived[key] = [_pass(seen, op, _emit.host(), dtype, rows, columns) for rows in reads(seen, 1)] if columns else []
@@ -201,8 +197,6 @@ def _starts(outputs: int, each: int, twice: bool) -> Array:
 
 def work(found: list[Pass], p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
     """Count the passes, what is loaded and multiplied in them (elements of vectors), and what moves between memory and cache."""
-    if isinstance(found[0], _rolls.Rolls):
-        return _rolls.work(found[0], p, dtype)
     counts, width = dict.fromkeys(("pass", "row", "term", "sum", "move"), 0.0), _emit.host().vector_bytes / 4
     for part in found:
         shape, planes = part.shape, p.batch * p.output[0] * (p.out_channels // part.shape.channels)
@@ -217,7 +211,7 @@ def work(found: list[Pass], p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dic
     return counts
 
 
-def run(found: list[Pass], x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
+def run(found: list[Pass] | list[Rolls], x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
     """Overwrite all of y, and return whether a sum is not finite."""
     bias = np.zeros(y.shape[1], y.dtype) if options.bias is None else options.bias
     broken = np.zeros(1, np.int8)
@@ -227,7 +221,7 @@ def run(found: list[Pass], x: Array, w: Array, y: Array, options: Options, secon
     return bool(broken[0])
 
 
-def bind(part: Pass, p: ConvProblem, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], bool]:
+def bind(part: Pass | Rolls, p: ConvProblem, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], bool]:
     """Return `run` of one pass by the calling thread, without bias and activation, with everything looked up."""
     compute, tiles, tables = part.kernel.serial, part.tiles, part.tables
     scratch, bias = part.scratch, np.zeros(p.out_channels, dtype)

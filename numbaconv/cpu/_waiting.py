@@ -12,22 +12,19 @@ import time
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from numbaconv._jit import Kernel
+from numbaconv.cpu._emit import I32, I64, ISAS, VOID, Vectors, vector_code
 
 JOINED, LEFT = 0, 1  # words of a job: how many helpers have joined it, and how many of them have left it
 WORDS = 16  # of an array: two cache lines, so that whatever its address, one has nothing else
-# The instruction that tells a core that its thread is waiting: an LLVM intrinsic and its arguments.
-PAUSES = {
-    "x86_64": ("llvm.x86.sse2.pause",),
-    "AMD64": ("llvm.x86.sse2.pause",),
-    "aarch64": ("llvm.aarch64.hint", 1),
-    "arm64": ("llvm.aarch64.hint", 1),
-}
+X86, ARM = ("llvm.x86.sse2.pause",), ("llvm.aarch64.hint", 1)
+PAUSES: dict[str, tuple[Any, ...]] = {
+    "x86_64": X86,
+    "AMD64": X86,
+    "aarch64": ARM,
+    "arm64": ARM,
+}  # LLVM intrinsics for the core to know that its thread waits
 
 
 def words() -> np.ndarray[Any, Any]:
@@ -35,33 +32,22 @@ def words() -> np.ndarray[Any, Any]:
     return np.zeros(WORDS, np.int64)
 
 
-def _place(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-    return builder.gep(context.make_array(signature.args[0])(context, builder, arguments[0]).data, [arguments[1]])
+ANY = ISAS["portable"], np.dtype(np.float32)  # what is written below has no vectors
 
 
-@intrinsic
-def _count(typing, array, index):  # type: ignore[no-untyped-def]
+@vector_code(*ANY, "word[]", returns=True)
+def _count(v: Vectors, word):  # type: ignore[no-untyped-def]
     """Add 1 to a word that other threads write, too."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.atomic_rmw("add", _place(context, builder, signature, arguments), ir.IntType(64)(1), "seq_cst")
-
-    return types.int64(array, types.int64), generate
+    return v.builder.atomic_rmw("add", word, I64(1), "seq_cst")
 
 
-@intrinsic
-def _look(typing, array, index):  # type: ignore[no-untyped-def]
+@vector_code(*ANY, "word[]", returns=True)
+def _look(v: Vectors, word):  # type: ignore[no-untyped-def]
     """Read a word that other threads write, after a short pause."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        if platform.machine() in PAUSES:
-            name, *numbers = PAUSES[platform.machine()]
-            values = [ir.IntType(32)(number) for number in numbers]
-            kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
-        return builder.load_atomic(_place(context, builder, signature, arguments), "acquire", 8)
-
-    return types.int64(array, types.int64), generate
+    if platform.machine() in PAUSES:
+        name, *numbers = PAUSES[platform.machine()]
+        v.call(name, VOID, *map(I32, numbers))
+    return v.builder.load_atomic(word, "acquire", 8)
 
 
 def leave(job, posted, seen, looks, grace):  # type: ignore[no-untyped-def]

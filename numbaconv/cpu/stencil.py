@@ -19,7 +19,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline
-from numbaconv.cpu import _emit, _parallel, _seconds, _simd_stencil, _slabs, direct
+from numbaconv.cpu import _emit, _parallel, _rolls, _seconds, _simd_stencil, _slabs, direct
 from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._grid import reads_zeros
 from numbaconv.cpu._stencil_moves import channel_copier, channel_storer, clear, copier, storer
@@ -46,7 +46,10 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs a filter of at most {MOST_TAPS} taps, got {taps}")
     if op == "wgrad" and problem.input_dilation != (1, 1, 1):
         raise Unsupported("needs an input that is not dilated for wgrad")
-    if found := _slabs.passes(p := _forward(problem, op), op, dtype):
+    p = _forward(problem, op)
+    if rolls := _strips(p, op, dtype):
+        return _rolls.work(rolls, p, dtype)
+    if found := _slabs.passes(p, op, dtype):
         return _slabs.work(found, p, op, dtype)
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad" and (scratch := _wgrad_scratch(blocks, dtype)) > 2 * LARGEST:
@@ -72,9 +75,12 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
-    if found := _slabs.passes(p := _forward(problem, op), op, dtype):
+    p = _forward(problem, op)
+    if rolls := _strips(p, op, dtype):
+        return (p.out_channels + rolls.scratch * _parallel.get_num_threads()) * dtype.itemsize  # a bias, and factors
+    if found := _slabs.passes(p, op, dtype):
         if op != "wgrad":
-            return (p.out_channels + found[0].scratch * _parallel.get_num_threads()) * dtype.itemsize  # a bias, and factors
+            return p.out_channels * dtype.itemsize  # a bias
         sums = _slabs.wgrad_scratch(found[0], p, dtype) * _parallel.get_num_threads()
         return (_slabs.pieces(found[0], p) * math.prod(p.shape("w")) + sums) * dtype.itemsize
     blocks = _blocks(problem, op, dtype)
@@ -295,12 +301,21 @@ def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
     return problem.derived["transposed"]
 
 
-def _ready(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[ConvProblem, float, list[_slabs.Pass]]:
-    """Return the problem whose input is copied, the seconds it takes, and the passes of its quick way; worked out once."""
+def _strips(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _rolls.Rolls | None:
+    """Return how p, of which fprop or dgrad is asked, is done in strips, if it is; worked out once."""
+    key = ("rolls", op, _emit.host().name, dtype)
+    if key not in p.derived:
+        p.derived[key] = None if op == "wgrad" else _rolls.plan(p, op, _emit.host(), dtype)
+    return p.derived[key]
+
+
+def _ready(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[ConvProblem, float, list[_slabs.Pass] | list[_rolls.Rolls]]:
+    """Return the problem whose input is copied, the seconds it takes, and the passes of its quick way, or its strips; worked out once."""
     key = ("stencil ready", op, _emit.host().name, dtype)
     if key not in problem.derived:
         p = _forward(problem, op)
-        problem.derived[key] = p, cost(problem, op, dtype), _slabs.passes(p, op, dtype)
+        rolls = _strips(p, op, dtype)
+        problem.derived[key] = p, cost(problem, op, dtype), [rolls] if rolls else _slabs.passes(p, op, dtype)
     return problem.derived[key]
 
 
