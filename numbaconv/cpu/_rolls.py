@@ -28,8 +28,11 @@ REGISTERS = 32  # of vectors. Of strips two vectors wide all values are kept the
 MOST_REGISTERS = 40  # 5×5 with a stride of 2, dgrad, 172 → 92 µs; beside each other, 240 planes of 28² took 130 instead of 125
 FEW = 9  # factors of narrow planes, whose rows do not fill a vector; a slab's do (5×5 on 1152 of 7²: 69 µs instead of 93)
 LONGEST, WIDEST = 64, 1 << 14  # rows of outputs of a tile, so that threads can share a plane; columns of all, which have entries in a table
-LARGEST = 1 << 19  # bytes of a plane: slabs read larger ones row by row, which the caches see coming (1024² from memory 0.7 ms, not 1.1)
-TOGETHER, FEW_BYTES = 8, 1 << 20  # channels of a group that may be large, bytes of those that are more: they are read for every few filters
+LARGEST = (
+    1 << 18
+)  # bytes of a plane: slabs read larger ones row by row, which caches see coming (300² 1.0 ms, not 1.1; 1024² from memory 0.7, not 1.1)
+TOGETHER = 8  # channels of a group that may be large; those of more are read for every few filters,
+FEW_BYTES = 2 << 20  # all of them (1.6 MB: 3→32 3×3 s2 @224, dgrad, 530 → 235 µs; 20 MB: 92 ms instead of 35)
 MOST_TERMS = 512  # multiply-adds of a step, which are all written out
 MOST_TAPS = 256  # terms of an output's sum, which has one accumulator: rounding stays within 8 eps (tests/test_numerics.py)
 ABSENT = -(1 << 40)  # a column outside of any row
@@ -105,8 +108,8 @@ def work(found: Rolls, p: ConvProblem, dtype: np.dtype[Any]) -> dict[str, float]
     channels = strips * (p.in_channels // p.groups) * _emit.host().vector_bytes / 4
     return {
         "pass": 1,
-        "row": channels * shape.down * len(shape.groups) * shape.across * shape.beside,
-        "factor" if shape.filters else "term": channels * shape.terms,
+        "load": channels * shape.down * len(shape.groups) * shape.across * shape.beside,
+        "factor": channels * shape.terms,
         "move": (math.prod(p.shape("x")) + math.prod(p.shape("y"))) * dtype.itemsize / 4,
     }
 

@@ -95,6 +95,8 @@ class _Strip:
         for j, met in enumerate(shape.rows):
             h = v.builder.add(self.base, v.builder.add(v.builder.mul(i, I64(shape.down)), I64(j)))
             allowed = (self._inside(h, self.H),) if shape.down > 1 else ()
+            for n in range(0 if shape.filters else shape.beside * shape.across):  # of the next plane: 64 of 200² 2.8 → 1.0 ms
+                v.prefetch(v.at(self.starts[0], (h, self.xs), (self.H, self.xs), n * v.width))
             for g, columns in enumerate(shape.groups):
                 at = v.at(self.starts[g], (h, self.xs), channel)
                 yield met, columns, [self._load(v.at(at, n * shape.across * v.width), g, n, allowed) for n in range(shape.beside)]
