@@ -33,7 +33,7 @@ LARGEST = (
 )  # bytes of a plane: slabs read larger ones row by row, which caches see coming (300² 1.0 ms, not 1.1; 1024² from memory 0.7, not 1.1)
 TOGETHER = 8  # channels of a group that may be large; those of more are read for every few filters,
 FEW_BYTES = 2 << 20  # all of them (1.6 MB: 3→32 3×3 s2 @224, dgrad, 530 → 235 µs; 20 MB: 92 ms instead of 35)
-MOST_TERMS = 512  # multiply-adds of a step, which are all written out
+MOST_FACTORS = 32  # of a filter, whose multiply-adds are all written out: of 7×7 taps gemm is quicker (3→64 s2 @224 2.3 ms, not 2.5)
 MOST_TAPS = 256  # terms of an output's sum, which has one accumulator: rounding stays within 8 eps (tests/test_numerics.py)
 ABSENT = -(1 << 40)  # a column outside of any row
 Array = np.ndarray[Any, Any]
@@ -82,7 +82,13 @@ def _small(p: ConvProblem, rows: list[Reads], columns: list[Reads], dtype: np.dt
     channels, terms = p.in_channels // p.groups, math.prod(max(len(part.taps) for part in parts) for parts in (rows, columns))
     # Outputs of a single column have one phase, and no use for the other's taps.
     whole = all(sum(len(part.taps) for part in parts) == taps for parts, taps in zip((rows, columns), p.filter[1:], strict=True))
-    return whole and max(x, y) <= LARGEST and (channels <= TOGETHER or channels * x <= FEW_BYTES) and terms * channels <= MOST_TAPS
+    return (
+        whole
+        and math.prod(p.filter) <= MOST_FACTORS
+        and max(x, y) <= LARGEST
+        and (channels <= TOGETHER or channels * x <= FEW_BYTES)
+        and terms * channels <= MOST_TAPS
+    )
 
 
 def _reads_something(p: ConvProblem, shape: Roll, high: int, earliest: int, latest: int) -> bool:
@@ -141,7 +147,7 @@ def _shape(p: ConvProblem, rows: list[Reads], columns: list[Reads], wide: bool) 
         tuple(map(tuple, met)), tuple(lags), tuple(ahead), tuple(tuple(groups[m]) for m in in_order), *p.filter[1:], len(columns), across, 1, 1, 0
     )  # fmt: skip
     fitting = [shape._replace(filters=f, beside=beside) for f, beside in _ways(p, wide)]
-    fitting = [s for s in fitting if s.registers <= (REGISTERS if s.beside > 1 or s.filters else MOST_REGISTERS) and s.terms <= MOST_TERMS]
+    fitting = [s for s in fitting if s.registers <= (REGISTERS if s.beside > 1 or s.filters else MOST_REGISTERS)]
     return (fitting[0], base, [m * across for m in in_order]) if fitting else None
 
 
