@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbaconv import plan as planning
 from numbaconv.arrays import COMPUTE, Array, contiguous, copied_bytes, namespace
-from numbaconv.problem import TENSORS, ConvProblem, Op
+from numbaconv.problem import TENSORS, ConvProblem, Op, Run
 
 METHODS = ("auto", "direct", "fft")
 Ints = tuple[int, ...]
@@ -78,9 +77,8 @@ class Ready(NamedTuple):
     """What is decided for one combination of shapes, dtype and method."""
 
     plan: planning.Plan
-    run: Callable[[Array, Array, Array], None]
+    run: Run
     shape: Ints  # of the result
-    full: tuple[Ints, Ints, Ints]  # shapes of the operands and of the result as the plan's algorithm takes them
     size: int  # bytes of the result and of the workspace
 
 
@@ -89,8 +87,7 @@ def ready(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, dtype: np.dtype[Any]
     """Decide how a problem of one to three axes is computed; worked out once."""
     chosen = planning.plan(_problem(x_shape, h_shape, axes), op, dtype, *_asked(method), device)
     shape = _result_shape(op, x_shape, h_shape, axes)
-    a, b, out = (chosen.problem.shape(name) for name in TENSORS[op])
-    return Ready(chosen, chosen.bound(), shape, (a, b, out), chosen.workspace + math.prod(shape) * dtype.itemsize)
+    return Ready(chosen, chosen.bound(), shape, chosen.workspace + math.prod(shape) * dtype.itemsize)
 
 
 def _result_shape(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes) -> Ints:
@@ -130,14 +127,12 @@ def _run(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, method: str, a: Array
         return empty
     on_gpu = xp is not np
     found = ready(op, x_shape, h_shape, axes, dtype, method, "cuda" if on_gpu else "cpu")
-    a_full, b_full, full = found.full
     needed = found.size + (0 if on_gpu else copied_bytes(a, dtype) + copied_bytes(b, dtype))
     if needed > planning.UNCHECKED_BYTES:
         _require_memory(on_gpu)(needed, f"an output of shape {found.shape} with the workspace of {found.plan.name!r}")
     direct = out is not None and out.dtype == dtype and (out is contiguous(out, dtype) if on_gpu else out.flags.carray)
     result: Array = out if direct else xp.empty(found.shape, dtype)  # type: ignore[assignment]
-    a, b = contiguous(a, dtype).reshape(a_full), contiguous(b, dtype).reshape(b_full)
-    found.run(a, b, result.reshape(full))
+    found.run(contiguous(a, dtype), contiguous(b, dtype), result)
     if direct:
         return result
     if out is None:

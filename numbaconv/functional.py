@@ -15,7 +15,7 @@ from numbaconv import plan as planning
 from numbaconv._docs import document
 from numbaconv.arrays import COMPUTE, Array, as_array, check_shape, contiguous, device_of, result_type
 from numbaconv.problem import LAYOUTS, axis_values, is_channels_last
-from numbaconv.recipe import OPERATIONS, Kind, carry_out, planned, problem_for, recipe_for, shape_of
+from numbaconv.recipe import OPERATIONS, Asked, Function, Kind, again, carry_out, planned, problem_for, recipe_for, remember, shape_of
 from numbaconv.reference import ACTIVATIONS
 
 
@@ -45,9 +45,12 @@ def _packing(chosen: planning.Plan) -> tuple[Any, ...]:
 
 
 def _forward(
-    transposed: bool, rank: int, x: Any, w: Any, bias: Any, activation: str | None, out: Array | None, stream: Any, geometry: dict[str, Any],
-    how: dict[str, Any],
-) -> Array:  # fmt: skip
+    function: Function, x: Any, w: Any, bias: Any, activation: str | None, out: Array | None, stream: Any, options: tuple[Any, ...]
+) -> Array:
+    plain = bias is activation is out is stream is None
+    if plain and (done := again(function, x, w, options)) is not None:
+        return done
+    asked = Asked(*options)
     x = as_array(x, "x")
     prepared = w if isinstance(w, PreparedWeights) else None
     w = prepared.w if prepared else as_array(w, "w")
@@ -59,12 +62,15 @@ def _forward(
     if activation is not None:
         _check_activation(activation, dtype)
     if not (type(x) is type(w) is np.ndarray and (bias is None or type(bias) is np.ndarray)):
-        how["device"] = device_of(how["device"], {"x": x, "w": w, "bias": bias})
-    recipe = recipe_for(transposed, "forward", rank, x.shape, w.shape, dtype, geometry, how)
+        asked = asked._replace(device=device_of(asked.device, {"x": x, "w": w, "bias": bias}))
+    recipe = recipe_for(function, x.shape, w.shape, dtype, asked)
     if bias is not None:
         check_shape(bias, (recipe.channels,), "bias", "one value per output channel")
     packed = prepared.packed_for(recipe.plan) if prepared else None
-    return carry_out(recipe, {"x": x, "w": w}, bias, activation, out, stream, packed)
+    y = carry_out(recipe, {"x": x, "w": w}, bias, activation, out, stream, packed)
+    if plain and not prepared:
+        remember(recipe, function, (x, w), options)
+    return y
 
 
 def _check_activation(activation: Any, dtype: np.dtype[Any]) -> None:
@@ -74,36 +80,42 @@ def _check_activation(activation: Any, dtype: np.dtype[Any]) -> None:
         raise TypeError(f"activation {activation!r} is not defined for {dtype}")
 
 
-def _gradient(
-    transposed: bool, kind: Kind, rank: int, grad_out: Any, other: Any, shape: Any, out: Array | None, stream: Any, geometry: dict[str, Any],
-    how: dict[str, Any],
-) -> Array:  # fmt: skip
-    grad_out = as_array(grad_out, "grad_out")
+def _gradient(function: Function, grad_out: Any, other: Any, shape: Any, out: Array | None, stream: Any, options: tuple[Any, ...]) -> Array:
     if isinstance(other, PreparedWeights):
         other = other.w
-    name = "w" if kind == "grad_input" else "x"
+    swapped = function.transposed and function.kind == "grad_weight"
+    known_as = (*options, shape)
+    if out is stream is None and (done := again(function, *((other, grad_out) if swapped else (grad_out, other)), known_as)) is not None:
+        return done
+    asked = Asked(*options)
+    grad_out = as_array(grad_out, "grad_out")
+    name = "w" if function.kind == "grad_input" else "x"
     other = as_array(other, name)
     dtype = result_type(grad_out, other)
     if not type(grad_out) is type(other) is np.ndarray:
-        how["device"] = device_of(how["device"], {"grad_out": grad_out, name: other})
-    if kind == "grad_input":
-        recipe = recipe_for(transposed, kind, rank, shape_of(shape, "input_shape"), other.shape, dtype, geometry, how)
+        asked = asked._replace(device=device_of(asked.device, {"grad_out": grad_out, name: other}))
+    if function.kind == "grad_input":
+        recipe = recipe_for(function, shape_of(shape, "input_shape"), other.shape, dtype, asked)
     else:
-        shape = _full_kernel_shape(transposed, rank, shape_of(shape, "kernel_shape"), other, grad_out, geometry)
-        recipe = recipe_for(transposed, kind, rank, other.shape, shape, dtype, geometry, how)
+        shape = _full_kernel_shape(function, shape_of(shape, "kernel_shape"), other, grad_out, asked)
+        recipe = recipe_for(function, other.shape, shape, dtype, asked)
     assert recipe.grad_shape is not None
     check_shape(grad_out, recipe.grad_shape, "grad_out", "that of the output")
-    inputs = {name: other, "grad_out": grad_out} if transposed and kind == "grad_weight" else {"grad_out": grad_out, name: other}
-    return carry_out(recipe, inputs, None, None, out, stream, conjugate=name)
+    inputs = {name: other, "grad_out": grad_out} if swapped else {"grad_out": grad_out, name: other}
+    result = carry_out(recipe, inputs, None, None, out, stream, conjugate=name)
+    if out is stream is None:
+        remember(recipe, function, tuple(inputs.values()), known_as)
+    return result
 
 
-def _full_kernel_shape(transposed: bool, rank: int, shape: tuple[int, ...], x: Array, grad_out: Array, geometry: dict[str, Any]) -> tuple[int, ...]:
+def _full_kernel_shape(function: Function, shape: tuple[int, ...], x: Array, grad_out: Array, asked: Asked) -> tuple[int, ...]:
     """Complete a kernel_shape of filter sizes alone by the channels, which x and grad_out tell."""
+    rank = function.rank
     if len(shape) != rank or min(x.ndim, grad_out.ndim) < rank + 1:
         return shape
-    axis = -1 if is_channels_last(geometry["layout"], rank) else -1 - rank
-    filters, channels = (x, grad_out) if transposed else (grad_out, x)
-    (groups,) = axis_values(geometry["groups"], 1, "groups", minimum=1)
+    axis = -1 if is_channels_last(asked.layout, rank) else -1 - rank
+    filters, channels = (x, grad_out) if function.transposed else (grad_out, x)
+    (groups,) = axis_values(asked.groups, 1, "groups", minimum=1)
     return (filters.shape[axis], channels.shape[axis] // groups, *shape)
 
 
@@ -121,35 +133,33 @@ def _grad_bias(rank: int, grad_out: Any, layout: str | None) -> Array:
 def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
     """Make the five functions of one rank. They share this body and differ in their documentation."""
     default = LAYOUTS[rank][0]
+    kinds: tuple[Kind, ...] = ("forward", "grad_input", "grad_weight")
+    forward, of_input, of_weight = (Function(transposed, kind, rank) for kind in kinds)
 
-    def geometry_of(stride: Any, padding: Any, dilation: Any, groups: Any, layout: Any, output_padding: Any) -> dict[str, Any]:
-        fixed = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "layout": layout}
-        return {**fixed, "output_padding": output_padding} if transposed else fixed
-
-    def how_of(method: Any, precision: Any, device: Any) -> dict[str, Any]:
-        return {"method": method, "precision": precision, "device": device}
-
+    # Each makes the tuple of its options in the order of `Asked`.
     def conv(x, w, bias=None, *, stride=1, padding=0, dilation=1, groups=1, activation=None, layout=default,  # type: ignore[no-untyped-def]  # fmt: skip
              method="auto", precision="default", out=None, device=None, stream=None):  # fmt: skip
-        geometry = geometry_of(stride, padding, dilation, groups, layout, 0)
-        return _forward(False, rank, x, w, bias, activation, out, stream, geometry, how_of(method, precision, device))
+        options = (stride, padding, dilation, groups, layout, 0, method, precision, device)
+        return _forward(forward, x, w, bias, activation, out, stream, options)
 
     def conv_transpose(x, w, bias=None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1, activation=None,  # type: ignore[no-untyped-def]  # fmt: skip
                        layout=default, method="auto", precision="default", out=None, device=None, stream=None):  # fmt: skip
-        geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding)
-        return _forward(True, rank, x, w, bias, activation, out, stream, geometry, how_of(method, precision, device))
+        options = (stride, padding, dilation, groups, layout, output_padding, method, precision, device)
+        return _forward(forward, x, w, bias, activation, out, stream, options)
 
     def grad_input(grad_out, w, input_shape, *, stride=1, padding=0, dilation=1, groups=1, layout=default,  # type: ignore[no-untyped-def]  # fmt: skip
                    method="auto", precision="default", out=None, device=None, stream=None, **more):  # fmt: skip
-        geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding_of(more))
-        return _gradient(transposed, "grad_input", rank, grad_out, w, input_shape, out, stream, geometry, how_of(method, precision, device))
+        options = (stride, padding, dilation, groups, layout, output_padding_of(more), method, precision, device)
+        return _gradient(of_input, grad_out, w, input_shape, out, stream, options)
 
     def grad_weight(x, grad_out, kernel_shape, *, stride=1, padding=0, dilation=1, groups=1, layout=default,  # type: ignore[no-untyped-def]  # fmt: skip
                     method="auto", precision="default", out=None, device=None, stream=None, **more):  # fmt: skip
-        geometry = geometry_of(stride, padding, dilation, groups, layout, output_padding_of(more))
-        return _gradient(transposed, "grad_weight", rank, grad_out, x, kernel_shape, out, stream, geometry, how_of(method, precision, device))
+        options = (stride, padding, dilation, groups, layout, output_padding_of(more), method, precision, device)
+        return _gradient(of_weight, grad_out, x, kernel_shape, out, stream, options)
 
     def output_padding_of(more: dict[str, Any]) -> Any:
+        if not more:
+            return 0
         allowed = {"output_padding"} if transposed else set()
         if unknown := set(more) - allowed:
             raise TypeError(f"unexpected keyword argument {sorted(unknown)[0]!r}")
@@ -161,8 +171,8 @@ def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
     def backward(grad_out, x, w, *, needs=(True, True, True), layout=default, **options):  # type: ignore[no-untyped-def]
         if foreign := {"out", "activation", "bias"} & set(options):
             raise TypeError(f"{foreign.pop()} is not an option of backward: it returns three arrays, of the convolution itself")
-        geometry, how = _split_options(rank, transposed, {**options, "layout": layout})
-        how["device"] = device_of(how["device"], {"grad_out": as_array(grad_out, "grad_out")})
+        asked = _asked(rank, transposed, {**options, "layout": layout})
+        asked = asked._replace(device=device_of(asked.device, {"grad_out": as_array(grad_out, "grad_out")}), method="auto")
         try:
             need_x, need_w, need_b = needs
         except (TypeError, ValueError):
@@ -170,9 +180,7 @@ def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
         w_array = w.w if isinstance(w, PreparedWeights) else as_array(w, "w")
         x, grad_out = as_array(x, "x"), as_array(grad_out, "grad_out")
         # Checked whatever is needed, so that grad_bias alone does not pass a gradient of another shape.
-        recipe = recipe_for(
-            transposed, "grad_input", rank, x.shape, w_array.shape, result_type(grad_out, w_array), geometry, {**how, "method": "auto"}
-        )
+        recipe = recipe_for(of_input, x.shape, w_array.shape, result_type(grad_out, w_array), asked)
         check_shape(grad_out, recipe.grad_shape or (), "grad_out", "that of the output")
         return (
             grad_input(grad_out, w_array, x.shape, layout=layout, **options) if need_x else None,
@@ -226,9 +234,9 @@ def prepare(w: Any, x_shape: Sequence[int], *, transposed: bool = False, dtype: 
     w = as_array(w, "w").copy()
     rank = w.ndim - 2
     result = result_type(w) if dtype is None else result_type(w, as_array(np.empty(0, dtype), "dtype"))
-    geometry, how = _split_options(rank, transposed, options)
-    how["device"] = device_of(how["device"], {"w": w})
-    chosen = recipe_for(transposed, "forward", rank, shape_of(x_shape, "x_shape"), w.shape, result, geometry, how).plan
+    asked = _asked(rank, transposed, options)
+    asked = asked._replace(device=device_of(asked.device, {"w": w}))
+    chosen = recipe_for(Function(transposed, "forward", rank), shape_of(x_shape, "x_shape"), w.shape, result, asked).plan
     packed = None
     if pack := getattr(chosen.algorithm, "prepare", None):
         packed = pack(chosen.problem, chosen.op, _readable(w, chosen).reshape(chosen.problem.shape("w")))
@@ -295,33 +303,30 @@ def explain(
         raise ValueError(f"op must be one of {words}, got {op!r}")
     x_shape, w_shape = shape_of(x_shape, "x_shape"), shape_of(w_shape, "w_shape")
     rank = len(w_shape) - 2
-    geometry, how = _split_options(rank, transposed, options)
+    asked = _asked(rank, transposed, options)
     kind: Kind = op  # type: ignore[assignment]
     given = result_type(as_array(np.empty(0, dtype), "dtype"))
-    problem, unbatched = problem_for(transposed, "forward", rank, x_shape, w_shape, geometry)
+    problem, unbatched = problem_for(Function(transposed, "forward", rank), x_shape, w_shape, asked)
     output = problem.shape("x" if transposed else "y", rank)[1 if unbatched else 0 :]
     name = f"conv{'_transpose' if transposed else ''}{rank}d"
     title = f"{name} {op} ({OPERATIONS[transposed, kind]}): x {x_shape}, w {w_shape}, output {output}"
-    operation, device = OPERATIONS[transposed, kind], how["device"] or "cpu"
-    compute = COMPUTE[given] if device == "cpu" else planned(problem, operation, given, how["method"], how["precision"], device).dtype
-    return planning.explain_problem(problem, operation, compute, title, how["method"], how["precision"], device, measure)
+    operation, device = OPERATIONS[transposed, kind], asked.device or "cpu"
+    compute = COMPUTE[given] if device == "cpu" else planned(problem, operation, given, asked.method, asked.precision, device).dtype
+    return planning.explain_problem(problem, operation, compute, title, asked.method, asked.precision, device, measure)
 
 
-def _split_options(rank: int, transposed: bool, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Complete the options of `prepare` and `explain` by conv's defaults; raise TypeError for an unknown one."""
+def _asked(rank: int, transposed: bool, options: dict[str, Any]) -> Asked:
+    """Complete the options of `prepare`, `explain` and backward by conv's defaults; raise TypeError for an unknown one."""
     if rank not in LAYOUTS:
         raise ValueError(f"w must have 3, 4 or 5 axes, for 1-D, 2-D or 3-D, got {rank + 2}")
-    geometry = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "layout": LAYOUTS[rank][0]}
-    if transposed:
-        geometry["output_padding"] = 0
-    how: dict[str, Any] = {"method": "auto", "precision": "default", "device": None}
-    for name, value in options.items():
-        if name in ("bias", "activation", "out", "stream"):
-            continue  # so that one dictionary of options serves the call and its preparation
-        if name not in geometry and name not in how:
-            raise TypeError(f"unexpected keyword argument {name!r}; the options are {(*geometry, *how)}")
-        (geometry if name in geometry else how)[name] = value
-    return geometry, how
+    default = Asked(1, 0, 1, 1, LAYOUTS[rank][0], 0, "auto", "default", None)
+    known = tuple(name for name in Asked._fields if transposed or name != "output_padding")
+    # Those of a call alone are left out, so that one dictionary of options serves the call and its preparation.
+    chosen = {name: value for name, value in options.items() if name not in ("bias", "activation", "out", "stream")}
+    for name in chosen:
+        if name not in known:
+            raise TypeError(f"unexpected keyword argument {name!r}; the options are {known}")
+    return default._replace(**chosen)
 
 
 __all__ = ["PreparedWeights", "explain", "prepare", *(name for name in globals() if name.startswith("conv"))]  # pyright: ignore

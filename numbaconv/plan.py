@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
+from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Run, Unsupported
 
 DEVICES = {"cpu": "numbaconv.cpu", "cuda": "numbaconv.cuda"}
 MACHINES = {"cpu": "one core", "cuda": "an H200"}  # whose time an estimate is
@@ -34,14 +33,19 @@ class Plan:
     workspace: int
     device: str = "cpu"
 
-    def bound(self) -> Callable[[Array, Array, Array], None]:
-        """Return what computes it from two operands to a result, without bias or activation.
+    def bound(self) -> Run:
+        """Return what computes it from two operands to a result, without bias or activation; shapes do not matter, only the order of elements.
 
         An algorithm with `bind` may look up beforehand what a short call would spend most of its time on.
         """
+        problem, op, run = self.problem, self.op, self.algorithm.run
+        shape_a, shape_b, shape_out = (problem.shape(name) for name in TENSORS[op])
+
+        def whole(a: Array, b: Array, out: Array) -> None:
+            run(problem, op, a.reshape(shape_a), b.reshape(shape_b), out.reshape(shape_out), Options())
+
         bind = getattr(self.algorithm, "bind", None)
-        quick = bind(self.problem, self.op, self.dtype) if bind else None
-        return quick or functools.partial(self.algorithm.run, self.problem, self.op, options=Options())
+        return (bind and bind(problem, op, self.dtype, whole)) or whole
 
 
 def room(device: str) -> dict[str, ModuleType]:

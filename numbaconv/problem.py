@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -38,6 +38,9 @@ class Options:
     bias: Any = None
     activation: str | None = None
     packed: Any = None
+
+
+Run = Callable[[Any, Any, Any], None]  # of an operation's two operands to its result
 
 
 @dataclass(frozen=True)

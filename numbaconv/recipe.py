@@ -1,20 +1,20 @@
 """What a call decides, and how it is carried out: words and shapes to a problem, an operation and a plan; arrays checked, then run.
 
-A call whose shapes and options were seen before costs one look-up: `_recipes` keeps what was decided.
+A call whose shapes and options were seen before costs one look-up: `_recipes` keeps what was decided. Where the arrays are moreover as
+kernels take them, `again` does nothing else but allocate the result and compute: it looks in `_known`.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from numbaconv import plan as planning
 from numbaconv.arrays import COMPUTE, Array, check_out, contiguous, copied_bytes, empty
-from numbaconv.problem import TENSORS, ConvProblem, Op, Options, is_channels_last
+from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Run, is_channels_last
 
 Kind = Literal["forward", "grad_input", "grad_weight"]
 
@@ -27,12 +27,34 @@ MOST_RECIPES = 4096
 PLAIN = {int, str, type(None)}  # of options that are dictionary keys as they are
 
 
+class Function(NamedTuple):
+    """What a user called, but for the options."""
+
+    transposed: bool
+    kind: Kind
+    rank: int
+
+
+class Asked(NamedTuple):
+    """The options of a call, as a user gave them."""
+
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: Any
+    layout: Any
+    output_padding: Any
+    method: Any
+    precision: Any
+    device: Any
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What was decided for one combination of shapes, dtypes and options."""
 
     plan: planning.Plan
-    run: Callable[[Array, Array, Array], None]  # without bias, activation and packed weights
+    run: Run  # without bias, activation and packed weights
     dtype: np.dtype[Any]
     grad_shape: tuple[int, ...] | None
     a_shape: tuple[int, ...]
@@ -44,6 +66,7 @@ class Recipe:
 
 
 _recipes: dict[Any, Recipe] = {}
+_known: dict[Any, Recipe] = {}
 
 
 def _plain(value: Any) -> Any:
@@ -56,52 +79,32 @@ def _plain(value: Any) -> Any:
     raise TypeError
 
 
-def recipe_for(
-    transposed: bool,
-    kind: Kind,
-    rank: int,
-    x_shape: tuple[int, ...],
-    w_shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    geometry: dict[str, Any],
-    how: dict[str, Any],
-) -> Recipe:
+def recipe_for(function: Function, x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: np.dtype[Any], asked: Asked) -> Recipe:
     """Look up what was decided for this call, or decide it; shapes are tuples of ints: an array's own or made so by `shape_of`."""
-    options = (*geometry.values(), *how.values())
+    options: tuple[Any, ...] = asked
     if not PLAIN.issuperset(map(type, options)):  # 1.0 and True are not to find what was decided for 1
         try:
             options = tuple(map(_plain, options))
         except TypeError:
-            return _decide(transposed, kind, rank, x_shape, w_shape, dtype, dict(geometry), **how)
-    key = (transposed, kind, rank, x_shape, w_shape, dtype, options)
+            return _decide(function, x_shape, w_shape, dtype, asked)
+    key = (function, x_shape, w_shape, dtype, options)
     recipe = _recipes.get(key)
     if recipe is None:
-        recipe = _decide(transposed, kind, rank, x_shape, w_shape, dtype, dict(geometry), **how)
+        recipe = _decide(function, x_shape, w_shape, dtype, asked)
         if len(_recipes) >= MOST_RECIPES:
             _recipes.clear()
         _recipes[key] = recipe
     return recipe
 
 
-def _decide(
-    transposed: bool,
-    kind: Kind,
-    rank: int,
-    x_shape: tuple[int, ...],
-    w_shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    geometry: dict[str, Any],
-    *,
-    method: str,
-    precision: str,
-    device: str | None,
-) -> Recipe:
-    problem, unbatched = problem_for(transposed, kind, rank, x_shape, w_shape, geometry)
+def _decide(function: Function, x_shape: tuple[int, ...], w_shape: tuple[int, ...], dtype: np.dtype[Any], asked: Asked) -> Recipe:
+    problem, unbatched = problem_for(function, x_shape, w_shape, asked)
+    (transposed, kind, rank), device = function, asked.device or "cpu"
     op = OPERATIONS[transposed, kind]
-    for name, value in (("method", method), ("precision", precision), ("device", device or "cpu")):
+    for name, value in (("method", asked.method), ("precision", asked.precision), ("device", device)):
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a string, got {value!r}")
-    chosen = planned(problem, op, dtype, method, precision, device or "cpu")
+    chosen = planned(problem, op, dtype, asked.method, asked.precision, device)
     a, b, out = TENSORS[op]
     shapes = {t: problem.shape(t, rank)[1 if unbatched and t != "w" else 0 :] for t in ("x", "w", "y")}
     grad_shape = shapes["x" if transposed else "y"] if kind != "forward" else None
@@ -121,11 +124,13 @@ def planned(problem: ConvProblem, op: Op, dtype: np.dtype[Any], method: str, pre
     return planning.plan(problem, op, COMPUTE[dtype], method, precision, device)
 
 
-def problem_for(
-    transposed: bool, kind: Kind, rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], geometry: dict[str, Any]
-) -> tuple[ConvProblem, bool]:
+def problem_for(function: Function, x_shape: tuple[int, ...], w_shape: tuple[int, ...], asked: Asked) -> tuple[ConvProblem, bool]:
     """Build the problem of a call and say whether x came without a batch axis."""
-    channels_last = is_channels_last(geometry.pop("layout"), rank)
+    transposed, kind, rank = function
+    channels_last = is_channels_last(asked.layout, rank)
+    geometry = {"stride": asked.stride, "padding": asked.padding, "dilation": asked.dilation, "groups": asked.groups}
+    if transposed:
+        geometry["output_padding"] = asked.output_padding
     names = ("input_shape" if kind == "grad_input" else "x", "kernel_shape" if kind == "grad_weight" else "w")
     unbatched = len(x_shape) == rank + 1
     make = ConvProblem.from_transposed_shapes if transposed else ConvProblem.from_shapes
@@ -139,6 +144,38 @@ def shape_of(value: Any, name: str) -> tuple[int, ...]:
         return tuple(operator.index(size) for size in value)
     except TypeError:
         raise TypeError(f"{name} must be a sequence of ints, got {value!r}") from None
+
+
+def again(function: Function, a: Any, b: Any, options: tuple[Any, ...]) -> Array | None:
+    """Do what was done before for two operands and options like these; None if there was nothing, or they may need more care than that."""
+    if not (type(a) is type(b) is np.ndarray and a.flags.carray and b.flags.carray):
+        return None
+    try:
+        recipe = _known.get((function, a.shape, b.shape, a.dtype, b.dtype, options))
+    except TypeError:  # an option that is no key
+        return None
+    if recipe is None or not _are_plain(options):
+        return None
+    out = empty(recipe.out_shape, recipe.dtype)
+    recipe.run(a, b, out)
+    return out
+
+
+def remember(recipe: Recipe, function: Function, operands: tuple[Array, ...], options: tuple[Any, ...]) -> None:
+    """Have `again` know a recipe that was carried out, if nothing has to be checked or converted but what the key says."""
+    a, b = operands
+    floating = recipe.dtype.kind == "f" and a.dtype is b.dtype is recipe.dtype is recipe.plan.dtype
+    if floating and recipe.plan.device == "cpu" and recipe.bytes <= planning.UNCHECKED_BYTES and _are_plain(options):
+        if len(_known) >= MOST_RECIPES:
+            _known.clear()
+        _known[function, a.shape, b.shape, a.dtype, b.dtype, options] = recipe
+
+
+def _are_plain(options: tuple[Any, ...]) -> bool:
+    """Return whether options are ints, strings, None and tuples of ints: such that are equal mean the same."""
+    return PLAIN.issuperset(map(type, options)) or all(
+        type(option) in PLAIN or (type(option) is tuple and set(map(type, option)) == {int}) for option in options
+    )
 
 
 def carry_out(
@@ -171,12 +208,12 @@ def carry_out(
         a, b = (np.conj(array) if name == conjugate else array for name, array in inputs.items())
     direct = out is not None and out.dtype == dtype and out.flags.carray
     result = out if direct else empty(recipe.out_shape, dtype)
-    a, b = contiguous(a, dtype).reshape(recipe.a_shape), contiguous(b, dtype).reshape(recipe.b_shape)
-    full: Array = result.reshape(recipe.full_out_shape)  # type: ignore[union-attr]
+    a, b = contiguous(a, dtype), contiguous(b, dtype)
     if bias is activation is packed is None:
-        recipe.run(a, b, full)
+        recipe.run(a, b, result)
     else:
         options = Options(None if bias is None else contiguous(bias, dtype), activation, packed)
+        a, b, full = a.reshape(recipe.a_shape), b.reshape(recipe.b_shape), result.reshape(recipe.full_out_shape)  # type: ignore[union-attr]
         chosen.algorithm.run(chosen.problem, chosen.op, a, b, full, options)
     if direct or (out is None and recipe.dtype == dtype):
         return result  # type: ignore[return-value]

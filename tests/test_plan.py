@@ -176,6 +176,7 @@ def test_a_repeated_call_does_not_plan_again(monkeypatch):
     original = planning.plan
     monkeypatch.setattr(planning, "plan", lambda *a, **k: calls.append(a) or original(*a, **k))
     monkeypatch.setattr(recipe, "_recipes", {})
+    monkeypatch.setattr(recipe, "_known", {})
     x, w = np.ones((1, 2, 9), np.float32), np.ones((3, 2, 3), np.float32)
     for _ in range(5):
         nc.conv1d(x, w, stride=2)
@@ -210,6 +211,54 @@ def test_recipes_are_not_confused_by_options_that_look_alike():
     assert nc.conv1d(x, w, stride=Whole(3)).shape == (1, 1, 4)
 
 
+def test_what_is_known_is_not_confused_by_what_looks_alike(rng):
+    x, w = rng.standard_normal((2, 3, 9, 7)).astype(np.float32), rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    grad = rng.standard_normal((2, 4, 4, 3)).astype(np.float32)
+    options = {"stride": (2, 2), "padding": 0}
+    calls = (
+        lambda x, w, grad, **more: nc.conv2d(x, w, **{**options, **more}),
+        lambda x, w, grad, **more: nc.conv2d_grad_input(grad, w, (2, 3, 9, 7), **{**options, **more}),
+        lambda x, w, grad, **more: nc.conv2d_grad_weight(x, grad, (4, 3, 3, 3), **{**options, **more}),
+        lambda x, w, grad, **more: nc.conv_transpose2d_grad_weight(grad, x, (3, 3), **{**options, **more}),
+    )
+    for call in calls:
+        expected = call(x, w, grad)
+        np.testing.assert_array_equal(call(x, w, grad), expected)
+        other = [np.asfortranarray(a) for a in (x, w, grad)]  # in another order in memory,
+        np.testing.assert_array_equal(call(*other), expected)
+        read_only = [a.copy() for a in (x, w, grad)]
+        for array in read_only:
+            array.setflags(write=False)
+        np.testing.assert_array_equal(call(*read_only), expected)
+        swapped = [a.astype(">f4") for a in (x, w, grad)]  # of another order of bytes,
+        np.testing.assert_array_equal(call(*swapped), expected)
+        shifted = [np.frombuffer(b"\0" + a.tobytes(), np.float32, offset=1).reshape(a.shape) for a in (x, w, grad)]  # not aligned
+        np.testing.assert_array_equal(call(*shifted), expected)
+        np.testing.assert_array_equal(call(x, w, grad, stride=[2, 2]), expected)
+        double = call(*(a.astype(float) for a in (x, w, grad)))
+        assert double.dtype == np.float64
+        np.testing.assert_allclose(double, expected, rtol=1e-4, atol=1e-4)
+        for wrong in ((2.0, 2.0), (True, 2.0), 2.0, np.float32(2)):
+            with pytest.raises(TypeError, match="stride"):
+                call(x, w, grad, stride=wrong)
+        with pytest.raises((TypeError, ValueError), match="padding"):
+            call(x, w, grad, padding=0.0)
+        with pytest.raises((TypeError, ValueError), match="layout"):
+            call(x, w, grad, layout=b"NCHW")
+    assert nc.conv2d(x, w, **options) is not nc.conv2d(x, w, **options), "results are not shared"
+    with pytest.raises(ValueError, match="stream"):
+        nc.conv2d(x, w, stream=0, **options)
+
+
+def test_weights_that_are_not_finite_are_met_by_what_is_known():
+    for groups, shape in ((1, (4, 2, 3, 3)), (2, (2, 1, 3, 3))):
+        x, w = np.ones((1, 2, 6, 6), np.float32), np.ones(shape, np.float32)
+        nc.conv2d(x, w, padding=1, groups=groups)
+        w[0, 0, 0, 0] = np.inf  # beside the input: no 0·∞ there
+        y = nc.conv2d(x, w, padding=1, groups=groups)
+        assert np.isinf(y[0, 0, 1:, 1:]).all() and np.isfinite(y[0, 0, 0]).all() and np.isfinite(y[0, 1]).all()
+
+
 def test_recipes_are_not_confused_by_iterators():
     x, w = np.zeros((1, 1, 12), np.float32), np.ones((1, 1, 2), np.float32)
     sizes = []
@@ -224,10 +273,11 @@ def test_recipes_are_not_confused_by_iterators():
 def test_the_recipes_that_are_kept_are_bounded(monkeypatch):
     monkeypatch.setattr(recipe, "MOST_RECIPES", 5)
     monkeypatch.setattr(recipe, "_recipes", {})
+    monkeypatch.setattr(recipe, "_known", {})
     w = np.ones((1, 1, 2), np.float32)
     for size in range(2, 20):
         nc.conv1d(np.ones((1, 1, size), np.float32), w)
-        assert len(recipe._recipes) <= 5
+        assert max(len(recipe._recipes), len(recipe._known)) <= 5
 
 
 def peak_of(call: Callable[[], Any]) -> int:

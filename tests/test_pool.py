@@ -181,3 +181,21 @@ def test_waiting_ends() -> None:
     waiter.join(10)
     assert not waiter.is_alive()
     assert 1e-10 < _waiting.look_seconds() < 1e-4
+
+
+def test_a_thread_keeps_scratch_of_its_own():
+    f4, f8 = np.dtype(np.float32), np.dtype(np.float64)
+    first = _parallel.own_scratch(1000, f4)
+    assert first.shape == (1, 1000) and first.dtype == f4 and first.flags.carray and first.ctypes.data % 64 == 0
+    assert _parallel.own_scratch(1000, f4) is first and np.shares_memory(first, _parallel.own_scratch(10, f8))
+    large = _parallel.own_scratch(10_000, f8)
+    assert large.shape == (1, 10_000) and large.ctypes.data % 64 == 0 and np.shares_memory(large, _parallel.own_scratch(1000, f4))
+    huge = _parallel.own_scratch(_parallel.KEPT, f4)
+    assert huge.shape == (1, _parallel.KEPT) and not np.shares_memory(huge, _parallel.own_scratch(_parallel.KEPT, f4)), "too much to keep"
+    for size in range(1000):
+        assert _parallel.own_scratch(size, f4).size == size and len(_parallel._own.views) <= _parallel.VIEWS
+    others: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: others.append(_parallel.own_scratch(1000, f4)))
+    thread.start()
+    thread.join()
+    assert not np.shares_memory(others[0], _parallel.own_scratch(1000, f4))

@@ -34,7 +34,8 @@ BATCH_SECONDS = 0.004  # of a batch at the most, for a prompt Ctrl-C,
 LEAST_SECONDS = 20e-6  # and at the least, which is worth the 2 µs of drawing it
 SERIAL_SECONDS = 45e-6  # below this a second thread costs more than it brings (1×1 on 28²: 48→48 47.6 and 44.0 µs, 32→32 28.4 and 31.0)
 MOST_SHARED, TILE_MACS = 32, 1 << 20  # tiles for the threads to share; multiply-adds of one: some 20 µs
-FEW = 1 << 14  # bytes of scratch that are not worth the microseconds of aligning them
+FEW = 1 << 14  # bytes of scratch that are not worth the microsecond of aligning them
+KEPT, VIEWS = 1 << 20, 256  # bytes of scratch that a thread keeps, the size of a usual L2; and how many sizes of it are looked up
 MOST_THREADS = 1024  # more would be a mistake, and start that many
 Array = np.ndarray[Any, Any]
 
@@ -60,7 +61,7 @@ def run(kernel: Kernel, tiles: int, scratch: tuple[int, Any], arguments: tuple[A
         if workers > 1 and _mode == "pool" and not _pool.pays(seconds):
             workers = 1
     if workers == 1 and seconds <= BATCH_SECONDS:
-        kernel.serial(0, tiles, 1, aligned(1, *scratch), *arguments)
+        kernel.serial(0, tiles, 1, own_scratch(*scratch), *arguments)
     elif _mode == "numba" and workers > 1:
         _run_numba(kernel, tiles, workers, aligned(workers, *scratch), arguments, seconds)
     else:
@@ -80,6 +81,36 @@ def batches(tiles: int, workers: int, least: int, most: int) -> tuple[int, ...]:
         left = tiles - bounds[-1]
         bounds.append(bounds[-1] + min(left, most, max(least, -(-left // (2 * workers)))))
     return tuple(bounds)
+
+
+class _Own(threading.local):
+    """Memory of a thread for the kernels that it runs alone: nothing in it outlives a kernel, and it is in the caches more often than fresh one."""
+
+    def __init__(self) -> None:
+        self.memory = np.empty(0, np.uint8)
+        self.views: dict[tuple[int, np.dtype[Any]], Array] = {}
+
+
+_own = _Own()
+
+
+def own_scratch(size: int, dtype: np.dtype[Any]) -> Array:
+    """Return a row of scratch for a kernel that the calling thread runs alone; it starts on a cache line."""
+    found = _own.views.get((size, dtype))
+    return _own_view(size, dtype) if found is None else found
+
+
+def _own_view(size: int, dtype: np.dtype[Any]) -> Array:
+    needed = size * dtype.itemsize
+    if needed > KEPT:
+        return aligned(1, size, dtype)
+    if needed > _own.memory.size:
+        _own.memory = empty((max(needed, 2 * _own.memory.size),), np.dtype(np.uint8), 0)
+        _own.views.clear()
+    if len(_own.views) >= VIEWS:
+        _own.views.clear()
+    view = _own.views[size, dtype] = _own.memory[:needed].view(dtype).reshape(1, size)
+    return view
 
 
 def aligned(workers: int, size: int, dtype: np.dtype[Any]) -> Array:

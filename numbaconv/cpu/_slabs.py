@@ -228,7 +228,7 @@ def bind(part: Pass | Rolls, p: ConvProblem, dtype: np.dtype[Any]) -> Callable[[
 
     def run(x: Array, w: Array, y: Array) -> bool:
         broken = np.zeros(1, np.int8)
-        compute(0, tiles, 1, np.empty((1, scratch), dtype), x.reshape(-1), w.reshape(-1), y.reshape(-1), bias, 0, broken, *tables)
+        compute(0, tiles, 1, _parallel.own_scratch(scratch, dtype), x.ravel(), w.ravel(), y.ravel(), bias, 0, broken, *tables)
         return bool(broken[0])
 
     return run

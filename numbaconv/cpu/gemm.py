@@ -27,7 +27,7 @@ from numbaconv.cpu import _emit, _grid, _parallel, _product, _products, _seconds
 from numbaconv.cpu._product import CHUNK
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES, fill
-from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+from numbaconv.problem import ConvProblem, Op, Options, Run, Unsupported
 
 MOST_PHASES = 64  # of a strided dgrad
 MOST_TAPS, MOST_TERMS = 1 << 14, 1 << 20  # of an axis, and entries of a table of steps
@@ -153,18 +153,15 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
             _put_in_order(cut, add_pairwise(y), out.reshape(-1))
         elif pieces > 1:
             out.reshape(-1)[:] = add_pairwise(y)
-    if broken[0]:
-        _mend(cut, op, a, b, other, out, options)
+    if broken[0] and cut.padded and not np.isfinite(other).all():
+        direct.run(cut.problem, op, a, b, out, options)  # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right
 
 
-def _mend(cut: Cut, op: Op, a: Array, b: Array, other: Array, out: Array, options: Options) -> None:
-    """Compute sums that are not finite again if it may be for 0·∞ in the padding: only the sum that leaves the padding out is right."""
-    if cut.padded and not np.isfinite(other).all():
-        direct.run(cut.problem, op, a, b, out, options)
+def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run | None:
+    """Return `run` of one product for these alone, without bias and activation, with everything looked up; None where that would not be noticed.
 
-
-def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], None] | None:
-    """Return `run` of one product for these alone, without bias and activation, with everything looked up; None where that would not be noticed."""
+    ``whole`` does the same for any number of threads.
+    """
     isa, seconds = _emit.host(), cost(problem, op, dtype)
     if seconds > _parallel.BATCH_SECONDS:
         return None
@@ -173,18 +170,19 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Callable[[Array,
         return None
     tables, tiles, _, scratch = cut.products[0]
     compute, short = _product.kernel(isa, dtype, cut.per_lane, False).serial, seconds < _parallel.SERIAL_SECONDS
+    padded, apart, zeros = cut.padded, cut.apart, cut.zeros
 
     def bound(a: Array, b: Array, out: Array) -> None:
         if isa is not _emit.host() or (not short and _parallel.get_num_threads() > 1):
-            return run(problem, op, a, b, out, Options())
+            return whole(a, b, out)
         rows, lanes, other = _operands(cut, op, a, b)
-        flat, broken = out.reshape(-1), np.zeros(1, np.int8)
-        y = np.empty(out.size, dtype) if cut.apart else flat
-        compute(0, tiles, 1, _parallel.aligned(1, scratch, dtype), rows, lanes, y, cut.zeros, cut.zeros, 0, broken, *tables)
-        if cut.apart:
+        flat, broken = out.ravel(), np.zeros(1, np.int8)
+        y = np.empty(out.size, dtype) if apart else flat
+        compute(0, tiles, 1, _parallel.own_scratch(scratch, dtype), rows, lanes, y, zeros, zeros, 0, broken, *tables)
+        if apart:
             _put_in_order(cut, y, flat)
-        if broken[0]:
-            _mend(cut, op, a, b, other, out, Options())
+        if broken[0] and padded and not np.isfinite(other).all():
+            whole(a, b, out)
         return None
 
     return bound
@@ -196,9 +194,9 @@ def _operands(cut: Cut, op: Op, a: Array, b: Array, packed: Any = None) -> tuple
     if cut.copy:
         x = cut.copy(x)
     if not cut.per_lane:
-        return other.reshape(-1), x.reshape(-1), other
+        return other.ravel(), x.ravel(), other
     weights: Any = prepare(cut.problem, op, other) if packed is None else packed
-    return x.reshape(-1), weights.reshape(-1), other
+    return x.ravel(), weights.ravel(), other
 
 
 def _dense(p: ConvProblem, op: Op) -> ConvProblem:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from numbaconv.cpu._grid import reads_zeros
 from numbaconv.cpu._stencil_moves import channel_copier, channel_storer, clear, copier, storer
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.cpu.bias import CODES
-from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+from numbaconv.problem import ConvProblem, Op, Options, Run, Unsupported
 
 soon_written = _simd_stencil.prefetch(True)
 MOST_TAPS = 1 << 14  # each has an entry in a table
@@ -109,8 +108,11 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     _parallel.run(kernel, int(blocks.sizes[0]), (blocks.scratch, out.dtype), arguments, seconds)
 
 
-def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], None] | None:
-    """Return `run` for these alone, without bias and activation, with everything looked up; None where that would not be noticed."""
+def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run | None:
+    """Return `run` for these alone, without bias and activation, with everything looked up; None where that would not be noticed.
+
+    ``whole`` does the same for any number of threads.
+    """
     p, seconds, found = _ready(problem, op, dtype) if op != "wgrad" else (problem, 0.0, [])
     if len(found) != 1 or seconds > _parallel.BATCH_SECONDS:
         return None
@@ -118,9 +120,9 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Callable[[Array,
 
     def bound(a: Array, b: Array, out: Array) -> None:
         if isa is not _emit.host() or (not short and _parallel.get_num_threads() > 1):
-            run(problem, op, a, b, out, Options())
+            whole(a, b, out)
         elif call(a, b, out) and not np.isfinite(b).all():
-            direct.run(problem, op, a, b, out, Options())
+            whole(a, b, out)
 
     return bound
 

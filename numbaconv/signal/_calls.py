@@ -131,7 +131,6 @@ def _learn(call: Call | None) -> Known | None:
 def compute_known(call: Known, in1: Array, in2: Array, out: Array | None) -> Array | None:
     """Return the result of a call that is known; None if ``out`` is not what it should be, is not contiguous or may overlap an input."""
     x, h = (in2, in1) if call.swapped else (in1, in2)
-    x_shape, h_shape, y_shape = call.ready.full
     if call.flip is not None:
         h = h[call.flip].copy()
     elif not h.flags.carray:
@@ -144,7 +143,7 @@ def compute_known(call: Known, in1: Array, in2: Array, out: Array | None) -> Arr
         return None
     if call.sweep is not None and _swept(x.reshape(call.sweep[0]), h, call.sweep[1], "zeros", 0, out[None]) is not None:
         return out
-    call.ready.run(x.reshape(x_shape), h.reshape(h_shape), out.reshape(y_shape))
+    call.ready.run(x, h, out)
     return out
 
 
