@@ -25,7 +25,7 @@ import numpy as np
 import numbaconv as nc
 from numbaconv.plan import Plan, plan
 from numbaconv.problem import ConvProblem
-from numbaconv.recipe import OPERATIONS, problem_for
+from numbaconv.recipe import OPERATIONS, Asked, Function, problem_for
 
 Array = np.ndarray[Any, Any]
 OPS = ("forward", "grad_input", "grad_weight")
@@ -92,8 +92,7 @@ class Layer:
     @cached_property
     def problem(self) -> ConvProblem:
         """What numbaconv makes of it."""
-        geometry = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "layout": None, **self.options}
-        return problem_for(self.transposed, "forward", self.rank, self.x_shape, self.w_shape, geometry)[0]
+        return problem_for(Function(self.transposed, "forward", self.rank), self.x_shape, self.w_shape, Asked(**self.options))[0]
 
     def plan(self, op: str, dtype: str = "float32", method: str = "auto", **how: Any) -> Plan:
         """Return how numbaconv would compute ``op``; NotImplementedError where the method cannot."""

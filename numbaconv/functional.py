@@ -319,14 +319,13 @@ def _asked(rank: int, transposed: bool, options: dict[str, Any]) -> Asked:
     """Complete the options of `prepare`, `explain` and backward by conv's defaults; raise TypeError for an unknown one."""
     if rank not in LAYOUTS:
         raise ValueError(f"w must have 3, 4 or 5 axes, for 1-D, 2-D or 3-D, got {rank + 2}")
-    default = Asked(1, 0, 1, 1, LAYOUTS[rank][0], 0, "auto", "default", None)
     known = tuple(name for name in Asked._fields if transposed or name != "output_padding")
     # Those of a call alone are left out, so that one dictionary of options serves the call and its preparation.
     chosen = {name: value for name, value in options.items() if name not in ("bias", "activation", "out", "stream")}
     for name in chosen:
         if name not in known:
             raise TypeError(f"unexpected keyword argument {name!r}; the options are {known}")
-    return default._replace(**chosen)
+    return Asked(**chosen)
 
 
 __all__ = ["PreparedWeights", "explain", "prepare", *(name for name in globals() if name.startswith("conv"))]  # pyright: ignore

@@ -38,15 +38,15 @@ class Function(NamedTuple):
 class Asked(NamedTuple):
     """The options of a call, as a user gave them."""
 
-    stride: Any
-    padding: Any
-    dilation: Any
-    groups: Any
-    layout: Any
-    output_padding: Any
-    method: Any
-    precision: Any
-    device: Any
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    groups: Any = 1
+    layout: Any = None
+    output_padding: Any = 0
+    method: Any = "auto"
+    precision: Any = "default"
+    device: Any = None
 
 
 @dataclass(frozen=True)
