@@ -16,9 +16,11 @@ _FUNCTIONS = (
     "explain", "prepare", "PreparedWeights",
 )  # fmt: skip
 _THREADING = ("set_num_threads", "get_num_threads", "num_threads", "set_threading", "get_threading")
+_MEMORY = ("get_kept_memory", "set_kept_memory")
 _HOMES = {
     **dict.fromkeys(_FUNCTIONS, "numbaconv.functional"),
     **dict.fromkeys(_THREADING, "numbaconv.cpu._parallel"),
+    **dict.fromkeys(_MEMORY, "numbaconv.memory"),
 }
 _MODULES = ("nn", "functional", "ndimage", "signal")
 __all__ = ["__version__", *_HOMES, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -66,6 +68,8 @@ if TYPE_CHECKING:  # what the table above says, for editors and type checkers
     from numbaconv.functional import conv_transpose3d_grad_weight as conv_transpose3d_grad_weight
     from numbaconv.functional import explain as explain
     from numbaconv.functional import prepare as prepare
+    from numbaconv.memory import get_kept_memory as get_kept_memory
+    from numbaconv.memory import set_kept_memory as set_kept_memory
 else:
 
     def __getattr__(name: str) -> Any:

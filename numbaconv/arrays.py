@@ -5,7 +5,6 @@ Arrays on a GPU become CuPy's, in which `numbaconv.cuda` computes.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import sys
 from collections.abc import Sequence
@@ -13,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv.memory import CACHE_LINE, REUSED, address, block
+
 Array = np.ndarray[Any, Any]
 
 # The dtype that kernels compute in, by the dtype of the result; float16 has no arithmetic on a CPU. Of two C types of one size, as
 # long and long long, it is the one that NumPy gives by default.
 COMPUTE = {np.dtype(t): np.dtype(np.dtype(t).name) for t in "bhilqBHILQfdFD"} | {np.dtype("e"): np.dtype("f")}
 
-CACHE_LINE = 64  # bytes
 LARGE = 1 << 19  # bytes of a result from which it starts on a cache line: 64→256 1×1 on 56×56 took 1.13 ms, not 1.26
 GPU_ALIGNMENT = 16  # bytes, of what kernels load at once
 CUDA_OF_DLPACK = (2, 13)  # the device types of memory that a GPU's kernels can read
@@ -108,17 +108,15 @@ def result_type(*arrays: Array) -> np.dtype[Any]:
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], large: int = LARGE) -> Array:
     """Return an array to be overwritten. One of ``large`` bytes starts on a cache line: a vector that straddles two takes twice as long to move."""
-    size = math.prod(shape)
-    if size * dtype.itemsize < large:
+    count = math.prod(shape)
+    size = count * dtype.itemsize
+    if size < large:
         return np.empty(shape, dtype)
-    memory = np.empty(size + CACHE_LINE // dtype.itemsize, dtype)
+    if size >= REUSED:
+        return block(size).view(dtype).reshape(shape)
+    memory = np.empty(count + CACHE_LINE // dtype.itemsize, dtype)
     skipped = -address(memory) % CACHE_LINE // dtype.itemsize
-    return memory[skipped : skipped + size].reshape(shape)
-
-
-def address(array: Array) -> int:
-    """Return where the elements of a writable, contiguous array are; array.ctypes says it too, but takes a microsecond."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+    return memory[skipped : skipped + count].reshape(shape)
 
 
 def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numbaconv import memory
 from numbaconv import plan as planning
-from numbaconv.arrays import COMPUTE, Array, contiguous, copied_bytes, namespace
+from numbaconv.arrays import COMPUTE, Array, contiguous, copied_bytes, empty, namespace
 from numbaconv.problem import TENSORS, ConvProblem, Op, Run
 
 METHODS = ("auto", "direct", "fft")
@@ -122,16 +123,16 @@ def _run(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, method: str, a: Array
         return _more_axes(op, x_shape, h_shape, axes, method, a, b, out)
     given, dtype, xp = a.dtype, COMPUTE[a.dtype], namespace(a)
     if not (a.size and b.size and math.prod(axes.size)):
-        empty = xp.zeros(_result_shape(op, x_shape, h_shape, axes), a.dtype) if out is None else out
-        empty[...] = 0
-        return empty
+        nothing = xp.zeros(_result_shape(op, x_shape, h_shape, axes), a.dtype) if out is None else out
+        nothing[...] = 0
+        return nothing
     on_gpu = xp is not np
     found = ready(op, x_shape, h_shape, axes, dtype, method, "cuda" if on_gpu else "cpu")
     needed = found.size + (0 if on_gpu else copied_bytes(a, dtype) + copied_bytes(b, dtype))
-    if needed > planning.UNCHECKED_BYTES:
+    if needed > memory.UNCHECKED_BYTES:
         _require_memory(on_gpu)(needed, f"an output of shape {found.shape} with the workspace of {found.plan.name!r}")
     direct = out is not None and out.dtype == dtype and (out is contiguous(out, dtype) if on_gpu else out.flags.carray)
-    result: Array = out if direct else xp.empty(found.shape, dtype)  # type: ignore[assignment]
+    result: Array = out if direct else (xp.empty if on_gpu else empty)(found.shape, dtype)  # type: ignore[assignment]
     found.run(contiguous(a, dtype), contiguous(b, dtype), result)
     if direct:
         return result
@@ -143,7 +144,7 @@ def _run(op: Op, x_shape: Ints, h_shape: Ints, axes: Axes, method: str, a: Array
 
 def _require_memory(on_gpu: bool) -> Any:
     if not on_gpu:
-        return planning.require_memory
+        return memory.require
     from numbaconv.cuda import calls
 
     return calls.require_memory

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from numbaconv import memory
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Run, Unsupported
 
 DEVICES = {"cpu": "numbaconv.cpu", "cuda": "numbaconv.cuda"}
@@ -18,7 +18,6 @@ MACHINES = {"cpu": "one core", "cuda": "an H200"}  # whose time an estimate is
 PRECISIONS = ("default", "highest")  # and what algorithms of a room name in PRECISIONS of their own
 Array = np.ndarray[Any, Any]
 MEASURED_SECONDS, MEASURED_CALLS = 0.3, 50  # `explain` measures an algorithm for so long, or so often, and at least 3 times
-UNCHECKED_BYTES = 64 << 20  # smaller requests are made without asking the system first
 
 
 @dataclass(frozen=True)
@@ -121,39 +120,6 @@ def _unless_asked_otherwise(answer: float | str, algorithm: ModuleType, dtype: n
     return answer
 
 
-def require_memory(size: int, purpose: str) -> None:
-    """Raise MemoryError if ``size`` bytes cannot be had, before anything is allocated."""
-    if size > UNCHECKED_BYTES and size > (available := available_memory()):
-        raise MemoryError(f"{purpose} needs {size / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB are available")
-
-
-def available_memory() -> float:
-    """Return the bytes that this process may still allocate: the system's estimate and the container's limit counted."""
-    free = float("inf")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, ValueError, StopIteration):
-        free = _physical_memory()
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, float(limit) - float(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return free
-
-
-@functools.cache
-def _physical_memory() -> float:
-    import os
-
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
-
-
 class Explanation(str):
     """A table that prints as such at the prompt too."""
 
@@ -203,7 +169,7 @@ def _measured(problem: ConvProblem, op: Op, dtype: np.dtype[Any], algorithm: Mod
     if estimate > MEASURED_SECONDS:
         return "not measured, too slow"
     size = sum(int(np.prod(problem.shape(t), dtype=object)) for t in TENSORS[op]) * max(dtype.itemsize, 8)  # random numbers are float64 first
-    require_memory(size * 2 + workspace, "measuring")
+    memory.require(size * 2 + workspace, "measuring")
     a, b, out = tuning.operands(problem, op, dtype)
     if device == "cpu":
         taken = tuning.measured(lambda: algorithm.run(problem, op, a, b, out, Options()), MEASURED_SECONDS, MEASURED_CALLS)

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from numbaconv import memory
 from numbaconv import plan as planning
 from numbaconv.arrays import COMPUTE, Array, check_out, contiguous, copied_bytes, empty
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Run, is_channels_last
@@ -165,7 +166,7 @@ def remember(recipe: Recipe, function: Function, operands: tuple[Array, ...], op
     """Have `again` know a recipe that was carried out, if nothing has to be checked or converted but what the key says."""
     a, b = operands
     floating = recipe.dtype.kind == "f" and a.dtype is b.dtype is recipe.dtype is recipe.plan.dtype
-    if floating and recipe.plan.device == "cpu" and recipe.bytes <= planning.UNCHECKED_BYTES and _are_plain(options):
+    if floating and recipe.plan.device == "cpu" and recipe.bytes <= memory.UNCHECKED_BYTES and _are_plain(options):
         if len(_known) >= MOST_RECIPES:
             _known.clear()
         _known[function, a.shape, b.shape, a.dtype, b.dtype, options] = recipe
@@ -202,8 +203,8 @@ def carry_out(
         check_out(out, recipe.out_shape, recipe.dtype, inputs if bias is None else {**inputs, "bias": bias})
     a, b = inputs.values()
     needed = recipe.bytes + copied_bytes(a, dtype) + copied_bytes(b, dtype)
-    if needed > planning.UNCHECKED_BYTES:
-        planning.require_memory(needed, f"an output of shape {recipe.out_shape} with the workspace of {chosen.name!r}")
+    if needed > memory.UNCHECKED_BYTES:
+        memory.require(needed, f"an output of shape {recipe.out_shape} with the workspace of {chosen.name!r}")
     if conjugate and inputs[conjugate].dtype.kind == "c":
         a, b = (np.conj(array) if name == conjugate else array for name, array in inputs.items())
     direct = out is not None and out.dtype == dtype and out.flags.carray
@@ -226,6 +227,6 @@ def carry_out(
 def _carry_out_on_gpu(recipe: Recipe, inputs: Any, bias: Any, activation: Any, out: Any, stream: Any, packed: Any, conjugate: str) -> Array:
     from numbaconv.cuda import calls
 
-    if recipe.bytes > planning.UNCHECKED_BYTES:
+    if recipe.bytes > memory.UNCHECKED_BYTES:
         calls.require_memory(recipe.bytes, f"an output of shape {recipe.out_shape} with the workspace of {recipe.plan.name!r}")
     return calls.carry_out(recipe, inputs, bias, activation, out, packed, conjugate, stream)

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv import boundary
-from numbaconv import plan as planning
+from numbaconv import boundary, memory
 from numbaconv.arrays import Array, empty
 from numbaconv.cpu import separable as sweep
 
@@ -66,7 +65,7 @@ def correlate(
     many outputs as elements unless ``size`` says otherwise. ``out``, if given, is filled and returned; it shares no memory with x.
     """
     given = (*x.shape[:-2], *(x.shape[-2:] if size is None else size))
-    planning.require_memory((math.prod(given) + x.size) * x.itemsize, f"an output of shape {given} with a contiguous image in {x.dtype}")
+    memory.require((math.prod(given) + x.size) * x.itemsize, f"an output of shape {given} with a contiguous image in {x.dtype}")
     place = out is not None and out.dtype == x.dtype and out.flags.carray
     y: Array = out if place else empty(given, x.dtype)  # type: ignore[assignment]
     first, second = (

@@ -13,8 +13,7 @@ from cases import fill
 from tolerance import INEXACT
 
 import numbaconv as nc
-from numbaconv import _docs, functional
-from numbaconv import plan as planning
+from numbaconv import _docs, functional, memory
 from numbaconv.plan import room
 
 FORWARD = [f"conv{t}{rank}d" for t in ("", "_transpose") for rank in (1, 2, 3)]
@@ -199,7 +198,7 @@ def test_errors_name_the_argument_and_what_was_given(call, error, message):
 
 
 def test_options_beyond_64_bits_give_an_ordinary_error_or_the_right_result(monkeypatch):
-    monkeypatch.setattr(planning, "available_memory", lambda: 1e9)
+    monkeypatch.setattr(memory, "available", lambda: 1e9)
     one = np.ones((1, 1, 3), np.float32)
     for size in (2**31, 2**40, 2**62, 2**63, 2**64, 10**30):
         for options in (

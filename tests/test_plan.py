@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import numbaconv as nc
+from numbaconv import memory, recipe
 from numbaconv import plan as planning
-from numbaconv import recipe
 from numbaconv.problem import OPS, ConvProblem, Unsupported
 
 PROBLEM = ConvProblem.from_shapes((1, 3, 8, 8), (4, 3, 3, 3), rank=2)
@@ -127,7 +127,7 @@ def test_explain_measures_every_dtype(op, dtype):
 
 
 def test_measuring_what_does_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr(planning, "available_memory", lambda: 0.0)
+    monkeypatch.setattr(memory, "available", lambda: 0.0)
     with pytest.raises(MemoryError, match="measuring"):
         nc.explain((1, 1, 10**7), (1, 1, 3), measure=True)
 
@@ -305,16 +305,16 @@ def test_an_output_larger_than_memory_is_refused_before_anything_is_allocated():
     lambda big: nc.conv1d(big.astype(np.float32)[:, :, : 2**25], np.ones((1, 1, 1), np.float64), stride=2**25),
 ])  # fmt: skip
 def test_copies_of_the_inputs_count_as_memory(monkeypatch, call):
-    monkeypatch.setattr(planning, "available_memory", lambda: 1.0 * (80 << 20))
+    monkeypatch.setattr(memory, "available", lambda: 1.0 * (80 << 20))
     with pytest.raises(MemoryError, match="available"):
         call(np.broadcast_to(np.float32(1), (1, 1, 2**26)))
 
 
 def test_what_the_system_says_about_memory_is_believed(monkeypatch):
-    planning.require_memory(planning.UNCHECKED_BYTES, "a small thing")
-    monkeypatch.setattr(planning, "available_memory", lambda: 1e9)
-    planning.require_memory(10**9, "a thing that fits")
+    memory.require(memory.UNCHECKED_BYTES, "a small thing")
+    monkeypatch.setattr(memory, "available", lambda: 1e9)
+    memory.require(10**9, "a thing that fits")
     with pytest.raises(MemoryError, match=r"a mountain needs 1.9 GiB, but 0.9 GiB are available"):
-        planning.require_memory(2 * 10**9, "a mountain")
+        memory.require(2 * 10**9, "a mountain")
     monkeypatch.undo()
-    assert planning.available_memory() > 0
+    assert memory.available() > 0

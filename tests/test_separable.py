@@ -11,8 +11,7 @@ import scipy.signal
 from cases import fill, poisoned
 
 import numbaconv as nc
-from numbaconv import boundary, ndimage, separable, signal
-from numbaconv import plan as planning
+from numbaconv import boundary, memory, ndimage, separable, signal
 from numbaconv.cpu import _emit
 from numbaconv.cpu import separable as sweep
 
@@ -83,7 +82,7 @@ def test_a_size_of_its_own(rng):
 
 
 def test_memory_is_asked_for(monkeypatch):
-    monkeypatch.setattr(planning, "available_memory", lambda: 1e6)
+    monkeypatch.setattr(memory, "available", lambda: 1e6)
     with pytest.raises(MemoryError, match="an output of shape"):
         ndimage.gaussian_filter(np.zeros((3000, 3000)), 2)
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv import boundary, separable
-from numbaconv import plan as planning
+from numbaconv import boundary, memory, separable
 from numbaconv.arrays import Array
 from numbaconv.correlation import Axes
 from numbaconv.cpu import box, ordered
@@ -185,7 +184,7 @@ def _extended(step: Pass, x: Array) -> Array:
     """Return the view of an image that `layout` describes, contiguous and extended by what the filter sees beyond its ends."""
     x_shape, w_shape, axes = layout(step, x.shape)
     size = math.prod(i + r - 1 for i, r in zip(x_shape[1:], w_shape[1:], strict=True)) * x_shape[0]
-    planning.require_memory((size + x.size) * x.itemsize, f"an image of shape {x.shape}, extended, in {x.dtype}")
+    memory.require((size + x.size) * x.itemsize, f"an image of shape {x.shape}, extended, in {x.dtype}")
     image = np.ascontiguousarray(x.reshape(x_shape))
     for axis, (low, taps) in enumerate(zip(axes.low, w_shape[1:], strict=True), 1):
         image = boundary.extend(image, axis, low, taps - 1 - low, step.boundary, step.cval)

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv import boundary as extended
-from numbaconv import correlation, separable
-from numbaconv import plan as planning
+from numbaconv import correlation, memory, separable
 from numbaconv.arrays import COMPUTE, Array, as_numbers, check_out, contiguous, empty
 from numbaconv.correlation import METHODS, Ints
 from numbaconv.signal._arrange import Arrangement, Kind, arrange
@@ -121,7 +120,7 @@ def _learn(call: Call | None) -> Known | None:
     if any(part not in (None, slice(None)) for part in x.view):
         return None
     ready = correlation.ready("fprop", x.shape, h.shape, axes, call.dtype, call.method)
-    if ready.size > planning.UNCHECKED_BYTES:
+    if ready.size > memory.UNCHECKED_BYTES:
         return None
     flip = tuple(part for part in h.view if part is not None)
     sweep = (x.shape, axes) if _may_be_separable(x.shape, h.shape, call.dtype, axes, call.method) else None

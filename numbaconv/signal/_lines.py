@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv import correlation
-from numbaconv import plan as planning
-from numbaconv.arrays import COMPUTE, Array, NotOurs, as_numbers, contiguous, is_on_gpu, namespace
+from numbaconv import correlation, memory
+from numbaconv.arrays import COMPUTE, Array, NotOurs, as_numbers, contiguous, empty, is_on_gpu, namespace
 from numbaconv.correlation import Axes
 from numbaconv.cpu import polyphase
 from numbaconv.signal import _extension
@@ -170,8 +169,8 @@ def _polyphase(h: Array, x: Array, rate: Rate, out: Array | None) -> Array:
     """Compute what would be a sum over zeros for the other algorithms: a large ``up``, or complex numbers."""
     shape = (len(x), rate.outputs, x.shape[2])
     direct = out is not None and out.flags.carray
-    planning.require_memory((math.prod(shape) + 2 * len(h) + 2 * rate.up) * x.itemsize, f"an output of shape {shape}")
-    y: Array = out if direct else np.empty(shape, x.dtype)  # type: ignore[assignment]
+    memory.require((math.prod(shape) + 2 * len(h) + 2 * rate.up) * x.itemsize, f"an output of shape {shape}")
+    y: Array = out if direct else empty(shape, x.dtype)  # type: ignore[assignment]
     polyphase.run(contiguous(x, x.dtype), polyphase.bank(h, rate.up), y, rate.down, rate.start)
     return y if direct else _into(y, out)
 

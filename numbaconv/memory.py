@@ -1,0 +1,154 @@
+"""The memory of large arrays: whether it can be had, and that of arrays nobody refers to any more, kept for the next ones.
+
+The system hands out memory in pages of zeros, a page at a time as it is first written: an array of 40 MB costs 4 ms before anything
+is computed (1→512 3×3 s2 on 1000×80, 9.8 ms or 5.3 with memory that was used before). So `_blocks` remembers the memory of the latest
+large results, up to a limit in bytes. A block that nothing but that list refers to, neither a result nor a view of one, is free for the
+next result of about its size. There are no finalizers: one that ran as Ctrl-C arrives would swallow it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from sys import getrefcount
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+UNCHECKED_BYTES = 64 << 20  # smaller requests are made without asking the system first
+CACHE_LINE = 64  # bytes
+REUSED = 1 << 20  # bytes of an array from which its memory may be used again: the first write to 256 pages takes 60 µs and more
+KEPT_BYTES, KEPT_SHARE = 256 << 20, 1 / 32  # of blocks at most, and of the memory of the machine
+SPARE = 1 / 8  # of an array, by which a block for it may be larger
+
+_blocks: list[Array] = []  # the oldest first
+_most: int | None = None
+_lock = threading.Lock()
+
+
+def _references(blocks: Iterable[Array]) -> list[int]:
+    return [getrefcount(block) for block in blocks]
+
+
+FREE = _references([np.empty(1, np.uint8)])[0]  # references to a block that only a list refers to
+
+
+def address(array: Array) -> int:
+    """Return where the elements of a writable, contiguous array are; array.ctypes says it too, but takes a microsecond."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+
+
+def block(size: int) -> Array:
+    """Return ``size`` bytes to be overwritten that start on a cache line: new ones, or those of an array that is gone."""
+    needed = size + CACHE_LINE
+    # Whoever comes while another thread is here (or in a signal handler) takes new memory.
+    if not _lock.acquire(blocking=False):
+        return _aligned(np.empty(needed, np.uint8), size)
+    try:
+        found = _free(needed)
+        memory = np.empty(needed, np.uint8) if found is None else _blocks.pop(found)
+        _blocks.append(memory)
+        left = sum(b.size for b in _blocks) - get_kept_memory()
+        while left > 0:
+            left -= _blocks.pop(0).size
+        return _aligned(memory, size)
+    except MemoryError:
+        _blocks.clear()
+        return _aligned(np.empty(needed, np.uint8), size)
+    finally:
+        _lock.release()
+
+
+def _free(needed: int) -> int | None:
+    """Return which block to take."""
+    for n, references in enumerate(_references(_blocks)):
+        if references == FREE and needed <= _blocks[n].size <= needed * (1 + SPARE):
+            return n
+    return None
+
+
+def _aligned(memory: Array, size: int) -> Array:
+    skipped = -address(memory) % CACHE_LINE
+    return memory[skipped : skipped + size]
+
+
+def get_kept_memory() -> int:
+    """Return how many bytes of results are kept for later ones at most, when nobody refers to them any more."""
+    global _most
+    if _most is None:
+        _most = int(min(KEPT_BYTES, KEPT_SHARE * _physical()))
+    return _most
+
+
+def set_kept_memory(most: int) -> None:
+    """Set how many bytes of results are kept for later ones at most, when nobody refers to them any more; 0 frees them, and keeps nothing.
+
+    Results of 1 MiB and more are written to memory that an earlier one has left, if there is some: new memory costs up to half of
+    a call's time. By default it is 256 MiB, or 1/32 of the machine's memory (or the container's) if that is less.
+
+    Parameters
+    ----------
+    most : int
+        Bytes, at least 0.
+
+    Examples
+    --------
+    >>> import numbaconv as nc
+    >>> before = nc.get_kept_memory()
+    >>> nc.set_kept_memory(0)
+    >>> nc.set_kept_memory(before)
+    """
+    global _most
+    if isinstance(most, bool) or not isinstance(most, (int, np.integer)):
+        raise TypeError(f"most must be an int, of bytes, got {most!r}")
+    if most < 0:
+        raise ValueError(f"most must be at least 0, got {most}")
+    _most = int(most)
+    _blocks.clear()
+
+
+def require(size: int, purpose: str) -> None:
+    """Raise MemoryError if ``size`` bytes cannot be had, before anything is allocated."""
+    if size > UNCHECKED_BYTES and size > available():
+        _blocks.clear()
+        if size > (free := available()):
+            raise MemoryError(f"{purpose} needs {size / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are available")
+
+
+def available() -> float:
+    """Return the bytes that this process may still allocate: the system's estimate and the container's limit counted."""
+    free = float("inf")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, ValueError, StopIteration):
+        free = _physical()
+    limit = _limit()
+    try:
+        return min(free, limit - float(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):
+        return free
+
+
+def _limit() -> float:
+    """Return the container's limit in bytes."""
+    try:
+        return float(Path("/sys/fs/cgroup/memory.max").read_text())  # "max" is no number
+    except (OSError, ValueError):
+        return float("inf")
+
+
+@functools.cache
+def _physical() -> float:
+    """Return the bytes of the machine or of the container, whichever is less."""
+    import os
+
+    try:
+        return min(_limit(), float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+    except (AttributeError, ValueError, OSError):
+        return _limit()
