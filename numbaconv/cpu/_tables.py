@@ -42,7 +42,7 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: 
     strides, a_steps, b_steps, blocks, (columns, targets, apart, tails), row_targets = make(p, op, g, shape, isa, dtype)
     supers, line_groups = -(-shape.blocks // shape.blocks_each), max(1, -(-shape.lines // shape.lines_each))
     tiles = p.groups * supers * shape.outer * line_groups * shape.pieces
-    every = 0 if _products.channels_last(p, op) else _every(p, g, dtype)
+    every = 0 if _products.channels_last(p, op) else _every(p, g, shape, dtype)
     channels = p.in_channels // p.groups
     geometry = (
         tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
@@ -147,11 +147,11 @@ def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     return strides, a_steps, b_steps, blocks, (np.concatenate(lines), np.concatenate(tables), 1, []), []
 
 
-def _every(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> int:
+def _every(p: ConvProblem, g: Grid, shape: Shape, dtype: np.dtype[Any]) -> int:
     """Return which steps' lines of the input to prefetch: taps that are neighbours read the same; 0 for a sample that stays in L2."""
     if p.in_channels * g.plane * dtype.itemsize <= IN_CACHE:
         return 0
-    return p.filter[2] if p.dilation[2] == 1 and p.stride[2] == 1 else 1
+    return max(1, min(len(part[2].taps) for part in shape.parts)) if p.dilation[2] == 1 and p.stride[2] == 1 else 1
 
 
 def _columns(places: Array, masks: Array, firsts: Array, width: int, most: int, each: int = 0) -> tuple[Array, Array, Array]:
