@@ -182,3 +182,31 @@ def test_large_problems_are_not_bound() -> None:
     assert gemm.bind(p, "fprop", np.dtype(np.float32), unexpected) is None and not any(
         key[0] == "gemm" for key in p.derived if isinstance(key, tuple)
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_plane_for_each_column_of_taps(dtype: str, rng: np.random.Generator) -> None:
+    """Outputs of a plane in one line: strides, dilation, few columns, one row, planes of 3-D, and the phases of a strided dgrad."""
+    seen = 0
+    cases: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+        ((1, 64, 14, 14), (64, 64, 3, 3), {"stride": 2, "padding": 1}), ((2, 32, 7, 7), (40, 32, 3, 3), {"padding": 1}),
+        ((1, 32, 9, 15), (33, 32, 3, 4), {"stride": 2, "padding": (1, 2), "dilation": 2}),
+        ((1, 40, 1, 30), (16, 40, 1, 5), {"stride": 3, "padding": 2}),
+        ((1, 24, 5, 9, 9), (48, 24, 3, 3, 3), {"stride": 2, "padding": 1}), ((1, 64, 8, 8), (64, 32, 3, 3), {"stride": 2, "padding": 1, "groups": 2}),
+        ((1, 64, 12, 13), (64, 64, 5, 5), {"stride": (2, 1), "padding": 2}), ((1, 64, 12, 6), (128, 64, 2, 5), {"stride": (1, 2), "padding": 2}),
+    ]  # fmt: skip
+    for x_shape, w_shape, options in cases:
+        p = ConvProblem.from_shapes(x_shape, w_shape, rank=len(x_shape) - 2, **options)
+        for op in ("fprop", "dgrad"):
+            forward = gemm._forward(p, op)
+            g = _grid.grid(forward, split=True)[0]
+            seen += g.axes[2].apart
+            assert not g.axes[2].apart or g.axes[2].pitch == -(-forward.output[2] // forward.input_dilation[2])
+            check(p, op, rng, dtype)
+    assert seen >= 8
+
+
+def test_a_plane_for_each_column_of_taps_is_bounded() -> None:
+    p = ConvProblem.from_shapes((16, 512, 14, 14), (2048, 512, 3, 3), rank=2, stride=2, padding=1)
+    g = _grid.grid(p, split=True)[0]
+    assert not g.axes[2].apart, "the copy would take more than 4 MiB more"

@@ -70,9 +70,13 @@ def test_copies_with_zeros_around(name: str, dtype: type, monkeypatch: pytest.Mo
     for size, taps, options in (
         ((7, 7), (3, 3), {"padding": 1}), ((14, 14), (3, 3), {"padding": 1, "stride": 2}), ((9, 40), (2, 5), {"padding": (0, 3), "stride": (1, 4)}),
         ((1, 1), (3, 3), {"padding": 2}), ((5, 33), (3, 2), {"padding": ((0, 2), (-1, 4)), "dilation": 2}), ((20, 21), (1, 1), {"stride": 3}),
+        ((14, 14), (3, 3), {"padding": 1, "stride": 2, "filters": 300}), ((7, 6), (3, 4), {"padding": 3, "dilation": 2, "filters": 300}),
+        ((11, 30), (3, 5), {"padding": (2, 4), "stride": 4, "filters": 300}),
     ):  # fmt: skip
-        p = ConvProblem.from_shapes((2, 3, *size), (3, 3, *taps), rank=2, **options)
+        filters = options.pop("filters", 3)
+        p = ConvProblem.from_shapes((2, 3, *size), (filters, 3, *taps), rank=2, **options)
         x, (g, _) = rng.integers(1, 9, p.shape("x")).astype(dtype), _grid.grid(p, split=True)
+        assert g.axes[2].apart == (filters > 3)
         expected = np.zeros((6, *(len(axis.phases) for axis in g.axes), *(axis.pitch for axis in g.axes)), dtype)
         for place in np.ndindex(expected.shape[1:]):
             i = [(a.low + j) * a.stride + a.phases[n] for a, n, j in zip(g.axes, place[:3], place[3:], strict=True)]

@@ -26,6 +26,8 @@ COPY_SECONDS, TRANSPOSE_SECONDS = 2.1e-10, 2.9e-10
 FEW = 4  # rows that are not worth transposing in registers
 STRIP = 16  # rows or columns of a matrix that are moved together
 SMALL = 1 << 16  # elements of a channel whose lines are moved by a table: three times as fast as working out each line at 14×14
+LANES, PRODUCT_SECONDS = 16, 1.8e-11  # of a vector; of one of its multiply-adds
+MOST_MORE = 1 << 19  # elements that a plane for each column of taps may take more than one for each phase
 SLACK = 64  # elements behind a copy that may be read and are never used
 Array = np.ndarray[Any, Any]
 
@@ -59,6 +61,12 @@ class Axis(NamedTuple):
     pitch: int  # elements from one line to the next; the zeros at the end of a line may be those at the start of the next
     size: int
     step: int  # by how much m + 1 is further than m
+    apart: bool = False  # the phases are the offsets of the taps themselves, each with a plane of just what its outputs read
+
+    def place(self, offset: int) -> tuple[int, int]:
+        """Return where the first of a tap's outputs reads: an element of a line, and the number of the phase."""
+        element, phase = (self.low, offset) if self.apart else divmod(offset, self.stride)
+        return element - self.low, self.phases.index(phase)
 
 
 class Grid(NamedTuple):
@@ -86,8 +94,8 @@ class Grid(NamedTuple):
         jumps = (len(h.phases) * len(w.phases) * plane, len(w.phases) * plane, plane)
         terms = []
         for part, axis, unit, jump in zip(parts, self.axes, units, jumps, strict=True):
-            at = [divmod(offset, axis.stride) for _, offset in part.taps]
-            terms.append(np.array([(j - axis.low) * unit + axis.phases.index(phase) * jump for j, phase in at], np.int64))
+            at = [axis.place(offset) for _, offset in part.taps]
+            terms.append(np.array([j * unit + phase * jump for j, phase in at], np.int64))
         return sums(terms)
 
 
@@ -119,7 +127,33 @@ def grid(p: ConvProblem, split: bool) -> tuple[Grid, list[tuple[Reads, ...]]]:
         axes.append(Axis(stride, tuple(sorted({e[2] for e in ends})) or (0,), low, size - shared, size, step))
     if not copied:  # the input itself, all of it
         axes = [Axis(1, (0,), 0, p.input[a], p.input[a], axis.step) for a, axis in enumerate(axes)]
-    return Grid(tuple(axes), copied), list(itertools.product(*per_axis))  # type: ignore[arg-type]
+    found = Grid(tuple(axes), copied)  # type: ignore[arg-type]
+    if split and copied and len({part.outputs for part in per_axis[2]}) == 1:
+        found = _in_line(p, found, per_axis)
+    return found, list(itertools.product(*per_axis))
+
+
+def _in_line(p: ConvProblem, g: Grid, per_axis: list[list[Reads]]) -> Grid:
+    """Return the grid with a plane for each column of taps if that pays.
+
+    What the outputs of a plane read is then in one line: there are no elements between the outputs' lines that are multiplied, too.
+    """
+    _, h, w = g.axes
+    z, y, q = (parts[0].outputs for parts in per_axis)
+    phases = sorted({offset for part in per_axis[2] for _, offset in part.taps})
+    narrow = Grid((*g.axes[:2], Axis(w.stride, tuple(phases) or (0,), 0, q, q, 1, True)), True)
+    lines = (z - 1) * h.pitch + y - 1
+    now, then = (_filled_lanes(lines * pitch + q, p.flipped) for pitch in (w.pitch, q))
+    now = min(now, z * y * -(-q // LANES) * LANES)
+    more = p.batch * p.in_channels * (narrow.plane - g.plane)
+    saved = p.macs / math.prod(p.input_dilation) * (now - then) / (z * y * q)
+    return narrow if saved * PRODUCT_SECONDS > more * COPY_SECONDS and more <= MOST_MORE else g
+
+
+def _filled_lanes(outputs: int, whole: bool) -> float:
+    """Return the lanes that outputs side by side take: whole vectors, or what columns left over are worth (`gemm.work`)."""
+    left = outputs % LANES
+    return outputs - left + (1.5 * left if left <= LANES // 2 and not whole else LANES)
 
 
 def reads_zeros(p: ConvProblem) -> bool:

@@ -151,7 +151,8 @@ def _every(p: ConvProblem, g: Grid, shape: Shape, dtype: np.dtype[Any]) -> int:
     """Return which steps' lines of the input to prefetch: taps that are neighbours read the same; 0 for a sample that stays in L2."""
     if p.in_channels * g.plane * dtype.itemsize <= IN_CACHE:
         return 0
-    return max(1, min(len(part[2].taps) for part in shape.parts)) if p.dilation[2] == 1 and p.stride[2] == 1 else 1
+    neighbours = p.dilation[2] == p.stride[2] == 1 and not g.axes[2].apart
+    return max(1, min(len(part[2].taps) for part in shape.parts)) if neighbours else 1
 
 
 def _columns(places: Array, masks: Array, firsts: Array, width: int, most: int, each: int = 0) -> tuple[Array, Array, Array]:
