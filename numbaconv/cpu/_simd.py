@@ -44,7 +44,9 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
 
         def step(k, sums):  # type: ignore[no-untyped-def]
             here, lanes = (builder.gep(base, [builder.load(builder.gep(steps, [k]))]) for base, steps in ((a, a_steps), (b, b_steps)))
-            v.prefetch(builder.gep(a, [builder.load(builder.gep(a_steps, [builder.add(k, I64(STEPS_AHEAD))]))]))
+            ahead = builder.gep(a, [builder.load(builder.gep(a_steps, [builder.add(k, I64(STEPS_AHEAD))]))])
+            v.prefetch(ahead)
+            v.prefetch(builder.gep(ahead, [row_at[-1]]))
             loads, results = [v.load(lanes, n) for n in range(vectors)], []
             for r in range(rows):
                 factor = v.splat(builder.load(builder.gep(here, [row_at[r]]) if r else here))
