@@ -22,10 +22,10 @@ Array = np.ndarray[Any, Any]
 
 UNCHECKED_BYTES = 64 << 20  # smaller requests are made without asking the system first
 CACHE_LINE = 64  # bytes
-# Bytes of an array from which its memory may be used again. The C library hands out what was freed last, which may still be in the caches,
-# but gives the system back what is more than it happens to have learned to keep: with blocks, layers between others took 8 % longer at
-# 1 MiB, 2 at 4, as long at 8, and 20 % less from 32; but 3→64 7×7 s2 @224, early in a process, 2.8 ms instead of 3.8.
-REUSED = 2 << 20
+# Bytes of an array from which its memory may be used again. The C library hands out what was freed last, by whomever, which may still be
+# in the caches: with blocks, layers between others took 8 % longer at 1 MiB, 2 at 4 (but dgrad of 96→96 3×3 s2 g96 @112, 4.8 MB, 400 µs
+# instead of 200), as long at 8, and 20 % less from 32. Early in a process it gives back too much: 3→64 7×7 s2 @224 3.8 ms, 2.8 with blocks.
+REUSED = 8 << 20
 KEPT_BYTES, KEPT_SHARE = 256 << 20, 1 / 32  # of blocks at most, and of the memory of the machine
 SPARE = 1 / 8  # of an array, by which a block for it may be larger
 
@@ -89,7 +89,7 @@ def get_kept_memory() -> int:
 def set_kept_memory(most: int) -> None:
     """Set how many bytes of results are kept for later ones at most, when nobody refers to them any more; 0 frees them, and keeps nothing.
 
-    Results of 2 MiB and more are written to memory that an earlier one has left, if there is some: new memory costs up to half of
+    Results of 8 MiB and more are written to memory that an earlier one has left, if there is some: new memory costs up to half of
     a call's time. By default it is 256 MiB, or 1/32 of the machine's memory (or the container's) if that is less.
 
     Parameters
