@@ -325,7 +325,7 @@ def _asked(rank: int, transposed: bool, options: dict[str, Any]) -> Asked:
     for name in chosen:
         if name not in known:
             raise TypeError(f"unexpected keyword argument {name!r}; the options are {known}")
-    return Asked(**chosen)
+    return Asked(**{"layout": LAYOUTS[rank][0], **chosen})
 
 
 __all__ = ["PreparedWeights", "explain", "prepare", *(name for name in globals() if name.startswith("conv"))]  # pyright: ignore

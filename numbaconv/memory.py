@@ -2,14 +2,16 @@
 
 The system hands out memory in pages of zeros, a page at a time as it is first written: an array of 40 MB costs 4 ms before anything
 is computed (1→512 3×3 s2 on 1000×80, 9.8 ms or 5.3 with memory that was used before). So `_blocks` remembers the memory of the latest
-large results, up to a limit in bytes. A block that nothing but that list refers to, neither a result nor a view of one, is free for the
-next result of about its size. There are no finalizers: one that ran as Ctrl-C arrives would swallow it.
+large results and copies, up to a limit in bytes. A block that nothing but that list refers to, neither an array nor a view of one, is free
+for the next array of about its size. There are no finalizers: one that ran as Ctrl-C arrives would swallow it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
+import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,16 +31,9 @@ REUSED = 8 << 20
 KEPT_BYTES, KEPT_SHARE = 256 << 20, 1 / 32  # of blocks at most, and of the memory of the machine
 SPARE = 1 / 8  # of an array, by which a block for it may be larger
 
-_blocks: list[Array] = []  # the oldest first
+_blocks: list[Array] = []  # the oldest first, free or not; cleared by putting another list in its place, for `block` may be at work on it
 _most: int | None = None
 _lock = threading.Lock()
-
-
-def _references(blocks: Iterable[Array]) -> list[int]:
-    return [getrefcount(block) for block in blocks]
-
-
-FREE = _references([np.empty(1, np.uint8)])[0]  # references to a block that only a list refers to
 
 
 def address(array: Array) -> int:
@@ -53,24 +48,53 @@ def block(size: int) -> Array:
     if not _lock.acquire(blocking=False):
         return _aligned(np.empty(needed, np.uint8), size)
     try:
-        found = _free(needed)
-        memory = np.empty(needed, np.uint8) if found is None else _blocks.pop(found)
-        _blocks.append(memory)
-        left = sum(b.size for b in _blocks) - get_kept_memory()
+        blocks = _blocks
+        found = _free(blocks, needed)
+        memory = np.empty(needed, np.uint8) if found is None else blocks.pop(found)
+        blocks.append(memory)
+        left = sum(b.size for b in blocks) - get_kept_memory()
         while left > 0:
-            left -= _blocks.pop(0).size
+            left -= blocks.pop(0).size
         return _aligned(memory, size)
     except MemoryError:
-        _blocks.clear()
+        _forget()
         return _aligned(np.empty(needed, np.uint8), size)
     finally:
         _lock.release()
 
 
-def _free(needed: int) -> int | None:
+def _free(blocks: list[Array], needed: int) -> int | None:
     """Return which block to take: of those that are free and fit, the latest."""
-    free = (n for n, references in enumerate(_references(_blocks)) if references == FREE)
-    return max((n for n in free if needed <= _blocks[n].size <= needed * (1 + SPARE)), default=None)
+    held = np.empty(1, np.uint8)
+    view, known = held[:], [np.empty(1, np.uint8), held]
+    *references, free, used = _references([*blocks, *known])  # counted together, since a debugger or profiler may refer to what it sees
+    if used != free + 2 or not _counts_references():
+        return None
+    fit = (n for n, b in enumerate(blocks) if needed <= b.size <= needed * (1 + SPARE) and b.flags.carray and b.dtype == view.dtype and b.ndim == 1)
+    return max((n for n in fit if references[n] == free), default=None)
+
+
+def _references(arrays: Iterable[Array]) -> list[int]:
+    return [getrefcount(array) for array in arrays]
+
+
+def _counts_references() -> bool:
+    """Return whether a count of references is exact: without the GIL it is not."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+def _forget() -> None:
+    global _blocks
+    _blocks = []
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _aligned(memory: Array, size: int) -> Array:
@@ -79,7 +103,7 @@ def _aligned(memory: Array, size: int) -> Array:
 
 
 def get_kept_memory() -> int:
-    """Return how many bytes of results are kept for later ones at most, when nobody refers to them any more."""
+    """Return how many bytes of large results and copies are remembered at most, to be used again when nobody refers to them any more."""
     global _most
     if _most is None:
         _most = int(min(KEPT_BYTES, KEPT_SHARE * _physical()))
@@ -87,10 +111,11 @@ def get_kept_memory() -> int:
 
 
 def set_kept_memory(most: int) -> None:
-    """Set how many bytes of results are kept for later ones at most, when nobody refers to them any more; 0 frees them, and keeps nothing.
+    """Set how many bytes of large results and copies are remembered at most, to be used again when nobody refers to them any more.
 
-    Results of 8 MiB and more are written to memory that an earlier one has left, if there is some: new memory costs up to half of
-    a call's time. By default it is 256 MiB, or 1/32 of the machine's memory (or the container's) if that is less.
+    Results (and copies of inputs) of 8 MiB and more are written to memory that an earlier one has left, if there is some: new memory
+    costs up to half of a call's time. The latest are remembered, those still in use included. By default it is 256 MiB, or 1/32 of the
+    machine's memory (or the container's) if that is less; 0 frees what is kept, and keeps nothing.
 
     Parameters
     ----------
@@ -110,13 +135,13 @@ def set_kept_memory(most: int) -> None:
     if most < 0:
         raise ValueError(f"most must be at least 0, got {most}")
     _most = int(most)
-    _blocks.clear()
+    _forget()
 
 
 def require(size: int, purpose: str) -> None:
     """Raise MemoryError if ``size`` bytes cannot be had, before anything is allocated."""
     if size > UNCHECKED_BYTES and size > available():
-        _blocks.clear()
+        _forget()
         if size > (free := available()):
             raise MemoryError(f"{purpose} needs {size / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are available")
 
@@ -147,8 +172,6 @@ def _limit() -> float:
 @functools.cache
 def _physical() -> float:
     """Return the bytes of the machine or of the container, whichever is less."""
-    import os
-
     try:
         return min(_limit(), float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
     except (AttributeError, ValueError, OSError):

@@ -149,13 +149,10 @@ def shape_of(value: Any, name: str) -> tuple[int, ...]:
 
 def again(function: Function, a: Any, b: Any, options: tuple[Any, ...]) -> Array | None:
     """Do what was done before for two operands and options like these; None if there was nothing, or they may need more care than that."""
-    if not (type(a) is type(b) is np.ndarray and a.flags.carray and b.flags.carray):
+    if not (type(a) is type(b) is np.ndarray and a.flags.carray and b.flags.carray and _are_plain(options)):
         return None
-    try:
-        recipe = _known.get((function, a.shape, b.shape, a.dtype, b.dtype, options))
-    except TypeError:  # an option that is no key
-        return None
-    if recipe is None or not _are_plain(options):
+    recipe = _known.get((function, a.shape, b.shape, a.dtype, b.dtype, options))
+    if recipe is None:
         return None
     out = empty(recipe.out_shape, recipe.dtype)
     recipe.run(a, b, out)

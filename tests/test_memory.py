@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -159,3 +160,52 @@ def test_nothing_is_said_when_python_ends():
     code = "import numpy as np, numbaconv as nc\nfrom numbaconv.arrays import empty\nkept = [empty((1 << 22,), np.dtype('f4')) for _ in range(3)]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and not done.stderr
+
+
+def test_the_list_may_be_cleared_at_any_time(monkeypatch):
+    original = memory._free
+
+    def cleared(blocks: list[np.ndarray], needed: int) -> int | None:
+        found = original(blocks, needed)
+        nc.set_kept_memory(256 << 20)
+        return found
+
+    monkeypatch.setattr(memory, "_free", cleared)
+    for _ in range(3):
+        a, b = empty((MANY,), F4), empty((MANY,), F4)
+        assert where(a) != where(b)
+
+
+def test_a_block_that_somebody_changed_is_not_used_again():
+    changes = (lambda b: b.setflags(write=False), lambda b: setattr(b, "dtype", np.int8), lambda b: setattr(b, "shape", (1, -1)))
+    for change in changes:
+        y = empty((MANY,), F4)
+        change(y.base)
+        del y
+        assert empty((MANY,), F4).flags.carray
+        assert empty((MANY,), F4).base.flags.carray
+
+
+def test_a_profiler_that_refers_to_everything_does_not_confuse_it():
+    def profile(frame, event, argument):
+        frame.f_locals  # noqa: B018
+
+    held = []
+    sys.setprofile(profile)
+    try:
+        for _ in range(4):
+            held += [empty((MANY,), F4), empty((MANY,), F4)]
+            assert len({where(y) for y in held}) == len(held)
+            held.pop()
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_child_uses_memory_again():
+    with memory._lock:
+        child = os.fork()
+        if child == 0:
+            place = where(empty((MANY,), F4))
+            os._exit(0 if where(empty((MANY,), F4)) == place and memory._blocks else 1)
+    assert os.waitpid(child, 0)[1] == 0

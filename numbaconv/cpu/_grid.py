@@ -26,7 +26,7 @@ COPY_SECONDS, TRANSPOSE_SECONDS = 2.1e-10, 2.9e-10
 FEW = 4  # rows that are not worth transposing in registers
 STRIP = 16  # rows or columns of a matrix that are moved together
 SMALL = 1 << 16  # elements of a channel whose lines are moved by a table: three times as fast as working out each line at 14×14
-LANES, PRODUCT_SECONDS = 16, 1.8e-11  # of a vector; of one of its multiply-adds
+LANES, PRODUCT_SECONDS = 16, 1.8e-11  # of a vector, and of one of its lanes' multiply-adds: float32, AVX-512
 MOST_MORE = 1 << 19  # elements that a plane for each column of taps may take more than one for each phase
 SLACK = 64  # elements behind a copy that may be read and are never used
 Array = np.ndarray[Any, Any]
@@ -136,7 +136,7 @@ def grid(p: ConvProblem, split: bool) -> tuple[Grid, list[tuple[Reads, ...]]]:
 def _in_line(p: ConvProblem, g: Grid, per_axis: list[list[Reads]]) -> Grid:
     """Return the grid with a plane for each column of taps if that pays.
 
-    What the outputs of a plane read is then in one line: there are no elements between the outputs' lines that are multiplied, too.
+    What the outputs of a plane (z) read is then in one line: there are no elements between the outputs' lines that are multiplied, too.
     """
     _, h, w = g.axes
     z, y, q = (parts[0].outputs for parts in per_axis)

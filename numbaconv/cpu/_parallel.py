@@ -105,7 +105,7 @@ def _own_view(size: int, dtype: np.dtype[Any]) -> Array:
     if needed > KEPT:
         return aligned(1, size, dtype)
     if needed > _own.memory.size:
-        _own.memory = empty((max(needed, 2 * _own.memory.size),), np.dtype(np.uint8), 0)
+        _own.memory = empty((max(needed, min(KEPT, 2 * _own.memory.size)),), np.dtype(np.uint8), 0)
         _own.views.clear()
     if len(_own.views) >= VIEWS:
         _own.views.clear()
