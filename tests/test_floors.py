@@ -15,17 +15,18 @@ import numbaconv
 ROOT = Path(numbaconv.__file__).parent
 # A file imports from lower floors alone, and within its own folder if it is one of those. Folders stand for all their files.
 FLOORS = {
-    "_extension": 0, "problem": 0, "arrays": 0, "_jit": 0, "_docs": 0,
-    "reference": 1, "tuning": 1,
-    "cpu": 2, "cuda": 2,
-    "plan": 3,
-    "recipe": 4, "correlation": 4,
-    "functional": 5, "boundary": 5,
-    "separable": 6,
-    "nn": 7, "signal": 7, "ndimage": 7,
-    "nopython": 8, "jit": 8,
-    "demo": 9, "bench": 9,
-    "__main__": 10,
+    "memory": 0,
+    "_extension": 1, "problem": 1, "arrays": 1, "_jit": 1, "_docs": 1,
+    "reference": 2, "tuning": 2,
+    "cpu": 3, "cuda": 3,
+    "plan": 4,
+    "recipe": 5, "correlation": 5,
+    "functional": 6, "boundary": 6,
+    "separable": 7,
+    "nn": 8, "signal": 8, "ndimage": 8,
+    "nopython": 9, "jit": 9,
+    "demo": 10, "bench": 10,
+    "__main__": 11,
 }  # fmt: skip
 FOLDERS = {"cpu", "cuda", "nn", "signal", "ndimage", "nopython", "demo"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
