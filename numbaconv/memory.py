@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -47,8 +46,8 @@ def block(size: int) -> Array:
     # Whoever comes while another thread is here (or in a signal handler) takes new memory.
     if not _lock.acquire(blocking=False):
         return _aligned(np.empty(needed, np.uint8), size)
+    blocks = _blocks
     try:
-        blocks = _blocks
         found = _free(blocks, needed)
         memory = np.empty(needed, np.uint8) if found is None else blocks.pop(found)
         blocks.append(memory)
@@ -57,7 +56,7 @@ def block(size: int) -> Array:
             left -= blocks.pop(0).size
         return _aligned(memory, size)
     except MemoryError:
-        _forget()
+        blocks.clear()  # what nobody refers to is free now
         return _aligned(np.empty(needed, np.uint8), size)
     finally:
         _lock.release()
@@ -75,7 +74,7 @@ def _free(blocks: list[Array], needed: int) -> int | None:
 
 
 def _references(arrays: Iterable[Array]) -> list[int]:
-    return [getrefcount(array) for array in arrays]
+    return [sys.getrefcount(array) for array in arrays]
 
 
 def _counts_references() -> bool:

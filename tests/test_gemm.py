@@ -185,8 +185,9 @@ def test_large_problems_are_not_bound() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_plane_for_each_column_of_taps(dtype: str, rng: np.random.Generator) -> None:
+def test_a_plane_for_each_column_of_taps(dtype: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs of a plane in one line: strides, dilation, few columns, one row, planes of 3-D, and the phases of a strided dgrad."""
+    monkeypatch.setattr(_grid, "_pays", lambda saved, more: True)
     seen = 0
     cases: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
         ((1, 64, 14, 14), (64, 64, 3, 3), {"stride": 2, "padding": 1}), ((2, 32, 7, 7), (40, 32, 3, 3), {"padding": 1}),
@@ -203,7 +204,7 @@ def test_a_plane_for_each_column_of_taps(dtype: str, rng: np.random.Generator) -
             seen += g.axes[2].apart
             assert not g.axes[2].apart or g.axes[2].pitch == -(-forward.output[2] // forward.input_dilation[2])
             check(p, op, rng, dtype)
-    assert seen >= 8
+    assert seen == 14, "all but the dgrads whose columns fall into phases of different length: 15 and 9 by 2"
 
 
 def test_a_plane_for_each_column_of_taps_is_bounded() -> None:

@@ -156,6 +156,22 @@ def test_memory_that_is_kept_makes_room(monkeypatch):
     assert not memory._blocks
 
 
+def test_kept_memory_is_given_up_before_there_is_none(monkeypatch):
+    empty((MANY,), F4)
+    original, kept = np.empty, []
+
+    def failing(*arguments):
+        if arguments[0] > MANY:
+            kept.append([b.size for b in memory._blocks])
+            if len(kept) == 1:
+                raise MemoryError
+        return original(*arguments)
+
+    monkeypatch.setattr(memory.np, "empty", failing)
+    array = memory.block(40 * MANY)
+    assert array.size == 40 * MANY and len(kept) == 2 and kept[0] and not kept[1]
+
+
 def test_nothing_is_said_when_python_ends():
     code = "import numpy as np, numbaconv as nc\nfrom numbaconv.arrays import empty\nkept = [empty((1 << 22,), np.dtype('f4')) for _ in range(3)]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -18,7 +18,7 @@ from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.arrays import empty
-from numbaconv.cpu import _emit, _parallel, _simd
+from numbaconv.cpu import _emit, _parallel, _seconds, _simd
 from numbaconv.problem import ConvProblem
 
 # Seconds for an element of float32 on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
@@ -26,7 +26,7 @@ COPY_SECONDS, TRANSPOSE_SECONDS = 2.1e-10, 2.9e-10
 FEW = 4  # rows that are not worth transposing in registers
 STRIP = 16  # rows or columns of a matrix that are moved together
 SMALL = 1 << 16  # elements of a channel whose lines are moved by a table: three times as fast as working out each line at 14×14
-LANES, PRODUCT_SECONDS = 16, 1.8e-11  # of a vector, and of one of its lanes' multiply-adds: float32, AVX-512
+LEFT_OVER = 1.5  # lanes that a column left over takes the time of: a step of it takes longer
 MOST_MORE = 1 << 19  # elements that a plane for each column of taps may take more than one for each phase
 SLACK = 64  # elements behind a copy that may be read and are never used
 Array = np.ndarray[Any, Any]
@@ -142,18 +142,24 @@ def _in_line(p: ConvProblem, g: Grid, per_axis: list[list[Reads]]) -> Grid:
     z, y, q = (parts[0].outputs for parts in per_axis)
     phases = sorted({offset for part in per_axis[2] for _, offset in part.taps})
     narrow = Grid((*g.axes[:2], Axis(w.stride, tuple(phases) or (0,), 0, q, q, 1, True)), True)
-    lines = (z - 1) * h.pitch + y - 1
-    now, then = (_filled_lanes(lines * pitch + q, p.flipped) for pitch in (w.pitch, q))
-    now = min(now, z * y * -(-q // LANES) * LANES)
+    lines, lanes = (z - 1) * h.pitch + y - 1, _emit.host().width(np.dtype(np.float32))
+    now, then = (_filled_lanes(lines * pitch + q, lanes, p.flipped) for pitch in (w.pitch, q))
+    now = min(now, z * y * -(-q // lanes) * lanes)
     more = p.batch * p.in_channels * (narrow.plane - g.plane)
     saved = p.macs / math.prod(p.input_dilation) * (now - then) / (z * y * q)
-    return narrow if saved * PRODUCT_SECONDS > more * COPY_SECONDS and more <= MOST_MORE else g
+    return narrow if _pays(saved, more) else g
 
 
-def _filled_lanes(outputs: int, whole: bool) -> float:
-    """Return the lanes that outputs side by side take: whole vectors, or what columns left over are worth (`gemm.work`)."""
-    left = outputs % LANES
-    return outputs - left + (1.5 * left if left <= LANES // 2 and not whole else LANES)
+def _filled_lanes(outputs: int, lanes: int, whole: bool) -> float:
+    """Return the lanes that outputs side by side take: whole vectors, or what columns left over are worth."""
+    left = outputs % lanes
+    return outputs - left + (LEFT_OVER * left if left <= lanes // 2 and not whole else lanes)
+
+
+def _pays(saved: float, more: int) -> bool:
+    """Return whether so many multiply-adds of lanes are worth copying so many more elements."""
+    seconds = _seconds.of("gemm")
+    return saved * seconds["fma"] > more * seconds["copy"] and more <= MOST_MORE
 
 
 def reads_zeros(p: ConvProblem) -> bool:

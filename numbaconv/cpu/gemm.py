@@ -69,7 +69,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     for shape in shapes:
         products = p.groups * shape.outer * shape.blocks * shape.vectors
         counted["call"] += 1
-        lanes = shape.vectors * isa.width(dtype) + 1.5 * shape.tails  # a step of a column left over takes longer
+        lanes = shape.vectors * isa.width(dtype) + _grid.LEFT_OVER * shape.tails
         counted["fma"] += p.groups * shape.outer * shape.blocks * isa.rows * lanes * shape.reps * max(shape.steps, 1) * size
         counted["chunk"] += products * shape.reps * -(-shape.steps // CHUNK)
         counted["scatter" if shape.scatters else "store"] += products * isa.rows * (isa.width(dtype) if shape.scatters else 1)
