@@ -98,11 +98,12 @@ class Layer:
         """Return how numbaconv would compute ``op``; NotImplementedError where the method cannot."""
         return plan(self.problem, OPERATIONS[self.transposed, op], np.dtype(dtype), method, **how)  # type: ignore[index]
 
-    def operands(self, op: str, dtype: str = "float32") -> tuple[Array, Array]:
+    def operands(self, op: str, dtype: str = "float32", draw: Callable[..., Any] | None = None) -> tuple[Any, Any]:
         """Return fresh random operands, in the order in which numbaconv takes them; never zeros, which compute faster."""
+        draw = draw or random
         a, b = {"forward": ("x", "w"), "grad_input": ("y", "w"), "grad_weight": ("x", "y")}[op]
         shapes = {"x": self.x_shape, "w": self.w_shape, "y": self.y_shape}
-        first, second = random(shapes[a], dtype), random(shapes[b], dtype)
+        first, second = draw(shapes[a], dtype), draw(shapes[b], dtype)
         if self.one_filter and b == "w":
             second[1:] = second[0]
         return first, second

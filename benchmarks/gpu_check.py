@@ -19,8 +19,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +45,28 @@ LAYERS_OF_THE_BARS = {name: replace(layer(name), x_shape=(batch, *layer(name).x_
 }.items() for name in names}  # fmt: skip
 AGREEMENT = {"float32": 1e-5, "tf32": 3e-3, "bfloat16": 2e-2}  # of ‖found − expected‖ / ‖expected‖, in float32 arithmetic
 ASKED = {"tf32": "tf32", "bfloat16": "bf16"}  # numbaconv's names
-WARMUPS, LEAST_SECONDS, MOST_CALLS = 3, 0.05, 200
-TEST_SECONDS = 600  # for one file of tests
+WARMUPS, LEAST_SECONDS, MOST_CALLS = 3, 0.05, 100
+FLUSH_BYTES = 256 << 20  # written before each call
+TEST_SECONDS = 600  # for one process of tests
+MOST_AGAIN = 64  # tests that failed, run again
 
 
 class Clock:
-    """Times one call between CUDA events; under the simulator, by the host's clock, so that the script itself can be tested."""
+    """Times one call between CUDA events; under the simulator, by the host's clock, so that the script itself can be tested.
+
+    Before each call memory is written that is larger than the GPU's cache: operands come from memory, and the call is enqueued by the time
+    that the GPU gets to it, so that the time is the GPU's alone, for everybody. What a call takes on the host is measured by itself.
+    """
 
     def __init__(self) -> None:
         from numbaconv.cuda._backend import SIMULATED, arrays  # raises a RuntimeError that says what is missing
 
         self.simulated, self.xp = SIMULATED, arrays()
+        self.memory = None if self.simulated else self.xp.empty(FLUSH_BYTES, np.uint8)
+
+    def random(self, shape: tuple[int, ...], dtype: str = "float32") -> Any:
+        """Return normal numbers, drawn where they are used."""
+        return random(shape, dtype) if self.simulated else self.xp.random.standard_normal(shape, dtype)
 
     def seconds(self, call: Callable[[], Any]) -> float:
         """Return the seconds of one call."""
@@ -62,6 +75,8 @@ class Clock:
             call()
             return time.perf_counter() - start
         start, stop = self.xp.cuda.Event(), self.xp.cuda.Event()
+        for value in (1, 2):
+            self.memory.fill(value)
         start.record()
         call()
         stop.record()
@@ -150,7 +165,7 @@ def measured(name: str, case: Layer, op: str, precision: str, clock: Clock) -> d
 
 def measure(name: str, case: Layer, op: str, precision: str, clock: Clock) -> dict[str, Any]:
     """Time one case, or say why numbaconv does not compute it."""
-    a, b = (clock.xp.asarray(t) for t in case.operands(op))
+    a, b = case.operands(op, draw=clock.random)
     calls: dict[str, Callable[[], Any]] = {}
     try:
         for label, call in our_calls(case, op, a, b, precision):
@@ -180,7 +195,7 @@ def agrees(found: Any, expected: Any, op: str, label: str, precision: str) -> bo
 
 def measure_signal(samples: int, taps: int, clock: Clock) -> dict[str, Any]:
     """Time a 1-D convolution beside CuPy's functions."""
-    x, h = clock.xp.asarray(random((samples,))), clock.xp.asarray(random((taps,)))
+    x, h = clock.random((samples,)), clock.random((taps,))
     flipped = h[::-1].reshape(1, 1, -1)
     calls: dict[str, Callable[[], Any]] = {"numbaconv": lambda: nc.conv1d(x.reshape(1, 1, -1), flipped, padding="same", device="cuda")}
     if not clock.simulated:
@@ -194,7 +209,7 @@ def measure_signal(samples: int, taps: int, clock: Clock) -> dict[str, Any]:
 
 def overhead(clock: Clock) -> float:
     """Return the seconds that a call of the smallest layer takes on the host."""
-    x, w = (clock.xp.asarray(random(shape)) for shape in ((1, 8, 8, 8), (8, 8, 3, 3)))
+    x, w = (clock.random(shape) for shape in ((1, 8, 8, 8), (8, 8, 3, 3)))
     calls = 1 if clock.simulated else 1000
     for count in (min(calls, 20), calls):
         start = time.perf_counter()
@@ -204,24 +219,48 @@ def overhead(clock: Clock) -> float:
     return taken
 
 
+def compile_ahead(jobs: list[tuple[Layer, str, str]]) -> None:
+    """Compile the kernels of cases on all cores, which takes longer than to run them: they come from the disk afterwards."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        list(pool.map(called, jobs))
+
+
+def called(job: tuple[Layer, str, str]) -> None:
+    """Call numbaconv for one case; what is wrong with it is said when it is measured."""
+    case, op, precision = job
+    try:
+        for _, call in our_calls(case, op, *case.operands(op, draw=Clock().random), precision):
+            call()
+    except Exception:  # of whatever library
+        pass
+
+
+def pytest(*arguments: str) -> tuple[int, list[str]]:
+    """Run tests on the device, in a process of their own, which an illegal address ends; return its status and what it printed."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0", "PYTHONPATH": path}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=TEST_SECONDS)
+    except subprocess.TimeoutExpired:
+        return 1, [f"stopped after {TEST_SECONDS} s"]
+    return done.returncode, done.stdout.splitlines() or [done.stderr[-500:]]
+
+
 def run_tests(folder: Path) -> dict[str, Any]:
-    """Run the tests of the GPU room on the device, each file in a process of its own, which an illegal address ends; return what they say."""
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0", "PYTHONPATH": str(ROOT)}
-    summaries, failed = {}, []
-    for file in sorted(folder.glob("test_cuda*.py")):
-        if file.name == "test_cuda_code.py":  # about machine code, for which no GPU is needed
-            continue
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=TEST_SECONDS)
-        except subprocess.TimeoutExpired:
-            summaries[file.name], failed = f"stopped after {TEST_SECONDS} s", [*failed, f"TIMEOUT {file.name}"]
-            continue
-        lines = done.stdout.splitlines()
-        summaries[file.name] = lines[-1] if lines else done.stderr[-500:]
-        named = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-        failed += named if named or not done.returncode else [f"EXIT {done.returncode} {file.name}"]
-    return {"summary": summaries, "failed": failed}
+    """Run the tests of the GPU room, a file on each core; those that fail run again, each alone: an illegal address fails all that follow it."""
+    files = [file for file in sorted(folder.glob("test_cuda*.py")) if file.name != "test_cuda_code.py"]  # machine code: no GPU needed
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = dict(zip(files, pool.map(lambda file: pytest(str(file)), files), strict=True))
+        summaries = {file.name: lines[-1] for file, (_, lines) in done.items()}
+        failed = []
+        for file, (status, lines) in done.items():
+            named = [line.split()[1] for line in lines if line.startswith(("FAILED", "ERROR")) and "::" in line]
+            failed += named if named or not status else [str(file)]
+        again = dict(zip(failed, pool.map(pytest, failed[:MOST_AGAIN]), strict=False))
+    reasons = {name: [line for line in again[name][1] if line.startswith("E ")][:8] if name in again else ["not run again"] for name in failed}
+    return {"summary": summaries, "failed": {name: reasons[name] for name in failed if name not in again or again[name][0]},
+            "failed only after others": [name for name in failed if name in again and not again[name][0]]}  # fmt: skip
 
 
 def line(row: dict[str, Any]) -> list[str]:
@@ -278,16 +317,19 @@ def main(arguments: list[str] | None = None) -> int:
 
     print(*(f"{key} {value}" for key, value in about.items()), sep=", ")
     if not settings.no_tests:
-        found["tests"] = run_tests(ROOT / "tests")
-        print(*(f"{name}: {summary}" for name, summary in found["tests"]["summary"].items()), *found["tests"]["failed"], sep="\n", flush=True)
+        found["tests"] = tests = run_tests(ROOT / "tests")
+        print(*(f"{name}: {summary}" for name, summary in tests["summary"].items()), sep="\n")
+        print(*("\n".join([f"FAILED {name}", *reasons]) for name, reasons in tests["failed"].items()), sep="\n", flush=True)
         keep()
     suites = {"bars": LAYERS_OF_THE_BARS, **{n: {k: v.batched(settings.batch) for k, v in cases.items()} for n, cases in LAYERS.items()}}
     rows = found["rows"]
-    for suite in settings.suite if not settings.only_tests else ():
-        for (name, case), op, precision in itertools.product(suites[suite].items(), settings.ops, settings.precision):
-            if settings.match in name:
-                rows.append(measured(name, case, op, precision, clock))
-                keep()
+    cases = [(name, case) for suite in settings.suite if not settings.only_tests for name, case in suites[suite].items() if settings.match in name]
+    jobs = list(itertools.product(cases, settings.ops, settings.precision))
+    if not clock.simulated:
+        compile_ahead([(case, op, precision) for (_, case), op, precision in jobs])
+    for (name, case), op, precision in jobs:
+        rows.append(measured(name, case, op, precision, clock))
+        keep()
     sizes = ((2000, 31),) if clock.simulated else ((10**6, 31), (10**7, 127), (10**7, 1023), (10**6, 8191))
     rows += [measure_signal(n, r, clock) for n, r in sizes if not settings.match and not settings.only_tests]
     print(markdown(["case", "operation", "precision", "time", "Tflop/s", "TB/s", "best peer", "method"], map(line, rows)))

@@ -38,6 +38,10 @@ class Plan:
         An algorithm with `bind` may look up beforehand what a short call would spend most of its time on.
         """
         problem, op, run = self.problem, self.op, self.algorithm.run
+        if self.device != "cpu":
+            from numbaconv.cuda.sequence import Sequence
+
+            return Sequence(problem, op, run)
         shape_a, shape_b, shape_out = (problem.shape(name) for name in TENSORS[op])
 
         def whole(a: Array, b: Array, out: Array) -> None:

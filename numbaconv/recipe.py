@@ -68,6 +68,7 @@ class Recipe:
 
 _recipes: dict[Any, Recipe] = {}
 _known: dict[Any, Recipe] = {}
+_gpu: Any = None  # `cuda.calls` and CuPy's kind of array, once there is something to know of them
 
 
 def _plain(value: Any) -> Any:
@@ -150,7 +151,7 @@ def shape_of(value: Any, name: str) -> tuple[int, ...]:
 def again(function: Function, a: Any, b: Any, options: tuple[Any, ...]) -> Array | None:
     """Do what was done before for two operands and options like these; None if there was nothing, or they may need more care than that."""
     if not (type(a) is type(b) is np.ndarray and a.flags.carray and b.flags.carray and _are_plain(options)):
-        return None
+        return None if _gpu is None else _again_on_gpu(function, a, b, options)
     recipe = _known.get((function, a.shape, b.shape, a.dtype, b.dtype, options))
     if recipe is None:
         return None
@@ -159,14 +160,37 @@ def again(function: Function, a: Any, b: Any, options: tuple[Any, ...]) -> Array
     return out
 
 
+def _again_on_gpu(function: Function, a: Any, b: Any, options: tuple[Any, ...]) -> Array | None:
+    calls, kind = _gpu
+    if not (type(a) is type(b) is kind and a.flags.c_contiguous and b.flags.c_contiguous and _are_plain(options)):
+        return None
+    here = a.data.device_id
+    recipe = _known.get((function, a.shape, b.shape, a.dtype, b.dtype, options, here))
+    if recipe is None or not calls.are_readable(a, b, here):
+        return None
+    return calls.again(recipe, a, b)
+
+
 def remember(recipe: Recipe, function: Function, operands: tuple[Array, ...], options: tuple[Any, ...]) -> None:
     """Have `again` know a recipe that was carried out, if nothing has to be checked or converted but what the key says."""
+    global _gpu
     a, b = operands
-    floating = recipe.dtype.kind == "f" and a.dtype is b.dtype is recipe.dtype is recipe.plan.dtype
-    if floating and recipe.plan.device == "cpu" and recipe.bytes <= memory.UNCHECKED_BYTES and _are_plain(options):
-        if len(_known) >= MOST_RECIPES:
-            _known.clear()
-        _known[function, a.shape, b.shape, a.dtype, b.dtype, options] = recipe
+    if not (a.dtype == b.dtype == recipe.dtype == recipe.plan.dtype and recipe.dtype.kind != "c" and _are_plain(options)):
+        return
+    key = function, a.shape, b.shape, a.dtype, b.dtype, options
+    if recipe.plan.device == "cpu":
+        if recipe.dtype.kind != "f" or recipe.bytes > memory.UNCHECKED_BYTES or not a.dtype is b.dtype is recipe.dtype is recipe.plan.dtype:
+            return
+    elif type(a) is type(b) is not np.ndarray:
+        from numbaconv.cuda import calls
+
+        _gpu = calls, type(a)
+        key = *key, a.data.device_id  # type: ignore[assignment,attr-defined]
+    else:
+        return
+    if len(_known) >= MOST_RECIPES:
+        _known.clear()
+    _known[key] = recipe
 
 
 def _are_plain(options: tuple[Any, ...]) -> bool:

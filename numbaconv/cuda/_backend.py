@@ -70,6 +70,25 @@ def on_device(array: Any) -> Any:
     return array if SIMULATED else arrays().asarray(array)
 
 
+class Recording(threading.local):
+    """What the thread's running call launches, with the memory that it takes; `_sequence` plays it back."""
+
+    launches: list[tuple[Kernel, tuple[int, int, int], Sequence[Any], tuple[int, ...]]] | None = None  # None: nothing is recorded
+    workspace: list[Any]
+    tables: list[Any]
+
+
+recording = Recording()
+
+
+def empty(shape: Any, dtype: Any) -> Any:
+    """Return memory for what lies between two launches, on the current device."""
+    array = arrays().empty(shape, dtype)
+    if recording.launches is not None:
+        recording.workspace.append(array)
+    return array
+
+
 def kept(where: dict[Any, Any], key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
     """Return a table of a problem on the current device, made and copied once; it is there when this returns, as any stream may read it."""
     key = (*key, current_device())
@@ -77,6 +96,8 @@ def kept(where: dict[Any, Any], key: tuple[Any, ...], make: Callable[[], Any]) -
         where[key] = on_device(make())
         if not SIMULATED:
             arrays().cuda.get_current_stream().synchronize()
+    if recording.launches is not None:
+        recording.tables.append(where[key])
     return where[key]
 
 
@@ -124,18 +145,17 @@ class Kernel:
         assert len(arrays_) == len(self.pointers)
         if 0 in grid:
             return
+        if recording.launches is not None:
+            recording.launches.append((self, grid, arrays_, integers))
         if SIMULATED:
             _simulator.launch(self.function, grid, self.threads, arrays_, integers)
-            return
-        from cuda.core import launch
+        else:
+            self.bound(grid, integers)(current_stream(), [array.data.ptr for array in arrays_])
 
+    def bound(self, grid: tuple[int, int, int], integers: tuple[int, ...]) -> Launch:
+        """Return its launch on the current device, of which only the addresses and the stream are still to be said."""
         number = current_device()
-        if getattr(_bound, "number", None) != number:  # a new thread has no context yet
-            arrays().cuda.runtime.setDevice(number)
-            _bound.number = number
-        kernel, block = self._loaded.get(number) or self._load(number), _block(grid, self.threads)
-        values = _by_value(integers, self.wide)
-        launch(_stream(int(arrays().cuda.get_current_stream().ptr)), block, kernel, *[array.data.ptr for array in arrays_], *values)
+        return Launch(self, self._loaded.get(number) or self._load(number), grid, integers)
 
     def _load(self, number: int) -> Any:
         from numbaconv.cuda import _binaries
@@ -146,23 +166,43 @@ class Kernel:
             return self._loaded[number]
 
 
-@functools.lru_cache(maxsize=1024)
-def _block(grid: tuple[int, int, int], threads: int) -> Any:
-    from cuda.core import LaunchConfig
+class Launch:
+    """A loaded kernel with its grid and values: all that it takes but the addresses of its arrays, which are filled in for each call."""
 
-    return LaunchConfig(grid=grid, block=(threads, 1, 1))
+    def __init__(self, kernel: Kernel, loaded: Any, grid: tuple[int, int, int], integers: tuple[int, ...]) -> None:
+        from cuda.bindings import driver
+
+        self._enqueue, self._loaded = driver.cuLaunchKernel, loaded
+        self._addresses = (ctypes.c_uint64 * len(kernel.pointers))()
+        self._integers = ((ctypes.c_int64 if kernel.wide else ctypes.c_int32) * len(integers))(*integers)
+        places = [ctypes.addressof(array) + i * ctypes.sizeof(array._type_) for array in (self._addresses, self._integers) for i in range(len(array))]
+        self._places = (ctypes.c_void_p * len(places))(*places)
+        self._parameters = ctypes.addressof(self._places)
+        self._shape = (driver.CUfunction(int(loaded.handle)), *grid, kernel.threads, 1, 1, 0)
+        self._lock = threading.Lock()  # the addresses of one call are read before those of another one are written
+
+    def __call__(self, stream: Any, addresses: list[int]) -> None:
+        with self._lock:
+            self._addresses[:] = addresses  # type: ignore[assignment]
+            (status,) = self._enqueue(*self._shape, stream, self._parameters, 0)
+        if status:
+            raise CudaError(f"a kernel could not be launched: {status.name}")
+
+
+def current_stream() -> Any:
+    """Return CuPy's current stream as the driver takes it, the thread made ready to use the current device."""
+    number = current_device()
+    if getattr(_bound, "number", None) != number:  # a new thread has no context yet
+        arrays().cuda.runtime.setDevice(number)
+        _bound.number = number
+    return _stream(arrays().cuda.get_current_stream().ptr)
 
 
 @functools.lru_cache(maxsize=64)
 def _stream(pointer: int) -> Any:
-    from cuda.core import Stream
+    from cuda.bindings import driver
 
-    return Stream.from_handle(pointer)
-
-
-@functools.lru_cache(maxsize=4096)
-def _by_value(values: tuple[int, ...], wide: bool) -> tuple[Any, ...]:
-    return tuple(map(ctypes.c_int64 if wide else ctypes.c_int32, values))
+    return driver.CUstream(pointer)
 
 
 def on_stream(stream: Any) -> Any:
@@ -203,5 +243,6 @@ def _address(stream: Any) -> int:
 
 
 __all__ = [
-    "SIMULATED", "CudaError", "Kernel", "arrays", "capability_of", "cuda", "current_device", "device", "kept", "on_device", "on_stream",
+    "SIMULATED", "CudaError", "Kernel", "Launch", "arrays", "capability_of", "cuda", "current_device", "current_stream", "device", "empty",
+    "kept", "on_device", "on_stream", "recording",
 ]  # fmt: skip

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.arrays import Array, check_out, contiguous, namespace
-from numbaconv.cuda._backend import SIMULATED, arrays, on_device, on_stream
+from numbaconv.arrays import GPU_ALIGNMENT, Array, check_out, contiguous, namespace
+from numbaconv.cuda._backend import SIMULATED, arrays, current_device, on_device, on_stream
 from numbaconv.problem import Options
 
 
@@ -46,7 +46,7 @@ def check_result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs:
 
 def carry_out(recipe: Any, inputs: dict[str, Any], bias: Any, activation: str | None, out: Any, packed: Any, conjugate: str, stream: Any) -> Array:
     """Compute what `recipe.carry_out` computes, on the current GPU: NumPy arrays give NumPy arrays, CuPy's give CuPy's."""
-    chosen, dtype, given = recipe.plan, recipe.plan.dtype, namespace(next(iter(inputs.values())))
+    dtype, given = recipe.plan.dtype, namespace(next(iter(inputs.values())))
     if out is not None:
         check_result(out, recipe.out_shape, recipe.dtype, inputs if bias is None else {**inputs, "bias": bias})
     host = given is np and not SIMULATED
@@ -55,11 +55,11 @@ def carry_out(recipe: Any, inputs: dict[str, Any], bias: Any, activation: str | 
         operands = {name: ready(array, dtype) for name, array in inputs.items()}
         if conjugate and dtype.kind == "c":
             operands[conjugate] = xp.conj(operands[conjugate])
-        a, b = (array.reshape(shape) for array, shape in zip(operands.values(), (recipe.a_shape, recipe.b_shape), strict=True))
+        a, b = operands.values()
         direct = out is not None and not host and out.dtype == dtype and out is contiguous(out, dtype)
         result = out if direct else xp.empty(recipe.out_shape, dtype)
         options = Options(None if bias is None else ready(bias, dtype), activation, packed)
-        chosen.algorithm.run(chosen.problem, chosen.op, a, b, result.reshape(recipe.full_out_shape), options)
+        recipe.run(a, b, result, options)
         if host:
             result = xp.asnumpy(result)
         if direct:
@@ -68,6 +68,19 @@ def carry_out(recipe: Any, inputs: dict[str, Any], bias: Any, activation: str | 
             return result.astype(recipe.dtype, copy=False)
         out[...] = result
         return out
+
+
+def are_readable(a: Any, b: Any, number: int) -> bool:
+    """Return whether two CuPy arrays, the first of them on that GPU, are both there, on the current GPU, and start where kernels can load."""
+    aligned = not (a.data.ptr | b.data.ptr) % GPU_ALIGNMENT
+    return aligned and b.data.device_id == number == current_device()
+
+
+def again(recipe: Any, a: Any, b: Any) -> Any:
+    """Compute what was computed before from two CuPy arrays like these, on CuPy's current stream."""
+    out = type(a)(recipe.out_shape, recipe.dtype)  # as empty(), without the way there
+    recipe.run(a, b, out)
+    return out
 
 
 def synchronized(call: Any) -> None:

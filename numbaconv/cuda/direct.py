@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cuda._backend import Kernel, arrays, cuda, device
+from numbaconv.cuda._backend import Kernel, cuda, device, empty
 from numbaconv.cuda._store import PER_BLOCK, THREADS, activation, finish, held
 from numbaconv.problem import ConvProblem, Op, Options
 
@@ -209,7 +209,7 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     if pieces == 1:
         _kernel(out.dtype, options.activation).launch((grid, 1, 1), (image, other, out, bias), geo._replace(has_bias=has_bias))
         return
-    parts = arrays().empty((pieces, out.size), out.dtype)
+    parts = empty((pieces, out.size), out.dtype)
     _kernel(out.dtype, None).launch((grid, pieces, 1), (image, other, parts, parts), geo._replace(pieces=pieces))
     inner = 1 if geo.last else geo.out_0 * geo.out_1 * geo.out_2
     sizes = (out.size, pieces, geo.groups * geo.size_b, inner, has_bias)

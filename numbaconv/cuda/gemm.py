@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.cuda import _geometry, _product, _wgrad
-from numbaconv.cuda._backend import Kernel, arrays, cuda, kept
+from numbaconv.cuda._backend import Kernel, cuda, empty, kept
 from numbaconv.cuda._geometry import SLAB, Product
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
@@ -156,7 +156,7 @@ def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Pack the weights; what `run` reads."""
     product = _tables(problem, op)
     size = product.weight_rows.size * problem.groups * product.padded_columns
-    packed = arrays().empty(packed_size(product, problem.groups), w.dtype)
+    packed = empty(packed_size(product, problem.groups), w.dtype)
     sizes = (size, problem.groups, product.columns, product.padded_columns, *product.weight_strides)
     pointers = (w, _on_device(problem, op, "weight_rows"), packed)
     _pack_kernel(w.dtype).launch((-(-size // PER_BLOCK), 1, 1), pointers, sizes)
@@ -167,7 +167,7 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     """Overwrite all of ``out``."""
     cut, tables = cut_of(problem, op), _tables(problem, op)
     p = problem.transpose() if op == "dgrad" else problem
-    target = arrays().empty((cut.pieces, out.size), out.dtype) if cut.pieces > 1 else out
+    target = empty((cut.pieces, out.size), out.dtype) if cut.pieces > 1 else out
     bias = target if options.bias is None else options.bias
     has_bias = int(options.bias is not None)
     if op == "wgrad":

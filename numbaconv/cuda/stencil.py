@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda import _stencil, _stencil_last
-from numbaconv.cuda._backend import Kernel, arrays, cuda, kept
+from numbaconv.cuda._backend import Kernel, cuda, empty, kept
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._stencil_geometry import LastGeometry
 from numbaconv.cuda._stencil_passes import Kind
@@ -90,7 +90,7 @@ def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
         if not isinstance(geo, LastGeometry):
             packed.append(w)
             continue
-        packed.append(arrays().empty(max(1, _packed_size(p)), w.dtype))
+        packed.append(empty(max(1, _packed_size(p)), w.dtype))
         sizes = (_packed_size(p), geo.taps_w, geo.taps_h, geo.w_tap, geo.out_channels, geo.filters, *p.source)
         _pack_kernel(w.dtype).launch((-(-_packed_size(p) // PER_BLOCK), 1, 1), (w, packed[-1]), sizes)
     return packed
@@ -118,7 +118,7 @@ def _run_wgrad(problem: ConvProblem, dy: Any, x: Any, dw: Any, options: Options)
     (p,) = _passes(problem, "wgrad", dw.dtype)
     make = _stencil_last if isinstance(p.geo, LastGeometry) else _stencil
     pieces, kernel = p.geo.pieces, make.kernel_gradient(dw.dtype, p.kind)
-    parts = dw if pieces == 1 else arrays().empty((pieces, dw.size), dw.dtype)
+    parts = dw if pieces == 1 else empty((pieces, dw.size), dw.dtype)
     kernel.launch((p.blocks, 1, 1), (dy, x, parts), p.geo)
     if pieces > 1:
         finish(None, dw.dtype).launch((-(-dw.size // PER_BLOCK), 1, 1), (parts, parts, dw), (dw.size, pieces, 1, 1, 0))

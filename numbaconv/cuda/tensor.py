@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda import _geometry, gemm
-from numbaconv.cuda._backend import SIMULATED, Kernel, arrays, capability_of, current_device, kept
+from numbaconv.cuda._backend import SIMULATED, Kernel, capability_of, current_device, empty, kept
 from numbaconv.cuda._geometry import Product
 from numbaconv.cuda._store import PER_BLOCK, finish
 from numbaconv.cuda._tensor import kernel, pack
@@ -107,7 +107,7 @@ def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     kind = _kind(w.dtype)
     product, cells = _tables(problem, op, kind), _cells(w, kind)
     size = product.weight_rows.size * problem.groups * product.padded_columns
-    packed = arrays().empty(gemm.packed_size(product, problem.groups), cells.dtype)
+    packed = empty(gemm.packed_size(product, problem.groups), cells.dtype)
     sizes = (size, problem.groups, product.columns, product.padded_columns, *product.weight_strides, _slab(problem, op, kind)[0])
     pack(kind).launch((-(-size // PER_BLOCK), 1, 1), (cells, _on_device(problem, op, kind, "weight_rows"), packed), sizes)
     return packed
@@ -122,7 +122,7 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     p = problem.transpose() if op == "dgrad" else problem
     grid = (-(-product.most_rows // tile[0]), product.padded_columns // tile[1], product.phases * p.groups * pieces)
     cells = _cells(out, kind)
-    target = arrays().empty((pieces, out.size), np.float32) if pieces > 1 else cells
+    target = empty((pieces, out.size), np.float32) if pieces > 1 else cells
     bias = cells if options.bias is None else _cells(options.bias, kind)
     depth = p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
     activation = None if pieces > 1 else options.activation

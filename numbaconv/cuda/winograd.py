@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.cuda import gemm
-from numbaconv.cuda._backend import Kernel, arrays
+from numbaconv.cuda._backend import Kernel, empty
 from numbaconv.cuda._winograd import THREADS, Tiles, filters, forward, inverse
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
@@ -96,7 +96,7 @@ def _blocks(size: int) -> tuple[int, int, int]:
 def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Transform and pack the weights; what `run` reads."""
     plan = _plan(problem, op)
-    transformed = arrays().empty(plan.products.shape("w"), w.dtype)
+    transformed = empty(plan.products.shape("w"), w.dtype)
     filters(w.dtype, plan.flipped).launch(_blocks(plan.weights[0]), (w, transformed), plan.weights)
     return gemm.prepare(plan.products, "fprop", transformed)
 
@@ -105,7 +105,7 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     """Overwrite all of ``out``."""
     plan = _plan(problem, op)
     packed = prepare(problem, op, b) if options.packed is None else options.packed
-    tiles, sums = (arrays().empty(plan.products.shape(t), out.dtype) for t in ("x", "y"))
+    tiles, sums = (empty(plan.products.shape(t), out.dtype) for t in ("x", "y"))
     last = plan.products.channels_last
     forward(out.dtype, last).launch(_blocks(plan.inputs.size), (a, tiles), plan.inputs)
     gemm.run(plan.products, "fprop", tiles, None, sums, Options(packed=packed))

@@ -1,0 +1,93 @@
+"""Calls on a GPU that are played back: with other arrays, they compute what they computed when they were written down."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import fill, operands, poisoned, random_problem, to_gpu, to_host
+from tolerance import INEXACT
+
+from numbaconv import reference
+from numbaconv.cuda.sequence import Sequence, Steps
+from numbaconv.plan import room
+from numbaconv.problem import OPS, TENSORS, ConvProblem, Options, Unsupported
+
+ROOM = room("cuda")
+PLAYED = ("gemm", "tensor", "winograd", "stencil", "direct")  # the others do more than to launch kernels
+
+
+def compute(sequence, problem, op, rng, bias, activation, atol):
+    a, b = operands(problem, op, "float32", rng)
+    shift = fill((problem.out_channels if op == "fprop" else problem.in_channels,), "float32", rng) if bias else None
+    out = to_gpu(poisoned(problem.shape(TENSORS[op][2]), "float32"))
+    sequence(to_gpu(a), to_gpu(b), out, Options(to_gpu(shift), activation))
+    np.testing.assert_allclose(to_host(out), reference.run(problem, op, a, b, shift, activation), rtol=0, atol=atol, err_msg=f"{op} {problem}")
+
+
+@pytest.mark.parametrize("name", PLAYED)
+@pytest.mark.parametrize("op", OPS)
+def test_what_is_played_back_is_computed_from_the_arrays_at_hand(name, op, rng):
+    played = 0
+    for number in range(4):
+        problem = random_problem(rng, generic=number % 2 == 1, largest=4)
+        if name == "winograd":
+            last, width = number % 2 == 1, 5 + number % 3
+            problem = ConvProblem.from_shapes((1, 6, width, 2) if last else (1, 2, 6, width), (3, 2, 3, 3), rank=2, padding=1, channels_last=last)
+        if name == "stencil":
+            problem = ConvProblem.from_shapes((2, 3, 6, 5 + number), (3, 1, 3, 3), rank=2, padding=number % 2, groups=3)
+        try:
+            ROOM[name].cost(problem, op, np.dtype(np.float32))
+        except Unsupported:
+            continue
+        sequence, atol = Sequence(problem, op, ROOM[name].run), 1e-3 if name in INEXACT else 0
+        ways = [(False, None)] if op == "wgrad" else [(False, None), (True, "relu"), (True, None)]
+        for _ in range(2):
+            for bias, activation in ways:
+                compute(sequence, problem, op, rng, bias, activation, atol)
+        assert len(sequence.known) == len(ways)
+        played += sum(isinstance(steps, Steps) for steps in sequence.known.values())
+        if all(sequence.known.values()):
+            sequence.run = None  # it is not asked again
+            compute(sequence, problem, op, rng, *ways[-1], atol)
+    assert played or (name, op) in (("tensor", "wgrad"), ("winograd", "wgrad"))
+
+
+def test_what_does_more_than_launch_is_carried_out_each_time(rng):
+    problem = ConvProblem.from_shapes((1, 1, 300), (1, 1, 31), rank=1)
+    sequence = Sequence(problem, "fprop", ROOM["fft"].run)
+    for _ in range(2):
+        compute(sequence, problem, "fprop", rng, False, None, 1e-3)
+    assert set(sequence.known.values()) == {None}
+
+
+def test_an_array_with_itself_is_not_written_down(rng):
+    problem = ConvProblem.from_shapes((2, 2, 3), (2, 2, 3), rank=1, padding=2)
+    sequence = Sequence(problem, "fprop", ROOM["direct"].run)
+    x, out = to_gpu(fill((2, 2, 3), "float32", rng)), to_gpu(poisoned(problem.shape("y"), "float32"))
+    sequence(x, x, out)
+    assert set(sequence.known.values()) == {None}
+    compute(sequence, problem, "fprop", rng, False, None, 0)
+
+
+def test_packed_weights_are_read_where_they_are(rng):
+    problem = ConvProblem.from_shapes((2, 8, 5, 4), (6, 8, 3, 3), rank=2, padding=1)
+    sequence = Sequence(problem, "fprop", ROOM["gemm"].run)
+    for _ in range(3):
+        x, w = operands(problem, "fprop", "float32", rng)
+        out = to_gpu(poisoned(problem.shape("y"), "float32"))
+        given = to_gpu(w)
+        sequence(to_gpu(x), to_gpu(np.full_like(w, np.nan)), out, Options(packed=ROOM["gemm"].prepare(problem, "fprop", given)))
+        np.testing.assert_array_equal(to_host(out), reference.run(problem, "fprop", x, w))
+    assert all(isinstance(steps, Steps) for steps in sequence.known.values())
+
+
+def test_a_failure_leaves_nothing_half_written_down(rng):
+    problem = ConvProblem.from_shapes((1, 2, 6), (2, 2, 3), rank=1)
+    sequence = Sequence(problem, "fprop", ROOM["direct"].run)
+    run, sequence.run = sequence.run, lambda *_: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        compute(sequence, problem, "fprop", rng, False, None, 0)
+    assert not sequence.known
+    sequence.run = run
+    for _ in range(2):
+        compute(sequence, problem, "fprop", rng, False, None, 0)
