@@ -326,9 +326,12 @@ def main(arguments: list[str] | None = None) -> int:
     cases = [(name, case) for suite in settings.suite if not settings.only_tests for name, case in suites[suite].items() if settings.match in name]
     jobs = list(itertools.product(cases, settings.ops, settings.precision))
     if not clock.simulated:
+        print(f"compiling ahead for {len(jobs)} cases", flush=True)
         compile_ahead([(case, op, precision) for (_, case), op, precision in jobs])
     for (name, case), op, precision in jobs:
+        start = time.perf_counter()
         rows.append(measured(name, case, op, precision, clock))
+        rows[-1]["took"] = round(time.perf_counter() - start, 2)
         keep()
     sizes = ((2000, 31),) if clock.simulated else ((10**6, 31), (10**7, 127), (10**7, 1023), (10**6, 8191))
     rows += [measure_signal(n, r, clock) for n, r in sizes if not settings.match and not settings.only_tests]

@@ -120,14 +120,14 @@ def test_activations_are_fused_as_defined(gpu_algorithm, activation, rng):
 
 
 def test_long_sums_are_cut_into_pieces_and_parts(rng, monkeypatch):
-    monkeypatch.setattr(gemm, "CHUNK", 3)
-    monkeypatch.setattr(gemm, "LEAST_SLABS", 4)
+    for name, value in (("CHUNK", 3), ("LEAST_TERMS", 32), ("LAUNCH", 0.0), ("BANDWIDTH", math.inf)):
+        monkeypatch.setattr(gemm, name, value)
     problem = ConvProblem.from_shapes((2, 9, 7, 6), (5, 9, 3, 3), rank=2, padding=1)
     for op in OPS:
         cut = gemm.cut_of(problem, op)
         assert cut.pieces > 1 or op != "fprop"
         assert check_exact("gemm", problem, op, "float32", rng, True, "relu")
-    monkeypatch.setattr(gemm, "BLOCKS", 1)
+    monkeypatch.setattr(gemm, "MOST_PIECES", 1)
     problem = ConvProblem.from_shapes((2, 9, 7, 6), (5, 9, 3, 3), rank=2, padding=1)
     for op in OPS:
         cut = gemm.cut_of(problem, op)
@@ -139,7 +139,7 @@ def test_every_tile_computes_the_same(rng, monkeypatch):
     """Each tile of the table by itself, with more outputs than one block has."""
     layers = (((1, 8, 13, 11), (70, 8, 1, 2), {"padding": 1}), ((1, 13, 11, 3), (70, 3, 2, 1), {"channels_last": True}))
     for tile, (x, w, options), op in itertools.product(gemm.TILES, layers, OPS):
-        monkeypatch.setattr(gemm, "TILES", (tile,) * 3)
+        monkeypatch.setattr(gemm, "TILES", {tile: 2})
         assert check_exact("gemm", ConvProblem.from_shapes(x, w, rank=2, **options), op, "float32", rng, True)
 
 

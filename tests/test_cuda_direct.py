@@ -10,11 +10,13 @@ import pytest
 from numbaconv import reference
 from numbaconv.cpu import bias as cpu_bias
 from numbaconv.cuda import bias, direct
+from numbaconv.cuda._backend import SIMULATED
 from numbaconv.problem import OPS, ConvProblem, Options
 from numbaconv.recipe import TENSORS
 from tests.cases import COMPUTED, NAMED, exact_sum, fill, on_gpu, operands, poisoned, random_problem, to_gpu, to_host
 from tests.tolerance import allowed
 
+host_functions = pytest.mark.skipif(not SIMULATED, reason="about functions that only kernels can call on a GPU")
 MOST = 20_000  # products that the simulator gets through in no time; float32 gets more
 
 
@@ -101,6 +103,7 @@ def test_nan_and_infinity_reach_the_outputs_that_see_them_and_no_others(rng):
             np.testing.assert_allclose(computed(problem, op, "float32", *arrays), expected, rtol=1e-5)
 
 
+@host_functions
 def test_geometry_of_problems_beyond_32_bits():
     """A thread's indices, by the kernel's own functions, are those of the equation for outputs that int32 could not number."""
     problem = ConvProblem(3, 4, 6, 2, (1, 40_000, 50_000), (1, 3, 2), (1, 39_998, 49_999), rank=2, channels_last=True)
@@ -113,6 +116,7 @@ def test_geometry_of_problems_beyond_32_bits():
         assert at == n * geo.y_a + group * geo.y_group + k * geo.y_b + z * geo.y_0 + p * geo.y_1 + q * geo.y_2
 
 
+@host_functions
 def test_places_are_those_of_the_equation(rng):
     for u in (1, 2, 3):
         for numerator in range(-7, 20):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from numbaconv.cuda import gemm, tensor
 from numbaconv.cuda._backend import SIMULATED
 from numbaconv.cuda._simulator import Memory, launch
 from numbaconv.cuda._tensor_layout import Variant, reader, vector_mask
-from numbaconv.cuda._tensor_twins import commit, copy4, wait
+from numbaconv.cuda._twins import commit, copy4, wait
 from numbaconv.problem import ConvProblem, Options, Unsupported
 from tests.cases import NAMED, fill, on_gpu, operands, poisoned, random_problem
 
@@ -192,7 +193,7 @@ SHAPES = {  # channels that fill slabs of words, by the way in which x is gather
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", SHAPES)
 def test_every_tile_and_way_of_gathering(way, kind, tile, rng, monkeypatch):
-    monkeypatch.setattr(gemm, "cut_of", lambda problem, op: gemm.Cut(tile, gemm.BLOCKS, 1, 1))
+    monkeypatch.setattr(gemm, "cut_of", lambda *_: gemm.Cut(tile, 1, 1, 1, 1e-5))
     for channels in SHAPES[way][kind][: 2 if tile == (64, 64) else 1]:
         for last in (False, True) if way == "single" else ((way != "aligned"),):
             columns = int(rng.integers(3, 7) * (4 if rng.random() < 0.5 else 5))
@@ -204,16 +205,19 @@ def test_every_tile_and_way_of_gathering(way, kind, tile, rng, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pieces_of_a_sum(kind, rng):
+def test_pieces_of_a_sum(kind, rng, monkeypatch):
+    for name, value in (("LAUNCH", 0.0), ("BANDWIDTH", math.inf)):
+        monkeypatch.setattr(gemm, name, value)
     problem = ConvProblem.from_shapes((1, 58, 5, 4), (4, 58, 3, 3), rank=2)
-    assert tensor._pieces(problem, "fprop") == 2
+    assert tensor._cut(problem, "fprop", kind).pieces == 2
     check(problem, "fprop", kind, rng, "integers" if kind == "tf32" else "signed", bias=True, activation="relu" if kind == "tf32" else "silu")
 
 
 def test_sums_are_never_too_long():
     problem = ConvProblem.from_shapes((1, 70_000, 64, 64), (512, 70_000, 1, 1), rank=2)
-    assert tensor._pieces(problem, "fprop") == -(-70_000 // tensor.CHUNK) == 5
-    assert tensor.workspace(problem, "fprop", np.dtype(np.float16)) == 5 * 4 * 512 * 64**2 + 2 * 512 * 70_000
+    pieces = tensor._cut(problem, "fprop", "f16").pieces
+    assert pieces >= -(-70_000 // tensor.CHUNK) == 5
+    assert tensor.workspace(problem, "fprop", np.dtype(np.float16)) == pieces * 4 * 512 * 64**2 + 2 * 512 * 70_000
 
 
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS)

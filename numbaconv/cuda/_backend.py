@@ -75,6 +75,7 @@ class Recording(threading.local):
 
     launches: list[tuple[Kernel, tuple[int, int, int], Sequence[Any], tuple[int, ...]]] | None = None  # None: nothing is recorded
     workspace: list[Any]
+    zeroed: list[int]  # of these, those that are zeros at first
     tables: list[Any]
 
 
@@ -86,6 +87,15 @@ def empty(shape: Any, dtype: Any) -> Any:
     array = arrays().empty(shape, dtype)
     if recording.launches is not None:
         recording.workspace.append(array)
+    return array
+
+
+def zeros(count: int, dtype: Any) -> Any:
+    """Return memory for what lies between two launches, on the current device, all zeros."""
+    array = arrays().zeros(count, dtype)
+    if recording.launches is not None:
+        recording.workspace.append(array)
+        recording.zeroed.append(len(recording.workspace) - 1)
     return array
 
 
@@ -244,5 +254,5 @@ def _address(stream: Any) -> int:
 
 __all__ = [
     "SIMULATED", "CudaError", "Kernel", "Launch", "arrays", "capability_of", "cuda", "current_device", "current_stream", "device", "empty",
-    "kept", "on_device", "on_stream", "recording",
+    "kept", "on_device", "on_stream", "recording", "zeros",
 ]  # fmt: skip

@@ -55,11 +55,9 @@ class Geometry(NamedTuple):
     x_slab: int  # elements of x from one slab of a tap to the next
     w_row: int
     has_bias: int = 0
-    part: int = 0  # of the contraction: what this launch computes in the first piece, and how much further on it is in the next one
-    part_step: int = 1
-    parts: int = 1
-    again: int = 0  # whether y holds the sum of earlier parts
-    last: int = 1  # whether nothing will be added
+    pieces: int = 1  # of the contraction, each with a copy of y of its own
+    parts: int = 1  # of a piece, one after the other
+    last: int = 1  # whether nothing is added to y afterwards
 
 
 # A table in memory: PHASE_SIZE numbers for each phase, then the entries, four numbers each: an offset in the input and the input index's

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-I32 = ir.IntType(32)
+I32, I64 = ir.IntType(32), ir.IntType(64)
 int32 = types.int32
 SLAB = 8
 
@@ -22,15 +22,15 @@ def address(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> A
     return builder.gep(builder.bitcast(base, element.as_pointer(base.type.addrspace)), [builder.zext(index, ir.IntType(64))])
 
 
-def load(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> list[Any]:
-    """Load four neighbours, as vectors of 16 bytes."""
+def load(context: Any, builder: Any, kind: Any, at: Any) -> list[Any]:
+    """Load four neighbours from an address on, as vectors of 16 bytes."""
     element = context.get_data_type(kind.dtype)
     width = 16 // context.get_abi_sizeof(element)
     values = []
     for first in range(0, 4, width):
         vector = ir.VectorType(element, width)
-        at = address(context, builder, kind, memory, builder.add(index, I32(first)))
-        loaded = builder.load(builder.bitcast(at, vector.as_pointer(at.type.addrspace)))
+        place = further_on(builder, at, I32(first))
+        loaded = builder.load(builder.bitcast(place, vector.as_pointer(place.type.addrspace)))
         loaded.align = 16
         values += [builder.extract_element(loaded, I32(i)) for i in range(width)]
     return values
@@ -58,7 +58,7 @@ def load4(typingctx, memory, index):  # type: ignore[no-untyped-def]
     result = types.UniTuple(memory.dtype, 4)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return context.make_tuple(builder, result, load(context, builder, memory, *args))
+        return context.make_tuple(builder, result, load(context, builder, memory, address(context, builder, memory, *args)))
 
     return result(memory, types.int32), codegen
 
@@ -92,6 +92,20 @@ def store4(typingctx, memory, index, values):  # type: ignore[no-untyped-def]
     return types.void(memory, types.int32, values), codegen
 
 
+@intrinsic
+def spread(typingctx, memory, index, step, values):  # type: ignore[no-untyped-def]
+    """Set memory[index], memory[index + step], … to the values, one after the other."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        target, index, step, given = args
+        first = address(context, builder, memory, target, index)
+        for i in range(len(values)):
+            builder.store(builder.extract_value(given, i), further_on(builder, first, step, i))
+        return context.get_dummy_value()
+
+    return types.void(memory, types.int32, types.int32, values), codegen
+
+
 @functools.cache
 def zeros(count: int) -> Any:
     """Return the function that makes a register tile of a zero."""
@@ -118,12 +132,13 @@ def multiply_slab(typingctx, acc, a, a_at, a_row, a_half, b, b_at, b_row, b_half
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         acc_value, a_memory, a_index, a_width, a_step, b_memory, b_index, b_width, b_step = args
         fma, sums = fma_of(builder, context.get_value_type(acc.dtype)), [builder.extract_value(acc_value, i) for i in range(64)]
-        sides = ((a, a_memory, a_index, a_width, a_step), (b, b_memory, b_index, b_width, b_step))
+        a_first, b_first = address(context, builder, a, a_memory, a_index), address(context, builder, b, b_memory, b_index)
+        sides = ((a, a_first, a_width, a_step), (b, b_first, b_width, b_step))
         for k in range(SLAB):
             rows = []
-            for kind, memory, index, width, half in sides:
-                at = builder.add(index, builder.mul(width, I32(k)))
-                rows.append(load(context, builder, kind, memory, at) + load(context, builder, kind, memory, builder.add(at, half)))
+            for kind, first, width, half in sides:
+                at = further_on(builder, first, width, k)
+                rows.append(load(context, builder, kind, at) + load(context, builder, kind, further_on(builder, at, half)))
             for i in range(8):
                 for j in range(8):
                     sums[i * 8 + j] = fma(rows[0][i], rows[1][j], sums[i * 8 + j])
@@ -161,3 +176,53 @@ def forgotten(typingctx, value):  # type: ignore[no-untyped-def]
         return opaque(builder, args[0])
 
     return types.int32(types.int32), codegen
+
+
+def shared_address(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
+    """Return an element's address within shared memory."""
+    at = address(context, builder, kind, memory, index)
+    return builder.ptrtoint(builder.addrspacecast(at, at.type.pointee.as_pointer(3)), I32)
+
+
+def place_in_shared(context: Any, builder: Any, kind: Any, memory: Any, to: Any, flip: Any, further: Any) -> Any:
+    """Return the address of element (to ^ flip) + further within shared memory; what a loop knows of it becomes the instruction's offset."""
+    size = I32(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+    start = shared_address(context, builder, kind, memory, to)
+    return builder.add(builder.xor(start, builder.mul(flip, size)), builder.mul(further, size))
+
+
+def _copy(code: str, size: int) -> Any:
+    @intrinsic
+    def copy(typingctx, shared, to, flip, further, memory, index, inside):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            target = place_in_shared(context, builder, shared, *args[:4])
+            source = builder.ptrtoint(address(context, builder, memory, args[4], args[5]), I64)
+            count = builder.select(args[6], I32(size), I32(0))
+            kind = ir.FunctionType(ir.VoidType(), [I32, I64, I32])
+            builder.asm(kind, f"{code} [$0], [$1], {size}, $2;", "r,l,r,~{memory}", [target, source, count], side_effect=True)
+            return context.get_dummy_value()
+
+        return types.void(shared, types.int32, types.int32, types.int32, memory, types.int32, types.boolean), codegen
+
+    return copy
+
+
+copy16 = _copy("cp.async.cg.shared.global", 16)
+copy8 = _copy("cp.async.ca.shared.global", 8)
+copy4 = _copy("cp.async.ca.shared.global", 4)
+
+
+def _alone(code: str) -> Any:
+    @intrinsic
+    def instruction(typingctx, shared):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            builder.asm(ir.FunctionType(ir.VoidType(), []), code, "~{memory}", [], side_effect=True)
+            return context.get_dummy_value()
+
+        return types.void(shared), codegen
+
+    return instruction
+
+
+commit = _alone("cp.async.commit_group;")
+wait = _alone("cp.async.wait_group 1;")

@@ -1,4 +1,4 @@
-"""What kernels need beyond Python: vectors of 16 bytes, products of register tiles, 32-bit arithmetic.
+"""What kernels need beyond Python: vectors of 16 bytes, asynchronous copies, products of register tiles, 32-bit arithmetic.
 
 Each has two forms with one meaning: an intrinsic for GPUs (`_intrinsics`) and plain Python for the simulator (`_twins`). A register tile is
 a tuple of sums, here 8 rows of 8; it is never indexed by a loop's variable, or it would lie in memory. What only some kernels need is in
@@ -8,8 +8,43 @@ files of the same kinds: `_stencil_prims`, `_fft_prims`, `_tensor_prims`.
 from numbaconv.cuda._backend import SIMULATED
 
 if SIMULATED:
-    from numbaconv.cuda._twins import divide, forgotten, int32, load4, multiply_slab, store4, tile, within, zeros
+    from numbaconv.cuda._twins import (
+        commit,
+        copy4,
+        copy8,
+        copy16,
+        divide,
+        forgotten,
+        int32,
+        load4,
+        multiply_slab,
+        spread,
+        store4,
+        tile,
+        wait,
+        within,
+        zeros,
+    )
 else:
-    from numbaconv.cuda._intrinsics import divide, forgotten, int32, load4, multiply_slab, store4, tile, within, zeros
+    from numbaconv.cuda._intrinsics import (
+        commit,
+        copy4,
+        copy8,
+        copy16,
+        divide,
+        forgotten,
+        int32,
+        load4,
+        multiply_slab,
+        spread,
+        store4,
+        tile,
+        wait,
+        within,
+        zeros,
+    )
 
-__all__ = ["divide", "forgotten", "int32", "load4", "multiply_slab", "store4", "tile", "within", "zeros"]
+__all__ = [
+    "commit", "copy4", "copy8", "copy16", "wait",
+    "divide", "forgotten", "int32", "load4", "multiply_slab", "spread", "store4", "tile", "within", "zeros",
+]  # fmt: skip

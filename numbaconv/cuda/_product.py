@@ -22,7 +22,7 @@ from numbaconv.cuda._geometry import (
     Y_FIRST,
     Geometry,
 )  # fmt: skip
-from numbaconv.cuda._prims import divide, forgotten, int32, load4, multiply_slab, store4, tile, within
+from numbaconv.cuda._prims import commit, copy4, copy8, copy16, divide, forgotten, int32, load4, multiply_slab, spread, tile, wait, within
 from numbaconv.cuda._store import put4
 
 RESIDENT_THREADS = {256: 512, 128: 512, 64: 384}  # of a multiprocessor, by those of a block: 128 registers each, 168 for the smallest
@@ -73,108 +73,136 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
     two = SLAB * columns // threads == 8  # and loads two vectors of weights
     vectors = columns // 4
     further = threads // vectors  # rows of weights between a thread's two vectors
-    w_half = SLAB * pixels  # where the weights begin in a buffer
-    one_buffer = SLAB * (pixels + columns)
-    both_buffers = 2 * one_buffer
+    w_half = SLAB * pixels  # where the weights begin in a stage
+    one_stage = SLAB * (pixels + columns)
+    last_stage, all_stages = 2 * one_stage, 3 * one_stage
+    copy1, per_copy = (copy4, 4) if dtype.itemsize == 4 else (copy8, 2)
+    by_registers = aligned and channels_last  # four channels of a pixel are neighbours in memory, but not in a stage
     across = (columns if channels_last else pixels) // 8  # threads along the tile's side whose outputs are neighbours in memory
     x_gap, w_gap = pixels // 2, columns // 2  # between the two quads of a thread
     zero = dtype.type(0)
     put = put4(activation, dtype)
 
-    def one(x, table, geo, entry, base, d0, h0, w0):  # type: ignore[no-untyped-def]
-        """Return one row of the contraction for one pixel, by a tap of its own."""
-        tap = load4(table, entry)
+    def reached(geo, tap, d0, h0, w0):  # type: ignore[no-untyped-def]
+        """Return whether a tap meets the input."""
         inside = within(int32(h0 + tap[2]), geo.in_h) and within(int32(w0 + tap[3]), geo.in_w)
         if depth:
             inside = inside and within(int32(d0 + tap[1]), geo.in_d)
-        return x[int32(base + tap[0])] if inside else zero
+        return inside
 
-    def each_by_itself(x, table, geo, entry, base, d0, h0, w0, step):  # type: ignore[no-untyped-def]
-        e1, e2, e3 = int32(entry + 4), int32(entry + 8), int32(entry + 12)
-        x0, x1 = one(x, table, geo, entry, base, d0, h0, w0), one(x, table, geo, e1, base, d0, h0, w0)
-        return x0, x1, one(x, table, geo, e2, base, d0, h0, w0), one(x, table, geo, e3, base, d0, h0, w0)
+    reached = device(reached)
 
-    def of_one_tap(x, table, geo, entry, base, d0, h0, w0, step):  # type: ignore[no-untyped-def]
-        tap = load4(table, entry)
-        at, c = int32(base + tap[0] + step), geo.x_c
-        inside = within(int32(h0 + tap[2]), geo.in_h) and within(int32(w0 + tap[3]), geo.in_w)
-        if depth:
-            inside = inside and within(int32(d0 + tap[1]), geo.in_d)
-        if inside:
-            if channels_last:
-                return load4(x, at)
-            return x[at], x[int32(at + c)], x[int32(at + 2 * c)], x[int32(at + 3 * c)]
-        return zero, zero, zero, zero
+    def one(x, shared, to, row, table, geo, entry, base, d0, h0, w0):  # type: ignore[no-untyped-def]
+        tap = load4(table, int32(entry + 4 * row))
+        copy1(shared, to, int32(0), int32(row * pixels), x, int32(base + tap[0]), reached(geo, tap, d0, h0, w0))
 
     one = device(one)
-    rows4 = device(of_one_tap if aligned else each_by_itself)  # 4 rows of the contraction for one pixel
 
-    def load(x, w, table, geo, entry, base, d0, h0, w0, w_at):  # type: ignore[no-untyped-def]
-        """Return a thread's part of a slab: 4 or 8 rows of its pixel, 4 columns of 1 or 2 rows of the weights."""
-        x0 = x1 = rows4(x, table, geo, entry, base, d0, h0, w0, int32(0))
+    def each_by_itself(x, shared, to, table, geo, entry, base, d0, h0, w0):  # type: ignore[no-untyped-def]
+        """Start to copy the rows of the contraction for one pixel, each by a tap of its own."""
+        for row in range(rows_each):
+            one(x, shared, to, int32(row), table, geo, entry, base, d0, h0, w0)
+
+    def of_one_tap(x, shared, to, table, geo, entry, base, d0, h0, w0):  # type: ignore[no-untyped-def]
+        """Start to copy the rows of the contraction for one pixel: channels of one tap."""
+        tap = load4(table, entry)
+        at, c, inside = int32(base + tap[0]), geo.x_c, reached(geo, tap, d0, h0, w0)
+        copy1(shared, to, int32(0), int32(0), x, at, inside)
+        copy1(shared, to, int32(0), int32(pixels), x, int32(at + c), inside)
+        copy1(shared, to, int32(0), int32(2 * pixels), x, int32(at + 2 * c), inside)
+        copy1(shared, to, int32(0), int32(3 * pixels), x, int32(at + 3 * c), inside)
         if tall:
-            x1 = rows4(x, table, geo, int32(entry + (0 if aligned else 16)), base, d0, h0, w0, int32(4 * geo.x_c))
-        v0 = v1 = load4(w, w_at)
-        if two:
-            v1 = load4(w, int32(w_at + further * geo.w_row))
-        return x0, x1, v0, v1
+            copy1(shared, to, int32(0), int32(4 * pixels), x, int32(at + 4 * c), inside)
+            copy1(shared, to, int32(0), int32(5 * pixels), x, int32(at + 5 * c), inside)
+            copy1(shared, to, int32(0), int32(6 * pixels), x, int32(at + 6 * c), inside)
+            copy1(shared, to, int32(0), int32(7 * pixels), x, int32(at + 7 * c), inside)
 
-    def keep(shared, x_put, w_put, loaded):  # type: ignore[no-untyped-def]
-        """Write it where the block can read it."""
-        x0, x1, v0, v1 = loaded
-        shared[x_put], shared[int32(x_put + pixels)] = x0[0], x0[1]
-        shared[int32(x_put + 2 * pixels)], shared[int32(x_put + 3 * pixels)] = x0[2], x0[3]
-        store4(shared, w_put, v0)
+    def of_one_pixel(x, table, geo, entry, base, d0, h0, w0):  # type: ignore[no-untyped-def]
+        """Return the rows of the contraction for one pixel, neighbours in memory."""
+        tap = load4(table, entry)
+        v0 = v1 = (zero, zero, zero, zero)
+        if reached(geo, tap, d0, h0, w0):
+            v0 = v1 = load4(x, int32(base + tap[0]))
+            if tall:
+                v1 = load4(x, int32(base + tap[0] + 4))
+        return v0, v1
+
+    def keep_pixel(shared, to, loaded):  # type: ignore[no-untyped-def]
+        """Write them where the block can read them."""
+        spread(shared, to, int32(pixels), loaded[0])
         if tall:
-            shared[int32(x_put + 4 * pixels)], shared[int32(x_put + 5 * pixels)] = x1[0], x1[1]
-            shared[int32(x_put + 6 * pixels)], shared[int32(x_put + 7 * pixels)] = x1[2], x1[3]
-        if two:
-            store4(shared, int32(w_put + further * columns), v1)
+            spread(shared, int32(to + 4 * pixels), int32(pixels), loaded[1])
 
-    load, keep = device(load), device(keep)
+    fetch, keep = device(of_one_pixel if by_registers else of_one_tap if aligned else each_by_itself), device(keep_pixel)
+
+    def fetch_weights(w, shared, to, geo, w_at):  # type: ignore[no-untyped-def]
+        """Start to copy a thread's part of a slab's weights: 4 columns of one or two rows."""
+        copy16(shared, to, int32(0), int32(0), w, w_at, True)
+        if per_copy == 2:
+            copy16(shared, to, int32(0), int32(2), w, int32(w_at + 2), True)
+        if two:
+            w_at = int32(w_at + further * geo.w_row)
+            copy16(shared, to, int32(0), int32(further * columns), w, w_at, True)
+            if per_copy == 2:
+                copy16(shared, to, int32(0), int32(further * columns + 2), w, int32(w_at + 2), True)
+
+    fetch_w = device(fetch_weights)
+
+    def place_of_block(geo, x, y, z):  # type: ignore[no-untyped-def]
+        """Return a block's first row and column, its group and piece, and where its phase is in the table."""
+        rest, group = divide(forgotten(z), geo.groups)
+        piece, phase = divide(rest, geo.phases)
+        return int32(forgotten(x) * pixels), int32(forgotten(y) * columns), group, piece, int32(phase * PHASE_SIZE)
+
+    place = device(place_of_block)
 
     def implicit_product(x, w, y, bias, table, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[pixel, k] = Σ_tap Σ_c x[pixel's input + tap, c] · w[tap, c, k] for one phase and group.
         # THE SCHEDULE: a block owns pixels × columns outputs, a thread 8 × 8 of them in registers, as 2 × 2 quads half a tile apart.
-        # Slabs of 8 rows of the contraction pass through shared memory, the next one loaded while this one is multiplied. A launch owns a
-        # part of the contraction, and adds to y what earlier ones have left there; or each of its pieces does, with a place of its own.
-        shared = cuda.shared.array(both_buffers, dtype, alignment=16)
-        t = int32(cuda.threadIdx.x)
-        rest, group = divide(int32(cuda.blockIdx.z), geo.groups)
-        piece, phase = divide(rest, geo.phases)
-        phase = int32(phase * PHASE_SIZE)
-        first_row, first_column = int32(int32(cuda.blockIdx.x) * pixels), int32(int32(cuda.blockIdx.y) * columns)
-        rows, slabs, part = table[int32(phase + ROWS)], table[int32(phase + SLABS)], int32(geo.part + piece * geo.part_step)
-        if first_row >= rows:
-            return
-        slab = begin(slabs, part, geo.parts)
-        left = int32(begin(slabs, int32(part + 1), geo.parts) - slab)
-        # What a thread loads: rows_each rows of one pixel, 4 columns of one or two rows of the weights.
-        pixel, x_row = int32(t % pixels), int32(t // pixels * rows_each)
-        n, z, p, q = position(table, phase, int32(first_row + pixel))
-        d0, h0, w0 = int32(z * geo.step_d), int32(p * geo.step_h), int32(q * geo.step_w)
-        base = int32(n * geo.x_n + group * geo.x_group + d0 * geo.x_d + h0 * geo.x_h + w0 * geo.x_w)
-        if int32(first_row + pixel) >= rows:
-            w0 = int32(NOWHERE)
-        entry, channel = divide(slab, geo.per_entry)
-        if aligned:
-            entry, channel = int32(table[int32(phase + FIRST_ENTRY)] + entry * 4), int32(channel * geo.x_slab)
-            base = int32(base + channel + x_row * geo.x_c)
-        else:
-            entry = int32(table[int32(phase + FIRST_ENTRY)] + (slab * SLAB + x_row) * 4)
-        w_row, w_column = int32(t // vectors), int32(t % vectors * 4)
-        w_at = int32(table[int32(phase + W_FIRST)] + (slab * SLAB + w_row) * geo.w_row + group * geo.padded_columns + first_column + w_column)
-        # Where it keeps that, and what it computes: 2 quads on the side of a, 2 on the side of b, whose outputs are neighbours in memory.
-        x_put, w_put = int32(x_row * pixels + pixel), int32(w_half + w_row * columns + w_column)
-        x_get, w_get = (int32(t // across * 4), int32(t % across * 4)) if channels_last else (int32(t % across * 4), int32(t // across * 4))
-        acc, buffer = tile(zero), int32(0)
-        if left > int32(0):
-            loaded = load(x, w, table, geo, entry, base, d0, h0, w0, w_at)
-            while True:
-                keep(shared, int32(buffer + x_put), int32(buffer + w_put), loaded)
+        # Slabs of 8 rows of the contraction pass through three stages of shared memory: asynchronous copies fill two while one is
+        # multiplied. Each piece of the contraction has a copy of y of its own; a piece's parts come one after the other, a later one
+        # added to what is in y.
+        shared = cuda.shared.array(all_stages, dtype, alignment=16)
+        parts_left = geo.parts
+        while True:
+            # Registers are short: where the block is, is worked out for each part, and once more as it is written.
+            t, at = forgotten(int32(cuda.threadIdx.x)), cuda.blockIdx
+            first_row, first_column, group, piece, phase = place(geo, int32(at.x), int32(at.y), int32(at.z))
+            rows = table[int32(phase + ROWS)]
+            if first_row >= rows:
+                return
+            # What a thread loads: rows_each rows of one pixel, 4 columns of one or two rows of the weights.
+            slabs, part = table[int32(phase + SLABS)], int32((piece + 1) * geo.parts - parts_left)
+            slab = begin(slabs, part, int32(geo.parts * geo.pieces))
+            left = int32(begin(slabs, int32(part + 1), int32(geo.parts * geo.pieces)) - slab)
+            pixel, x_row = int32(t % pixels), int32(t // pixels * rows_each)
+            n, z, p, q = position(table, phase, int32(first_row + pixel))
+            d0, h0, w0 = int32(z * geo.step_d), int32(p * geo.step_h), int32(q * geo.step_w)
+            base = int32(n * geo.x_n + group * geo.x_group + d0 * geo.x_d + h0 * geo.x_h + w0 * geo.x_w)
+            if int32(first_row + pixel) >= rows:
+                w0 = int32(NOWHERE)
+            entry, channel = divide(slab, geo.per_entry)
+            if aligned:
+                entry, channel = int32(table[int32(phase + FIRST_ENTRY)] + entry * 4), int32(channel * geo.x_slab)
+                base = int32(base + channel + x_row * geo.x_c)
+            else:
+                entry = int32(table[int32(phase + FIRST_ENTRY)] + (slab * SLAB + x_row) * 4)
+            w_row, w_column = int32(t // vectors), int32(t % vectors * 4)
+            w_at = int32(table[int32(phase + W_FIRST)] + (slab * SLAB + w_row) * geo.w_row + group * geo.padded_columns + first_column + w_column)
+            # Where it keeps that, and what it computes: 2 quads on the side of a, 2 on the side of b, whose outputs are neighbours in memory.
+            x_put, w_put = int32(x_row * pixels + pixel), int32(w_half + w_row * columns + w_column)
+            x_get, w_get = (int32(t // across * 4), int32(t % across * 4)) if channels_last else (int32(t % across * 4), int32(t // across * 4))
+            acc, put, get, step = tile(zero), int32(0), int32(one_stage), int32(-2)
+            while step < left:
+                wait(shared)
                 cuda.syncthreads()
-                left = int32(left - 1)
-                if left > int32(0):
+                more = int32(step + 2) < left
+                if more:
+                    fetch_w(w, shared, int32(put + w_put), geo, w_at)
+                    if by_registers:
+                        loaded = fetch(x, table, geo, entry, base, d0, h0, w0)
+                    else:
+                        fetch(x, shared, int32(put + x_put), table, geo, entry, base, d0, h0, w0)
                     w_at = int32(w_at + SLAB * geo.w_row)
                     if aligned:
                         channel, base = int32(channel + geo.x_slab), int32(base + geo.x_slab)
@@ -182,17 +210,25 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
                             channel, base, entry = int32(0), int32(base - geo.x_group), int32(entry + 4)
                     else:
                         entry = int32(entry + 4 * SLAB)
-                    loaded = load(x, w, table, geo, entry, base, d0, h0, w0, w_at)
-                xa, wa = int32(buffer + x_get), int32(buffer + w_half + w_get)
-                if channels_last:
-                    acc = multiply_slab(acc, shared, xa, pixels, x_gap, shared, wa, columns, w_gap)
-                else:
-                    acc = multiply_slab(acc, shared, wa, columns, w_gap, shared, xa, pixels, x_gap)
-                if left <= int32(0):
-                    break
-                buffer = int32(one_buffer - buffer)
-        y_base, m, k = int32(piece * geo.out_size + group * geo.y_group), int32(first_row + x_get), int32(first_column + w_get)
-        write(y, bias, table, geo, forgotten(phase), group, y_base, m, k, acc, geo.again != 0, geo.last != 0)
+                commit(shared)
+                xa, wa = int32(get + x_get), int32(get + w_half + w_get)
+                if step >= int32(0):
+                    if channels_last:
+                        acc = multiply_slab(acc, shared, xa, pixels, x_gap, shared, wa, columns, w_gap)
+                    else:
+                        acc = multiply_slab(acc, shared, wa, columns, w_gap, shared, xa, pixels, x_gap)
+                if by_registers:
+                    if more:
+                        keep(shared, int32(put + x_put), loaded)
+                put, get, step = get, int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
+            first_row, first_column, group, piece, phase = place(geo, int32(at.x), int32(at.y), int32(at.z))
+            y_base, m, k = int32(piece * geo.out_size + group * geo.y_group), int32(first_row + x_get), int32(first_column + w_get)
+            again, last = parts_left < geo.parts, parts_left == int32(1) and geo.last != 0
+            write(y, bias, table, geo, phase, group, y_base, m, k, acc, again, last)
+            parts_left = int32(parts_left - 1)
+            if parts_left == int32(0):
+                break
+            cuda.syncthreads()
 
     def write_pixels(y, bias, geo, y_base, pixels8, column, values, b_first, again, last):  # type: ignore[no-untyped-def]
         """Store 8 pixels of one channel."""

@@ -9,16 +9,16 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from numbaconv.cuda._intrinsics import I32, SLAB, address, element_at, fma_of, load, opaque
+from numbaconv.cuda._intrinsics import I32, SLAB, address, element_at, fma_of, further_on, load, opaque
 
 
 def _window(context: Any, builder: Any, kind: Any, memory: Any, row_at: Any, part_on: Any, width: int, across: int) -> dict[Any, Any]:
     """Load what 4 neighbouring outputs read of a row, by phase and column."""
     window = {}
     for first in range(min(across, width)):
+        at = address(context, builder, kind, memory, builder.add(row_at, builder.mul(part_on, I32(first))))
         for quad in range(0, 4 + (width - 1 - first) // across, 4):
-            at = builder.add(builder.add(row_at, builder.mul(part_on, I32(first))), I32(quad), flags=("nuw", "nsw"))
-            for e, value in enumerate(load(context, builder, kind, memory, at)):
+            for e, value in enumerate(load(context, builder, kind, further_on(builder, at, I32(quad)))):
                 window[first, quad + e] = value
     return window
 
@@ -80,9 +80,10 @@ def correlate_last(height: int, width: int, down: int, across: int) -> Any:
                     for q in range(s, s + 3 * across + 1, across):  # no sooner than they are needed: registers are short
                         if q not in window:
                             quad_at = builder.add(row_at, builder.mul(column_on, I32(q)))
-                            window[q] = load(context, builder, shared, memory, quad_at)
+                            window[q] = load(context, builder, shared, address(context, builder, shared, memory, quad_at))
                     for j, r in rows:
-                        taps = load(context, builder, w, w_memory, builder.add(w_index, builder.mul(w_on, I32(r * width + s))))
+                        tap_at = builder.add(w_index, builder.mul(w_on, I32(r * width + s)))
+                        taps = load(context, builder, w, address(context, builder, w, w_memory, tap_at))
                         for q in range(4):
                             for e in range(4):
                                 at = (j * 4 + q) * 4 + e
@@ -140,7 +141,8 @@ def correlate_last_gradient(width: int, across: int) -> Any:
             for i in range(3 * across + width):
                 pairs = [(q, i - q * across) for q in range(4) if 0 <= i - q * across < width]
                 if pairs:
-                    values = load(context, builder, shared, memory, builder.add(index, builder.mul(column_on, I32(i))))
+                    column_at = builder.add(index, builder.mul(column_on, I32(i)))
+                    values = load(context, builder, shared, address(context, builder, shared, memory, column_at))
                 for q, s in pairs:
                     for e in range(4):
                         sums[4 * s + e] = fma(values[e], dy[4 * q + e], sums[4 * s + e])

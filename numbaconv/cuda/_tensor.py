@@ -8,11 +8,11 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import FIRST_ENTRY, NOWHERE, PHASE_SIZE, ROWS, SLABS, W_FIRST, Geometry
-from numbaconv.cuda._prims import divide, forgotten, int32, tile
+from numbaconv.cuda._prims import commit, copy16, divide, forgotten, int32, tile, wait
 from numbaconv.cuda._product import begin, position
 from numbaconv.cuda._store import PER_BLOCK, THREADS
 from numbaconv.cuda._tensor_layout import Variant, gather, reader, vector_mask_of
-from numbaconv.cuda._tensor_prims import commit, copy16, multiply, round_tf32, wait
+from numbaconv.cuda._tensor_prims import multiply, round_tf32
 from numbaconv.cuda._tensor_store import writer
 
 STAGES = 3  # slabs in shared memory: one is multiplied, two are on their way
@@ -75,7 +75,7 @@ def kernel(v: Variant) -> Kernel:
         # THE ALGORITHM: y[pixel, k] = Σ_tap Σ_c x[pixel's input + tap, c] · w[tap, c, k] for one phase and group, in 16 × 8 products.
         # THE SCHEDULE: a block owns pixels × columns outputs, a warp 64 × 32 of them in registers. Slabs of the contraction pass through
         # three stages of shared memory: asynchronous copies fill two while one is multiplied. (x of 16 bits in single elements comes
-        # through registers.) The contraction is cut into geo.parts pieces, each with its own place in y.
+        # through registers.) The contraction is cut into geo.pieces, each with its own place in y.
         shared = cuda.shared.array(all_stages, cell, alignment=256)
         t = int32(cuda.threadIdx.x)
         rest, group = divide(int32(cuda.blockIdx.z), geo.groups)
@@ -85,8 +85,8 @@ def kernel(v: Variant) -> Kernel:
         rows, slabs = table[int32(phase + ROWS)], table[int32(phase + SLABS)]
         if first_row >= rows:
             return
-        first = begin(slabs, piece, geo.parts)
-        left = int32(begin(slabs, int32(piece + 1), geo.parts) - first)
+        first = begin(slabs, piece, geo.pieces)
+        left = int32(begin(slabs, int32(piece + 1), geo.pieces) - first)
         # What a thread fetches: a part of one pixel's rows of x, and of the weights.
         pixel, row, x_put = share(t)
         n, z, p, q = position(table, phase, int32(first_row + pixel))

@@ -9,18 +9,12 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from numbaconv.cuda._intrinsics import I32, address
+from numbaconv.cuda._intrinsics import I32, address, place_in_shared, shared_address
 
-F32, I16, I64 = ir.FloatType(), ir.IntType(16), ir.IntType(64)
+F32, I16 = ir.FloatType(), ir.IntType(16)
 MMA = {"tf32": "m16n8k8.row.col.f32.tf32.tf32.f32", "bf16": "m16n8k16.row.col.f32.bf16.bf16.f32", "f16": "m16n8k16.row.col.f32.f16.f16.f32"}
 FROM_F32 = {"bf16": "cvt.rn.bf16.f32 $0, $1;", "f16": "cvt.rn.f16.f32 $0, $1;"}
 TO_F32 = {"bf16": "{ .reg .b16 none; mov.b16 none, 0; mov.b32 $0, {none, $1}; }", "f16": "cvt.f32.f16 $0, $1;"}
-
-
-def _shared_address(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
-    """Return an element's address within shared memory."""
-    at = address(context, builder, kind, memory, index)
-    return builder.ptrtoint(builder.addrspacecast(at, at.type.pointee.as_pointer(3)), I32)
 
 
 def _one_to_one(result: Any, argument: Any, to: Any, of: Any, code: str, constraints: str) -> Any:
@@ -68,59 +62,16 @@ def store2(typingctx, memory, index, first, second):  # type: ignore[no-untyped-
     return types.void(memory, types.int32, memory.dtype, memory.dtype), codegen
 
 
-def _place(context: Any, builder: Any, kind: Any, memory: Any, to: Any, flip: Any, further: Any) -> Any:
-    """Return the address of element (to ^ flip) + further within shared memory; what a loop knows of it becomes the instruction's offset."""
-    size = I32(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-    start = _shared_address(context, builder, kind, memory, to)
-    return builder.add(builder.xor(start, builder.mul(flip, size)), builder.mul(further, size))
-
-
-def _copy(code: str, size: int) -> Any:
-    @intrinsic
-    def copy(typingctx, shared, to, flip, further, memory, index, inside):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            target = _place(context, builder, shared, *args[:4])
-            source = builder.ptrtoint(address(context, builder, memory, args[4], args[5]), I64)
-            count = builder.select(args[6], I32(size), I32(0))
-            kind = ir.FunctionType(ir.VoidType(), [I32, I64, I32])
-            builder.asm(kind, f"{code} [$0], [$1], {size}, $2;", "r,l,r,~{memory}", [target, source, count], side_effect=True)
-            return context.get_dummy_value()
-
-        return types.void(shared, types.int32, types.int32, types.int32, memory, types.int32, types.boolean), codegen
-
-    return copy
-
-
 @intrinsic
 def keep(typingctx, shared, to, flip, further, value):  # type: ignore[no-untyped-def]
     """Set shared[(to ^ flip) + further]."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        at = _place(context, builder, shared, *args[:4])
+        at = place_in_shared(context, builder, shared, *args[:4])
         builder.store(args[4], builder.inttoptr(at, context.get_data_type(shared.dtype).as_pointer(3)))
         return context.get_dummy_value()
 
     return types.void(shared, types.int32, types.int32, types.int32, shared.dtype), codegen
-
-
-copy16 = _copy("cp.async.cg.shared.global", 16)
-copy4 = _copy("cp.async.ca.shared.global", 4)
-
-
-def _alone(code: str) -> Any:
-    @intrinsic
-    def instruction(typingctx, shared):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            builder.asm(ir.FunctionType(ir.VoidType(), []), code, "~{memory}", [], side_effect=True)
-            return context.get_dummy_value()
-
-        return types.void(shared), codegen
-
-    return instruction
-
-
-commit = _alone("cp.async.commit_group;")
-wait = _alone("cp.async.wait_group 1;")
 
 
 def _fragment(builder: Any, start: Any, kind: str, slab: int, pixels: int, index: int, step: int, second: bool) -> list[Any]:
@@ -170,7 +121,7 @@ def multiply(kind: str, slab: int, pixels: int, x_first: bool) -> Any:
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             given, memory, *indices = args
             sums = [builder.extract_value(given, i) for i in range(64)]
-            starts = [_shared_address(context, builder, shared, memory, index) for index in indices]
+            starts = [shared_address(context, builder, shared, memory, index) for index in indices]
             for step in range(slab // (8 if kind == "tf32" else 16)):
                 sides = []
                 for count, of_x in ((4, x_first), (2, not x_first)):

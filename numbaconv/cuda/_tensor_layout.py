@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.cuda._backend import device
-from numbaconv.cuda._prims import int32, load4, within
-from numbaconv.cuda._tensor_prims import copy4, copy16, keep
+from numbaconv.cuda._prims import copy4, copy16, int32, load4, within
+from numbaconv.cuda._tensor_prims import keep
 
 
 class Variant(NamedTuple):

@@ -3,8 +3,8 @@
 from numbaconv.cuda._backend import SIMULATED
 
 if SIMULATED:
-    from numbaconv.cuda._tensor_twins import commit, copy4, copy16, keep, multiply, narrow, round_tf32, store2, wait, widen
+    from numbaconv.cuda._tensor_twins import keep, multiply, narrow, round_tf32, store2, widen
 else:
-    from numbaconv.cuda._tensor_intrinsics import commit, copy4, copy16, keep, multiply, narrow, round_tf32, store2, wait, widen
+    from numbaconv.cuda._tensor_intrinsics import keep, multiply, narrow, round_tf32, store2, widen
 
-__all__ = ["commit", "copy4", "copy16", "keep", "multiply", "narrow", "round_tf32", "store2", "wait", "widen"]
+__all__ = ["keep", "multiply", "narrow", "round_tf32", "store2", "widen"]

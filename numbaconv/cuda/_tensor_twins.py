@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cuda._simulator import collective, running_thread
+from numbaconv.cuda._simulator import collective
 
 _LANE = np.arange(32)
 GROUP, IN_GROUP = _LANE // 4, _LANE % 4
@@ -67,44 +67,9 @@ def store2(memory: Any, index: int, first: Any, second: Any) -> None:
     memory[index : index + 2] = np.array([first, second])
 
 
-# A copy may land at any time from its start until its group has been waited for. So its target is spoilt at the start, which is when it
-# clashes with those who still read there, and written when it is waited for.
-
-
-def copy16(shared: Any, to: int, flip: int, further: int, memory: Any, index: int, inside: bool) -> None:
-    """Start to copy 16 bytes, or zeros, to shared[(to ^ flip) + further :]; both addresses are multiples of 16."""
-    count, to = 16 // shared.array.itemsize, (to ^ flip) + further
-    assert to % count == 0 and (not inside or index % count == 0), f"a copy from {index} to {to} is not aligned"
-    _copy(shared, slice(to, to + count), memory[index : index + count] if inside else 0)
-
-
-def copy4(shared: Any, to: int, flip: int, further: int, memory: Any, index: int, inside: bool) -> None:
-    """Start to copy 4 bytes, or a zero, to shared[(to ^ flip) + further]."""
-    assert shared.array.itemsize == 4
-    _copy(shared, (to ^ flip) + further, memory[index] if inside else 0)
-
-
-def _copy(shared: Any, to: Any, values: Any) -> None:
-    shared[to] = np.nan if shared.array.dtype.kind == "f" else 0xFFFF
-    shared.pending.setdefault(running_thread(), [[]])[-1].append((to, values))
-
-
 def keep(shared: Any, to: int, flip: int, further: int, value: Any) -> None:
     """Set shared[(to ^ flip) + further]."""
     shared[(to ^ flip) + further] = value
-
-
-def commit(shared: Any) -> None:
-    """Make the copies that the thread has started since the last time a group."""
-    shared.pending.setdefault(running_thread(), [[]]).append([])
-
-
-def wait(shared: Any) -> None:
-    """Wait for all of the thread's groups but the newest."""
-    groups = shared.pending.setdefault(running_thread(), [[]])
-    while len(groups) > 2:
-        for at, values in groups.pop(0):
-            shared[at] = values
 
 
 def load_matrices(shared: Any, at: Any, transposed: bool) -> Any:

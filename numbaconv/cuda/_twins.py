@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv.cuda._simulator import running_thread
+
 SLAB = 8
 _ROWS, _HALVES, _FOUR = np.arange(SLAB)[:, None], np.repeat([0, 1], 4), np.tile(np.arange(4), 2)
 
@@ -27,6 +29,12 @@ def store4(memory: Any, index: int, values: Any) -> None:
     """Set memory[index : index + 4] = values; the address is a multiple of 16 bytes."""
     assert index * memory.array.itemsize % 16 == 0, f"element {index} is not aligned"
     memory[index : index + 4] = values
+
+
+def spread(memory: Any, index: int, step: int, values: Any) -> None:
+    """Set memory[index], memory[index + step], … to the values, one after the other."""
+    for i, value in enumerate(values):
+        memory[index + i * step] = value
 
 
 def zeros(count: int) -> Any:
@@ -59,3 +67,44 @@ def divide(number: int, by: int) -> tuple[int, int]:
 def forgotten(value: int) -> int:
     """Return the value; what was computed from it before is computed anew rather than kept in registers."""
     return value
+
+
+# A copy may land at any time from its start until its group has been waited for. So its target is spoilt at the start, which is when it
+# clashes with those who still read there, and written when it is waited for.
+
+
+def copy16(shared: Any, to: int, flip: int, further: int, memory: Any, index: int, inside: bool) -> None:
+    """Start to copy 16 bytes, or zeros, to shared[(to ^ flip) + further :]; both addresses are multiples of 16."""
+    count, to = 16 // shared.array.itemsize, (to ^ flip) + further
+    assert to % count == 0 and (not inside or index % count == 0), f"a copy from {index} to {to} is not aligned"
+    _copy(shared, slice(to, to + count), memory[index : index + count] if inside else 0)
+
+
+def copy4(shared: Any, to: int, flip: int, further: int, memory: Any, index: int, inside: bool) -> None:
+    """Start to copy 4 bytes, or a zero, to shared[(to ^ flip) + further]."""
+    assert shared.array.itemsize == 4
+    _copy(shared, (to ^ flip) + further, memory[index] if inside else 0)
+
+
+def copy8(shared: Any, to: int, flip: int, further: int, memory: Any, index: int, inside: bool) -> None:
+    """Start to copy 8 bytes, or zeros, to shared[(to ^ flip) + further]."""
+    assert shared.array.itemsize == 8
+    _copy(shared, (to ^ flip) + further, memory[index] if inside else 0)
+
+
+def _copy(shared: Any, to: Any, values: Any) -> None:
+    shared[to] = np.nan if shared.array.dtype.kind == "f" else 0xFFFF
+    shared.pending.setdefault(running_thread(), [[]])[-1].append((to, values))
+
+
+def commit(shared: Any) -> None:
+    """Make the copies that the thread has started since the last time a group."""
+    shared.pending.setdefault(running_thread(), [[]]).append([])
+
+
+def wait(shared: Any) -> None:
+    """Wait for all of the thread's groups but the newest."""
+    groups = shared.pending.setdefault(running_thread(), [[]])
+    while len(groups) > 2:
+        for at, values in groups.pop(0):
+            shared[at] = values

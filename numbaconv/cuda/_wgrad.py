@@ -11,9 +11,9 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import LIMIT, NOWHERE, SLAB
-from numbaconv.cuda._prims import divide, int32, load4, multiply_slab, tile, within
+from numbaconv.cuda._prims import commit, copy4, copy8, divide, forgotten, int32, load4, multiply_slab, tile, wait, within
 from numbaconv.cuda._product import RESIDENT_THREADS, begin
-from numbaconv.cuda._store import put4
+from numbaconv.cuda._store import THREADS, put4
 from numbaconv.problem import ConvProblem, Unsupported
 
 Array = np.ndarray[Any, Any]
@@ -54,10 +54,9 @@ class Geometry(NamedTuple):
     y_d: int
     y_h: int
     y_w: int
-    part: int = 0  # of the contraction: what this launch computes in the first piece, and how much further on it is in the next one
-    part_step: int = 1
-    parts: int = 1
-    again: int = 0  # whether the output holds the sum of earlier parts
+    pieces: int = 1  # of the contraction, each with a copy of dw of its own
+    parts: int = 1  # of a piece, one after the other
+    in_order: int = 0  # whether the output is such copies, whose columns lie in the order of the product, instead of dw
 
 
 @dataclass(frozen=True)
@@ -108,127 +107,142 @@ def moved_on(geo, n, z, p, q):  # type: ignore[no-untyped-def]
     return n, z, p, q
 
 
+@device
+def place_in_filter(column, channels, taps, flipped):  # type: ignore[no-untyped-def]
+    """Return where in a filter a column of the product is."""
+    tap, channel = divide(column, channels)
+    return int32(channel * taps + (taps - 1 - tap if flipped else tap))
+
+
+@functools.cache
+def finish(dtype: np.dtype[Any]) -> Kernel:
+    """Return the kernel that adds the pieces of dw and puts their columns where they belong."""
+    wide = np.float64
+
+    def finish_pieces(pieces, dw, sizes):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: dw[k, place of column] = Σ_p pieces[p, k, column], the pieces in their order and in float64.
+        # THE SCHEDULE: a thread owns one element, and has four pieces under way at once.
+        size, count, columns, channels, taps, flipped = sizes
+        at = int32(int32(cuda.blockIdx.x) * THREADS + int32(cuda.threadIdx.x))
+        if at >= size:
+            return
+        row, column = divide(at, columns)
+        total, here = wide(0), at
+        for _ in range(count // 4):
+            p0, p1 = pieces[here], pieces[int32(here + size)]
+            p2, p3 = pieces[int32(here + 2 * size)], pieces[int32(here + 3 * size)]
+            total = total + wide(p0) + wide(p1) + wide(p2) + wide(p3)
+            here = int32(here + 4 * size)
+        for _ in range(count % 4):
+            total = total + wide(pieces[here])
+            here = int32(here + size)
+        dw[int32(row * columns + place_in_filter(column, channels, taps, flipped))] = dtype.type(total)
+
+    return Kernel(finish_pieces, (dtype, dtype), 6, THREADS)
+
+
 @functools.cache
 def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, one_tap: bool) -> Kernel:
     """Return the kernel for tiles of ``rows`` × ``columns``; frozen are the layout and whether all columns of a tile have ``one_tap``."""
     threads = rows * columns // 64
     span = threads // SLAB  # threads that load the same pixel
-    tall_a, tall_b = rows // span == 8, columns // span == 8  # 8 elements of an operand in a slab, not 4
     a_row, b_row = rows + PAD, columns + PAD
-    b_first, buffer_size = SLAB * a_row, SLAB * (a_row + b_row)
-    both_buffers = 2 * buffer_size
+    b_first, one_stage = SLAB * a_row, SLAB * (a_row + b_row)
+    last_stage, all_stages = 2 * one_stage, 3 * one_stage
+    copy1 = copy4 if dtype.itemsize == 4 else copy8
     a_gap, b_gap, across = rows // 2, columns // 2, columns // 8
     zero = dtype.type(0)
     zeros = (zero, zero, zero, zero)
     put = put4(None, dtype)
 
-    def four_of_y(dy, geo, at, row, ok):  # type: ignore[no-untyped-def]
-        """Return four rows of one pixel, span apart."""
-        step = int32(span * geo.y_k)
-        v0 = dy[at] if ok and row < geo.rows else zero
-        v1 = dy[int32(at + step)] if ok and int32(row + span) < geo.rows else zero
-        v2 = dy[int32(at + 2 * step)] if ok and int32(row + 2 * span) < geo.rows else zero
-        v3 = dy[int32(at + 3 * step)] if ok and int32(row + 3 * span) < geo.rows else zero
-        return v0, v1, v2, v3
+    def fetch_y(dy, shared, to, geo, at, row, ok):  # type: ignore[no-untyped-def]
+        """Start to copy a thread's rows of one pixel, span apart."""
+        for i in range(rows // span):
+            far = int32(i * span)
+            copy1(shared, to, int32(0), far, dy, int32(at + far * geo.y_k), ok and int32(row + far) < geo.rows)
 
-    def one_of_x(x, table, geo, at, column, d0, h0, w0, ok):  # type: ignore[no-untyped-def]
-        """Return a column of one pixel."""
-        if not (ok and column < geo.columns):
-            return zero
+    def reached(geo, delta, d0, h0, w0):  # type: ignore[no-untyped-def]
+        """Return whether a tap meets the input."""
+        return within(int32(d0 + delta[1]), geo.in_d) and within(int32(h0 + delta[2]), geo.in_h) and within(int32(w0 + delta[3]), geo.in_w)
+
+    reached = device(reached)
+
+    def of_one_tap(x, shared, to, table, geo, at, column, d0, h0, w0, ok):  # type: ignore[no-untyped-def]
+        """Start to copy a thread's columns of one pixel, span apart: channels of one tap."""
         tap, channel = divide(column, geo.channels)
         delta = load4(table, int32(tap * 4))
-        inside = within(int32(d0 + delta[1]), geo.in_d) and within(int32(h0 + delta[2]), geo.in_h) and within(int32(w0 + delta[3]), geo.in_w)
-        return x[int32(at + delta[0] + channel * geo.x_c)] if inside else zero
+        inside, at = ok and reached(geo, delta, d0, h0, w0), int32(at + delta[0] + channel * geo.x_c)
+        for i in range(columns // span):
+            copy1(shared, to, int32(0), int32(i * span), x, int32(at + i * span * geo.x_c), inside)
 
-    one = device(one_of_x)
-
-    def four_of_x(x, table, geo, at, column, d0, h0, w0, ok):  # type: ignore[no-untyped-def]
-        """Return four columns of one pixel, span apart."""
-        if one_tap:
-            tap, channel = divide(column, geo.channels)
+    def each_by_itself(x, shared, to, table, geo, at, column, d0, h0, w0, ok):  # type: ignore[no-untyped-def]
+        """Start to copy a thread's columns of one pixel, span apart, each by a tap of its own."""
+        for i in range(columns // span):
+            here = int32(column + i * span)
+            tap, channel = divide(here, geo.channels)
+            if here >= geo.columns:
+                tap = channel = int32(0)
             delta = load4(table, int32(tap * 4))
-            inside = within(int32(d0 + delta[1]), geo.in_d) and within(int32(h0 + delta[2]), geo.in_h) and within(int32(w0 + delta[3]), geo.in_w)
-            if not (ok and inside):
-                return zeros
-            at, step = int32(at + delta[0] + channel * geo.x_c), int32(span * geo.x_c)
-            return x[at], x[int32(at + step)], x[int32(at + 2 * step)], x[int32(at + 3 * step)]
-        c1, c2, c3 = int32(column + span), int32(column + 2 * span), int32(column + 3 * span)
-        v0, v1 = one(x, table, geo, at, column, d0, h0, w0, ok), one(x, table, geo, at, c1, d0, h0, w0, ok)
-        return v0, v1, one(x, table, geo, at, c2, d0, h0, w0, ok), one(x, table, geo, at, c3, d0, h0, w0, ok)
+            inside = ok and here < geo.columns and reached(geo, delta, d0, h0, w0)
+            copy1(shared, to, int32(0), int32(i * span), x, int32(at + delta[0] + channel * geo.x_c), inside)
 
-    y4, x4 = device(four_of_y), device(four_of_x)
+    fetch_y, fetch_x = device(fetch_y), device(of_one_tap if one_tap else each_by_itself)
 
-    def load(dy, x, table, geo, n, z, p, q, row, column, group, ok):  # type: ignore[no-untyped-def]
-        """Return a thread's part of a slab: 4 or 8 rows and as many columns of its pixel."""
+    def fetch(dy, x, shared, a_to, b_to, table, geo, n, z, p, q, row, column, group, ok):  # type: ignore[no-untyped-def]
+        """Start to copy a thread's part of a slab: 4, 8 or 16 rows and as many columns of its pixel."""
         d0, h0, w0 = int32(z * geo.step_d), int32(p * geo.step_h), int32(q * geo.step_w)
         y_at = int32(n * geo.y_n + z * geo.y_d + p * geo.y_h + q * geo.y_w + (group * geo.rows + row) * geo.y_k)
         x_at = int32(n * geo.x_n + d0 * geo.x_d + h0 * geo.x_h + w0 * geo.x_w + group * geo.channels * geo.x_c)
-        a0 = a1 = y4(dy, geo, y_at, row, ok)
-        if tall_a:
-            a1 = y4(dy, geo, int32(y_at + 4 * span * geo.y_k), int32(row + 4 * span), ok)
-        b0 = b1 = x4(x, table, geo, x_at, column, d0, h0, w0, ok)
-        if tall_b:
-            b1 = x4(x, table, geo, x_at, int32(column + 4 * span), d0, h0, w0, ok)
-        return a0, a1, b0, b1
+        fetch_y(dy, shared, a_to, geo, y_at, row, ok)
+        fetch_x(x, shared, b_to, table, geo, x_at, column, d0, h0, w0, ok)
 
-    def keep(shared, a_put, b_put, loaded):  # type: ignore[no-untyped-def]
-        """Write it where the block can read it."""
-        a0, a1, b0, b1 = loaded
-        shared[a_put], shared[int32(a_put + span)] = a0[0], a0[1]
-        shared[int32(a_put + 2 * span)], shared[int32(a_put + 3 * span)] = a0[2], a0[3]
-        shared[b_put], shared[int32(b_put + span)] = b0[0], b0[1]
-        shared[int32(b_put + 2 * span)], shared[int32(b_put + 3 * span)] = b0[2], b0[3]
-        if tall_a:
-            shared[int32(a_put + 4 * span)], shared[int32(a_put + 5 * span)] = a1[0], a1[1]
-            shared[int32(a_put + 6 * span)], shared[int32(a_put + 7 * span)] = a1[2], a1[3]
-        if tall_b:
-            shared[int32(b_put + 4 * span)], shared[int32(b_put + 5 * span)] = b1[0], b1[1]
-            shared[int32(b_put + 6 * span)], shared[int32(b_put + 7 * span)] = b1[2], b1[3]
-
-    load, keep = device(load), device(keep)
+    fetch = device(fetch)
 
     def sum_over_pixels(dy, x, dw, table, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: dw[k, (tap, c)] = Σ_pixel dy[pixel, k] · x[pixel's input + tap, c] for one group.
         # THE SCHEDULE: a block owns rows × columns of dw, a thread 8 × 8 of them in registers. Slabs of 8 pixels pass through shared
-        # memory, the next one loaded while this one is multiplied; neighbouring threads load neighbours in memory. Pieces and parts
-        # of the contraction as in `_product`.
-        shared = cuda.shared.array(both_buffers, dtype, alignment=16)
-        t = int32(cuda.threadIdx.x)
+        # memory as in `_product`, in pieces and parts as there; neighbouring threads load neighbours in memory.
+        shared = cuda.shared.array(all_stages, dtype, alignment=16)
+        thread = int32(cuda.threadIdx.x)
         piece, group = divide(int32(cuda.blockIdx.z), geo.groups)
         first_row, first_column = int32(int32(cuda.blockIdx.x) * rows), int32(int32(cuda.blockIdx.y) * columns)
-        slabs, part = int32((geo.pixels + SLAB - 1) // SLAB), int32(geo.part + piece * geo.part_step)
-        slab = begin(slabs, part, geo.parts)
-        left = int32(begin(slabs, int32(part + 1), geo.parts) - slab)
-        lane, index = (int32(t // span), int32(t % span)) if channels_last else (int32(t % SLAB), int32(t // SLAB))
-        row, column, pixel = int32(first_row + index), int32(first_column + index), int32(slab * SLAB + lane)
-        rest, q = divide(pixel, geo.out_w)
-        rest, p = divide(rest, geo.out_h)
-        n, z = divide(rest, geo.out_d)
-        a_put, b_put = int32(lane * a_row + index), int32(b_first + lane * b_row + index)
-        a_get, b_get = int32(t // across * 4), int32(t % across * 4)
-        acc, buffer = tile(zero), int32(0)
-        if left > int32(0):
-            loaded = load(dy, x, table, geo, n, z, p, q, row, column, group, pixel < geo.pixels)
-            while True:
-                keep(shared, int32(buffer + a_put), int32(buffer + b_put), loaded)
+        slabs, parts_left = int32((geo.pixels + SLAB - 1) // SLAB), geo.parts
+        while True:
+            t, part = forgotten(thread), int32((piece + 1) * geo.parts - parts_left)
+            slab = begin(slabs, part, int32(geo.parts * geo.pieces))
+            left = int32(begin(slabs, int32(part + 1), int32(geo.parts * geo.pieces)) - slab)
+            lane, index = (int32(t // span), int32(t % span)) if channels_last else (int32(t % SLAB), int32(t // SLAB))
+            row, column, pixel = int32(first_row + index), int32(first_column + index), int32(slab * SLAB + lane)
+            rest, q = divide(pixel, geo.out_w)
+            rest, p = divide(rest, geo.out_h)
+            n, z = divide(rest, geo.out_d)
+            a_put, b_put = int32(lane * a_row + index), int32(b_first + lane * b_row + index)
+            a_get, b_get = int32(t // across * 4), int32(t % across * 4)
+            acc, put, get, step = tile(zero), int32(0), int32(one_stage), int32(-2)
+            while step < left:
+                wait(shared)
                 cuda.syncthreads()
-                left = int32(left - 1)
-                if left > int32(0):
+                if int32(step + 2) < left:
+                    a_to, b_to = int32(put + a_put), int32(put + b_put)
+                    fetch(dy, x, shared, a_to, b_to, table, geo, n, z, p, q, row, column, group, pixel < geo.pixels)
                     n, z, p, q = moved_on(geo, n, z, p, q)
                     pixel = int32(pixel + SLAB)
-                    loaded = load(dy, x, table, geo, n, z, p, q, row, column, group, pixel < geo.pixels)
-                acc = multiply_slab(acc, shared, int32(buffer + a_get), a_row, a_gap, shared, int32(buffer + b_first + b_get), b_row, b_gap)
-                if left <= int32(0):
-                    break
-                buffer = int32(buffer_size - buffer)
-        write(dw, geo, int32(piece * geo.out_size), group, int32(first_row + a_get), int32(first_column + b_get), acc)
+                commit(shared)
+                if step >= int32(0):
+                    acc = multiply_slab(acc, shared, int32(get + a_get), a_row, a_gap, shared, int32(get + b_first + b_get), b_row, b_gap)
+                put, get, step = get, int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
+            again = parts_left < geo.parts
+            write(dw, geo, int32(piece * geo.out_size), group, int32(first_row + a_get), int32(first_column + b_get), acc, again)
+            parts_left = int32(parts_left - 1)
+            if parts_left == int32(0):
+                break
+            cuda.syncthreads()
 
     def place(geo, column):  # type: ignore[no-untyped-def]
-        """Return where in a filter a column is, or −1 beyond the last."""
+        """Return where in a row of the output a column is, or −1 beyond the last."""
         if column >= geo.columns:
             return int32(-1)
-        tap, channel = divide(column, geo.channels)
-        return int32(channel * geo.taps + (geo.taps - 1 - tap if geo.flipped else tap))
+        return column if geo.in_order else place_in_filter(column, geo.channels, geo.taps, geo.flipped)
 
     place = device(place)
 
@@ -237,29 +251,29 @@ def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, o
 
     further = device(further)
 
-    def write_row(dw, geo, base, group, row, places, values):  # type: ignore[no-untyped-def]
+    def write_row(dw, geo, base, group, row, places, values, again):  # type: ignore[no-untyped-def]
         if row < geo.rows:
-            at, again = int32(base + (group * geo.rows + row) * geo.columns), geo.again != 0
+            at, vector = int32(base + (group * geo.rows + row) * geo.columns), geo.in_order != 0 and geo.columns % 4 == 0
             c0, c1, c2, c3, d0, d1, d2, d3 = places
-            put(dw, further(c0, at), further(c1, at), further(c2, at), further(c3, at), values[0:4], zeros, again, False, False)
-            put(dw, further(d0, at), further(d1, at), further(d2, at), further(d3, at), values[4:8], zeros, again, False, False)
+            put(dw, further(c0, at), further(c1, at), further(c2, at), further(c3, at), values[0:4], zeros, again, False, vector)
+            put(dw, further(d0, at), further(d1, at), further(d2, at), further(d3, at), values[4:8], zeros, again, False, vector)
 
     row_of = device(write_row)
 
-    def write(dw, geo, base, group, row, column, acc):  # type: ignore[no-untyped-def]
+    def write(dw, geo, base, group, row, column, acc, again):  # type: ignore[no-untyped-def]
         """Store a thread's 8 × 8 sums."""
         other = int32(column + b_gap)
         c0, c1, c2, c3 = place(geo, column), place(geo, int32(column + 1)), place(geo, int32(column + 2)), place(geo, int32(column + 3))
         d0, d1, d2, d3 = place(geo, other), place(geo, int32(other + 1)), place(geo, int32(other + 2)), place(geo, int32(other + 3))
         places = (c0, c1, c2, c3, d0, d1, d2, d3)
-        row_of(dw, geo, base, group, row, places, acc[0:8])
-        row_of(dw, geo, base, group, int32(row + 1), places, acc[8:16])
-        row_of(dw, geo, base, group, int32(row + 2), places, acc[16:24])
-        row_of(dw, geo, base, group, int32(row + 3), places, acc[24:32])
-        row_of(dw, geo, base, group, int32(row + a_gap), places, acc[32:40])
-        row_of(dw, geo, base, group, int32(row + a_gap + 1), places, acc[40:48])
-        row_of(dw, geo, base, group, int32(row + a_gap + 2), places, acc[48:56])
-        row_of(dw, geo, base, group, int32(row + a_gap + 3), places, acc[56:64])
+        row_of(dw, geo, base, group, row, places, acc[0:8], again)
+        row_of(dw, geo, base, group, int32(row + 1), places, acc[8:16], again)
+        row_of(dw, geo, base, group, int32(row + 2), places, acc[16:24], again)
+        row_of(dw, geo, base, group, int32(row + 3), places, acc[24:32], again)
+        row_of(dw, geo, base, group, int32(row + a_gap), places, acc[32:40], again)
+        row_of(dw, geo, base, group, int32(row + a_gap + 1), places, acc[40:48], again)
+        row_of(dw, geo, base, group, int32(row + a_gap + 2), places, acc[48:56], again)
+        row_of(dw, geo, base, group, int32(row + a_gap + 3), places, acc[56:64], again)
 
     write = device(write)
     return Kernel(sum_over_pixels, (dtype, dtype, dtype, np.int32), Geometry, threads, RESIDENT_THREADS[threads] * 4 // dtype.itemsize // threads)

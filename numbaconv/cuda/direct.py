@@ -6,6 +6,7 @@ for fprop o is an output and v a tap, for wgrad they change places; flipped taps
 
 from __future__ import annotations
 
+import collections
 import functools
 import math
 from collections.abc import Iterator
@@ -15,12 +16,13 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device, empty
 from numbaconv.cuda._store import PER_BLOCK, THREADS, activation, finish, held
-from numbaconv.problem import ConvProblem, Op, Options
+from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 CHUNK = 128  # terms of one accumulator, accumulators of the next: all-positive sums stay within 8 eps up to 128⁴ terms
 FILLED = 1 << 16  # threads that occupy a large GPU. A constant, so that results don't depend on the GPU
 MOST_PIECES = 128  # of a sum whose outputs are too few threads
 LEAST_ROWS = 16  # of a piece
+MENDERS = 1056  # blocks that look for outputs to mend: eight for each of 132 multiprocessors
 # Rates are what data sheets and machine code let expect: no GPU has measured them yet (benchmarks/gpu_check.py).
 RATE = {"f": 2e12, "c": 0.5e12, "i": 1e12, "u": 1e12}  # products of 4 bytes a second, by kind
 BANDWIDTH = 2e12  # bytes a second
@@ -135,17 +137,11 @@ def outputs_place(at, geo):  # type: ignore[no-untyped-def]
 
 
 @functools.cache
-def _kernel(dtype: np.dtype[Any], name: str | None) -> Kernel:
-    activate, hold, zero = activation(name, dtype), held(dtype), dtype.type(0)
+def _sum(dtype: np.dtype[Any]) -> Any:
+    """Return the function that adds a sum's rows from ``row`` up to ``stop``; CHUNK terms make a sum, CHUNK of those the next, and so on."""
+    zero = dtype.type(0)
 
-    def direct_sum(x, w, y, bias, geo):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: y[a, group, b, o] = Σ_v Σ_m x[a, group, m, (o·of_out + v·of_sum − low) / u] · w[group, b, m, v].
-        # THE SCHEDULE: a thread owns one output, or a piece of its sum. Terms go into a sum of CHUNK, these into one of CHUNK sums, …
-        at = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-        if at >= geo.outputs:
-            return
-        a, group, b, o0, o1, o2 = outputs_place(at, geo)
-        row, stop = geo.rows * cuda.blockIdx.y // geo.pieces, geo.rows * (cuda.blockIdx.y + 1) // geo.pieces
+    def sum_of_rows(x, w, geo, a, group, b, o0, o1, o2, row, stop):  # type: ignore[no-untyped-def]
         rest, v2 = row // geo.sum_2, row % geo.sum_2
         v0, v1 = rest // geo.sum_1, rest % geo.sum_1
         first1, first2 = o1 * geo.of_out_1 - geo.low_1, o2 * geo.of_out_2 - geo.low_2
@@ -173,17 +169,96 @@ def _kernel(dtype: np.dtype[Any], name: str | None) -> Kernel:
                 v2, from2, v1, from1 = 0, first2, v1 + 1, from1 + geo.of_sum_1
                 if v1 == geo.sum_1:
                     v1, from1, v0, from0 = 0, first1, v0 + 1, from0 + geo.of_sum_0
-        total = s3 + (s2 + (s1 + s0))
+        return s3 + (s2 + (s1 + s0))
+
+    return device(sum_of_rows)
+
+
+@device
+def address_of(geo, a, group, b, o0, o1, o2):  # type: ignore[no-untyped-def]
+    """Return where an output is."""
+    return a * geo.y_a + group * geo.y_group + b * geo.y_b + o0 * geo.y_0 + o1 * geo.y_1 + o2 * geo.y_2
+
+
+@functools.cache
+def _kernel(dtype: np.dtype[Any], name: str | None) -> Kernel:
+    activate, hold, sum_of = activation(name, dtype), held(dtype), _sum(dtype)
+
+    def direct_sum(x, w, y, bias, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[a, group, b, o] = Σ_v Σ_m x[a, group, m, (o·of_out + v·of_sum − low) / u] · w[group, b, m, v].
+        # THE SCHEDULE: a thread owns one output, or a piece of its sum.
+        at = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if at >= geo.outputs:
+            return
+        a, group, b, o0, o1, o2 = outputs_place(at, geo)
+        row, stop = geo.rows * cuda.blockIdx.y // geo.pieces, geo.rows * (cuda.blockIdx.y + 1) // geo.pieces
+        total = sum_of(x, w, geo, a, group, b, o0, o1, o2, row, stop)
         if geo.has_bias:
             total = total + bias[group * geo.size_b + b]
-        to = cuda.blockIdx.y * geo.outputs + a * geo.y_a + group * geo.y_group + b * geo.y_b
-        y[to + o0 * geo.y_0 + o1 * geo.y_1 + o2 * geo.y_2] = activate(hold(total))
+        y[cuda.blockIdx.y * geo.outputs + address_of(geo, a, group, b, o0, o1, o2)] = activate(hold(total))
 
     return Kernel(direct_sum, (dtype,) * 4, Geometry, THREADS, wide=True)
 
 
+class Tiling(NamedTuple):
+    """Which flag an output belongs to: of tiles of its last axis, one for each pair of them (or for each) and channel."""
+
+    valid: int  # inputs of a tile; 0: there is one flag for all
+    tiles: int
+    together: int
+    pairs: int
+
+
+Mending = collections.namedtuple("Mending", Geometry._fields + Tiling._fields)  # type: ignore[misc]
+
+
+@functools.cache
+def _mender(dtype: np.dtype[Any], name: str | None) -> Kernel:
+    activate, sum_of = activation(name, dtype), _sum(dtype)
+
+    def mend_outputs(x, w, y, bias, flags, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: that of direct_sum, of those outputs whose flag is raised; flags[0] says whether any is.
+        # THE SCHEDULE: a thread owns every so-many-th output, and mostly reads flags[0] and ends.
+        if flags[0] == 0:
+            return
+        at = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        while at < geo.outputs:
+            a, group, b, o0, o1, o2 = outputs_place(at, geo)
+            channel, raised = group * geo.size_b + b, True
+            if geo.valid:
+                member = a * geo.tiles + o2 * geo.of_out_2 // geo.valid
+                raised = flags[1 + channel * geo.pairs + member // geo.together] != 0
+            if raised:
+                total = sum_of(x, w, geo, a, group, b, o0, o1, o2, 0, geo.rows)
+                if geo.has_bias:
+                    total = total + bias[channel]
+                y[address_of(geo, a, group, b, o0, o1, o2)] = activate(total)
+            at += cuda.gridDim.x * THREADS
+
+    return Kernel(mend_outputs, (dtype, dtype, dtype, dtype, np.int32), Mending, THREADS, wide=True)
+
+
+def mend(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options, flags: Any, tiling: Tiling) -> None:
+    """Compute again the outputs whose flag another algorithm has raised; only the GPU knows which, so that nobody waits for it."""
+    geo, (image, other) = _geometry(problem, op), (b, a) if op == "wgrad" else (a, b)
+    bias, has_bias = (out, 0) if options.bias is None else (options.bias, 1)
+    grid = min(-(-geo.outputs // THREADS), MENDERS)
+    values = Mending._make((*geo._replace(has_bias=has_bias), *tiling))
+    _mender(out.dtype, options.activation).launch((grid, 1, 1), (image, other, out, bias, flags), values)
+
+
+def _geometry(problem: ConvProblem, op: Op) -> Geometry:
+    """Return what kernels read, worked out once."""
+    key = ("cuda direct", op)
+    if key not in problem.derived:
+        problem.derived[key] = geometry(problem, op)
+    return problem.derived[key]
+
+
 def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     """Estimate the seconds on a large GPU."""
+    if dtype == np.float16:
+        raise Unsupported("needs a dtype that GPUs compute in, got float16")
     size = dtype.itemsize / 4
     geo = geometry(problem, op)
     share = min(1.0, geo.outputs * _pieces(geo) / FILLED)
@@ -199,11 +274,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
 
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``."""
-    key = ("cuda direct", op)
-    if key not in problem.derived:
-        problem.derived[key] = geometry(problem, op)
-    geo = problem.derived[key]
-    image, other = (b, a) if op == "wgrad" else (a, b)
+    geo, (image, other) = _geometry(problem, op), (b, a) if op == "wgrad" else (a, b)
     grid, pieces, has_bias = -(-geo.outputs // THREADS), _pieces(geo), int(options.bias is not None)
     bias = out if options.bias is None else options.bias
     if pieces == 1:
@@ -222,5 +293,6 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
         dtype = np.dtype(name)
         yield f"direct {name}", _kernel(dtype, None if dtype.kind == "c" else "relu")
     yield "direct float32 gelu", _kernel(np.dtype(np.float32), "gelu")
+    yield "mend", _mender(np.dtype(np.float32), "gelu")
     yield "finish int8", finish("relu", np.dtype(np.int8))
     yield "finish complex64", finish(None, np.dtype(np.complex64))

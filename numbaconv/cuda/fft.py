@@ -4,20 +4,19 @@ Signals with one channel a group are cut into tiles that one kernel computes whi
 overlap-save (A. V. Oppenheim and R. W. Schafer, Discrete-Time Signal Processing, section 8.7), each number read and written once. Everything
 else goes through the transforms of CuPy, or of SciPy under the simulator, with kernels around them (`_fft_spectra`).
 
-What is not finite is computed again by the direct sum: kernels raise a flag that is read once at the end, which waits for the GPU.
+What is not finite is computed again by the direct sum: kernels raise flags, which a last kernel looks at.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbaconv.cuda import _fft, _fft_contraction, _fft_planes, _fft_radix, _fft_spectra, direct
-from numbaconv.cuda._backend import arrays, kept
+from numbaconv.cuda._backend import empty, kept, zeros
 from numbaconv.cuda._fft import Fused
 from numbaconv.cuda._fft_planes import BANDWIDTH, LAUNCH, LIMIT, PEAK, Planes, numbers, real_of
 from numbaconv.problem import ConvProblem, Op, Options, Triple, Unsupported
@@ -26,7 +25,6 @@ EXACT = False  # its errors are relative to the largest numbers of a tile
 WORTH = 1e-5  # seconds that it must save: sums of a few small integers stay exact
 LARGEST_FUSED = {4: 4096, 8: 2048}  # points, by the size of a real number: what fits 48 KiB of shared memory
 FULL = 132 * 1024  # threads that keep a large GPU busy
-FEW = 16  # blocks that are computed again one after the other
 SEGMENT = 32  # outputs of a tile are a multiple of it, for stores of whole segments of memory
 
 Array = Any
@@ -77,41 +75,15 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     packed = options.packed
     if op != "wgrad" and not (packed and packed[:2] == ((1, 1, layout.size) if isinstance(layout, Tiles) else layout.size, problem.dilation)):
         packed = prepare(problem, op, b)
-    flags = arrays().zeros(1 + layout.blocks, np.int32)
+    flags = zeros(1 + layout.blocks, np.int32)
     if isinstance(layout, Tiles):
         _run_tiles(problem, op, layout, a, packed.spectra, out, options, flags)
+        geo = layout.geo
+        tiling = direct.Tiling(geo.valid, geo.tiles, 1 if out.dtype.kind == "c" else 2, geo.pairs)
     else:
         _fft_planes.run(_working(problem, op), op, layout, a, b if op == "wgrad" else packed.spectra, out, options, flags)
-    if not flags[0]:  # waits for the kernels
-        return
-    found = [int(block) for block in arrays().flatnonzero(flags[1:])]
-    if isinstance(layout, Tiles) and 0 < len(found) <= FEW:
-        for block in found:
-            _again(problem, op, layout, block, a, b, out, options)
-    else:
-        direct.run(problem, op, a, b, out, options)
-
-
-def _again(problem: ConvProblem, op: Op, layout: Tiles, block: int, x: Array, w: Array, y: Array, options: Options) -> None:
-    """Compute the tiles of one block by the direct sum."""
-    p, geo, xp = _working(problem, op), layout.geo, arrays()
-    k, pair = divmod(block, geo.pairs)
-    channel, apart = k // geo.rows, p.channels_last
-    weights = xp.ascontiguousarray(w.reshape(p.out_channels, 1, 1, 1, -1)[k : k + 1])
-    bias = None if options.bias is None else xp.ascontiguousarray(options.bias[k : k + 1])
-    for member in [pair] if y.dtype.kind == "c" else range(2 * pair, min(2 * pair + 2, geo.members)):
-        n, tile = divmod(member, geo.tiles)
-        first, last = -(-tile * geo.valid // geo.stride), min(geo.outputs, -(-(tile + 1) * geo.valid // geo.stride))
-        if first >= last:
-            continue
-        image = xp.ascontiguousarray(x[n : n + 1, ..., channel : channel + 1] if apart else x[n : n + 1, channel : channel + 1])
-        part = replace(
-            p, batch=1, in_channels=1, out_channels=1, groups=1, output=(1, 1, last - first), low=(0, 0, geo.low - first * geo.stride), derived={},
-        )  # fmt: skip
-        result = xp.empty(part.shape("y"), y.dtype)
-        given = replace(options, bias=bias, packed=None)
-        direct.run(part.transpose() if op == "dgrad" else part, op, image, weights, result, given)
-        y[(n, 0, 0, slice(first, last), k) if apart else (n, k, 0, 0, slice(first, last))] = result.reshape(-1)
+        tiling = direct.Tiling(0, 1, 1, 1)
+    direct.mend(problem, op, a, b, out, options, flags, tiling)
 
 
 def _working(problem: ConvProblem, op: Op) -> ConvProblem:
@@ -182,8 +154,8 @@ def _factors(size: int, dtype: np.dtype[Any]) -> Array:
 def _pack_tiles(problem: ConvProblem, op: Op, layout: Tiles, w: Array) -> Array:
     """Return the filters' spectra, one after the other."""
     p, real, taps = _working(problem, op), real_of(np.dtype(w.dtype)), numbers(w)
-    spectra = arrays().empty(2 * layout.size * p.out_channels, real)
-    table, flags = _factors(layout.size, real), arrays().zeros(1, np.int32)
+    spectra = empty(2 * layout.size * p.out_channels, real)
+    table, flags = _factors(layout.size, real), zeros(1, np.int32)
     kernel = _fft.kernel(real, layout.size, w.dtype.kind == "c", True, None, True)
     kernel.launch((p.out_channels, 1, 1), (taps, taps, table, spectra, taps, flags), layout.geo._replace(pairs=1))
     return spectra

@@ -21,18 +21,20 @@ from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
 
-TILES = ((128, 128), (128, 64), (64, 64))  # pixels × columns; a thread owns 8 × 8
+TILES = {(128, 128): 2, (128, 64): 4, (64, 64): 6}  # pixels × columns, a thread owns 8 × 8; and how many a multiprocessor holds at once
 CHUNK = 64  # slabs of one accumulator: 512 terms keep all-positive sums within 8 eps
-BLOCKS = 264  # that fill a large GPU: two for each of 132 multiprocessors. A constant, so that results don't depend on the GPU
+MULTIPROCESSORS = 132  # of a large GPU. A constant, so that results don't depend on the GPU
 PIECES_BYTES = 64 << 20  # of a sum's pieces, as float32
+MOST_PIECES = 256
 MOST_WEIGHTS = 1 << 22
 MOST_PARTS = 46340  # whose square an int32 holds
-LEAST_SLABS = 16  # of a piece
+LEAST_TERMS = 128  # of a piece
 GRID_LIMIT = 65535  # of a grid's second and third axis
-# Rates are what data sheets and machine code let expect: no GPU has measured them yet (benchmarks/gpu_check.py).
-PEAK = {4: 50e12, 8: 25e12}  # operations a second, by the size of an element
-BANDWIDTH = 3e12  # bytes a second
-LAUNCH = 5e-6  # seconds
+# Measured on an H100 (benchmarks/gpu_check.py and its profiler): a multiprocessor with 512 threads, and how much fewer threads slow it down.
+RATE = {4: 170e9, 8: 85e9}  # multiply-adds a second, by the size of an element
+SLOW_THREADS = 128  # of t threads the rate is t / (t + these), up to a factor
+BANDWIDTH = 2.6e12  # bytes a second
+LAUNCH = 4e-6  # seconds
 
 
 class Cut(NamedTuple):
@@ -42,36 +44,51 @@ class Cut(NamedTuple):
     blocks: int
     pieces: int  # side by side, where there are too few outputs to occupy the GPU
     parts: int  # one after the other, where a sum is too long for one accumulator
+    seconds: float  # that its products take
 
 
-def cut_of(problem: ConvProblem, op: Op) -> Cut:
-    """Take the tile that needs the fewest waves of blocks, by their size."""
-    key = ("cuda gemm cut", op)
-    if key in problem.derived:
-        return problem.derived[key]
-    rows, columns, terms = problem.gemm_shape(op)
-    if op == "wgrad":
-        rows, columns = columns, rows  # below, columns are the operand whose filters are side by side
-    phases = max(1, math.prod(phases_of(problem, op)))
-    best: tuple[float, tuple[int, int], int] | None = None
-    for tile, overhead in zip(TILES, (1.0, 1.05, 1.15), strict=True):
-        sides = (columns, rows) if op == "wgrad" else (rows // phases, columns)
-        blocks = -(-max(1, sides[0]) // tile[0]) * -(-max(1, sides[1]) // tile[1]) * phases * problem.groups
-        resident = 2 * 128 * 128 // (tile[0] * tile[1])
-        waves = -(-blocks // max(1, BLOCKS // 2 * resident))
-        taken = waves * resident * tile[0] * tile[1] * overhead
-        if best is None or taken < best[0]:
-            best = taken, tile, blocks
-    assert best is not None
-    slabs = -(-terms // phases // SLAB)
-    pieces = max(1, min(most_pieces(problem, op, best[2]), slabs // LEAST_SLABS))
-    problem.derived[key] = Cut(best[1], best[2], pieces, max(1, -(-slabs // pieces // CHUNK)))
+def cut_of(problem: ConvProblem, op: Op, rate: float = RATE[4], least: int | None = None, fewest: int = 1) -> Cut:
+    """Take the tile and the pieces that leave the multiprocessor with the most blocks done first.
+
+    ``rate`` is a multiprocessor's, ``least`` the terms of the smallest piece, ``fewest`` the pieces that there have to be.
+    """
+    least = LEAST_TERMS if least is None else least
+    key = ("cuda gemm cut", op, rate, least, fewest)
+    if key not in problem.derived:
+        problem.derived[key] = _cut(problem, op, rate, least, fewest)
     return problem.derived[key]
 
 
-def most_pieces(problem: ConvProblem, op: Op, blocks: int) -> int:
-    """Return how many pieces of a sum occupy the GPU and take no more memory than they may."""
-    return min(BLOCKS // blocks, PIECES_BYTES // (4 * max(1, math.prod(problem.shape(TENSORS[op][2])))))
+def _cut(problem: ConvProblem, op: Op, rate: float, least: int, fewest: int) -> Cut:
+    rows, columns, terms = problem.gemm_shape(op)
+    phases = max(1, math.prod(phases_of(problem, op)))
+    terms = -(-terms // phases)
+    rows, columns = (columns, rows) if op == "wgrad" else (rows // phases, columns)
+    size = 4 * max(1, math.prod(problem.shape(TENSORS[op][2])))
+    most = max(fewest, min(MOST_PIECES, PIECES_BYTES // size, terms // least))
+    best = None
+    for tile in TILES:
+        blocks = -(-max(1, rows) // tile[0]) * -(-max(1, columns) // tile[1]) * phases * problem.groups
+        for pieces in range(max(1, fewest), max(1, most) + 1):
+            seconds = _seconds(blocks * pieces, tile, -(-terms // pieces), rate)
+            if pieces > 1:
+                seconds += 2 * size * pieces / BANDWIDTH + LAUNCH
+            if best is None or seconds < best[0]:
+                best = seconds, tile, blocks, pieces
+    assert best is not None
+    seconds, tile, blocks, pieces = best
+    return Cut(tile, blocks, pieces, max(1, -(-terms // pieces // (CHUNK * SLAB))), seconds)
+
+
+def _seconds(blocks: int, tile: tuple[int, int], terms: int, rate: float) -> float:
+    """Return how long the multiprocessor with the most blocks is busy."""
+    held, rounds, seconds = -(-blocks // MULTIPROCESSORS), TILES[tile], 0.0
+    for count, times in ((rounds, held // rounds), (held % rounds, 1)):
+        if count and times:
+            threads = count * tile[0] * tile[1] // 64
+            speed = rate * threads / (threads + SLOW_THREADS) * (512 + SLOW_THREADS) / 512
+            seconds += times * count * tile[0] * tile[1] * terms / min(speed, rate)
+    return seconds
 
 
 def phases_of(problem: ConvProblem, op: Op) -> list[int]:
@@ -96,18 +113,17 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     if cut.parts * cut.pieces > MOST_PARTS:
         raise Unsupported("needs a shorter sum: it is cut into too many parts")
     _tables(problem, op)  # raises for arrays that int32 cannot index
-    share = min(1.0, cut.blocks * cut.pieces / BLOCKS)
-    padded = cut.blocks * cut.tile[0] * cut.tile[1] * -(-terms // phases // SLAB) * SLAB if phases else 0
-    seconds = 2 * padded / PEAK[dtype.itemsize] / max(share, 1e-3)
+    seconds = cut.seconds * RATE[4] / RATE[dtype.itemsize]
     traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * dtype.itemsize
-    return float(max(seconds, traffic / BANDWIDTH) + (1 + cut.parts + (cut.pieces > 1)) * LAUNCH)
+    return float(max(seconds, traffic / BANDWIDTH) + 2 * LAUNCH)
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the packed weights, and the pieces of sums."""
-    pieces, out = cut_of(problem, op).pieces, math.prod(problem.shape(TENSORS[op][2]))
+    cut, out = cut_of(problem, op), math.prod(problem.shape(TENSORS[op][2]))
     packed = 0 if op == "wgrad" else packed_size(_tables(problem, op), problem.groups)
-    return (packed + (out * pieces if pieces > 1 else 0)) * dtype.itemsize
+    copies = cut.pieces if cut.pieces > 1 or (op == "wgrad" and cut.parts > 1) else 0
+    return (packed + out * copies) * dtype.itemsize
 
 
 def _tables(problem: ConvProblem, op: Op) -> Any:
@@ -166,31 +182,36 @@ def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``."""
     cut, tables = cut_of(problem, op), _tables(problem, op)
+    if op == "wgrad":
+        _run_wgrad(problem, a, b, out, cut, tables)
+        return
     p = problem.transpose() if op == "dgrad" else problem
     target = empty((cut.pieces, out.size), out.dtype) if cut.pieces > 1 else out
-    bias = target if options.bias is None else options.bias
-    has_bias = int(options.bias is not None)
-    if op == "wgrad":
-        one_tap = tables.geo.channels > 0 and tables.geo.channels % cut.tile[1] == 0
-        kernel = _wgrad.kernel(out.dtype, *cut.tile, p.channels_last, one_tap)
-        grid = (-(-tables.geo.rows // cut.tile[0]), -(-tables.geo.columns // cut.tile[1]), p.groups * cut.pieces)
-        pointers: tuple[Any, ...] = (a, b, target, _on_device(problem, op, "table"))
-    else:
-        depth = p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
-        activation = options.activation if cut.pieces == 1 else None
-        kernel = _product.kernel(out.dtype, *cut.tile, p.channels_last, tables.aligned, depth, activation)
-        packed = prepare(problem, op, b) if options.packed is None else options.packed
-        grid = (-(-tables.most_rows // cut.tile[0]), tables.padded_columns // cut.tile[1], tables.phases * p.groups * cut.pieces)
-        pointers = (a, packed, target, bias, _on_device(problem, op, "table"))
-    for part in range(cut.parts):
-        geo = tables.geo._replace(part=part, part_step=cut.parts, parts=cut.parts * cut.pieces, again=int(part > 0))
-        if op != "wgrad":
-            geo = geo._replace(has_bias=has_bias, last=int(cut.pieces == 1 and part == cut.parts - 1))
-        kernel.launch(grid, pointers, geo)
+    bias, has_bias = (target, 0) if options.bias is None else (options.bias, 1)
+    depth = p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
+    activation = options.activation if cut.pieces == 1 else None
+    kernel = _product.kernel(out.dtype, *cut.tile, p.channels_last, tables.aligned, depth, activation)
+    packed = prepare(problem, op, b) if options.packed is None else options.packed
+    grid = (-(-tables.most_rows // cut.tile[0]), tables.padded_columns // cut.tile[1], tables.phases * p.groups * cut.pieces)
+    geo = tables.geo._replace(has_bias=has_bias, pieces=cut.pieces, parts=cut.parts, last=int(cut.pieces == 1))
+    kernel.launch(grid, (a, packed, target, bias, _on_device(problem, op, "table")), geo)
     if cut.pieces > 1:
         inner = 1 if p.channels_last else math.prod(p.output)
         sizes = (out.size, cut.pieces, max(1, p.out_channels), max(1, inner), has_bias)
         finish(options.activation, out.dtype).launch((-(-out.size // PER_BLOCK), 1, 1), (target, bias, out), sizes)
+
+
+def _run_wgrad(problem: ConvProblem, a: Any, b: Any, out: Any, cut: Cut, tables: Any) -> None:
+    one_tap = tables.geo.channels > 0 and tables.geo.channels % cut.tile[1] == 0
+    kernel = _wgrad.kernel(out.dtype, *cut.tile, problem.channels_last, one_tap)
+    grid = (-(-tables.geo.rows // cut.tile[0]), -(-tables.geo.columns // cut.tile[1]), problem.groups * cut.pieces)
+    in_order = cut.pieces * cut.parts > 1
+    target = empty((cut.pieces, out.size), out.dtype) if in_order else out
+    geo = tables.geo._replace(pieces=cut.pieces, parts=cut.parts, in_order=int(in_order))
+    kernel.launch(grid, (a, b, target, _on_device(problem, op="wgrad", name="table")), geo)
+    if in_order:
+        sizes = (out.size, cut.pieces, geo.columns, geo.channels, geo.taps, geo.flipped)
+        _wgrad.finish(out.dtype).launch((-(-out.size // THREADS), 1, 1), (target, out), sizes)
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:
@@ -203,5 +224,6 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
         yield name, _wgrad.kernel(np.dtype(np.float32), rows, columns, last, one_tap)
     yield "gemm float64", _product.kernel(np.dtype(np.float64), 64, 64, False, True, True, None)
     yield "pack", _pack_kernel(np.dtype(np.float32))
+    yield "gemm wgrad finish", _wgrad.finish(np.dtype(np.float32))
     for activation in (None, "relu", "leaky_relu", "silu", "gelu", "tanh", "sigmoid"):
         yield f"finish {activation}", finish(activation, np.dtype(np.float32))

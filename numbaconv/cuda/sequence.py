@@ -40,10 +40,11 @@ class Step(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """All launches of a call, and the bytes of each piece of memory that it takes."""
+    """All launches of a call, the bytes of each piece of memory that it takes, and the numbers of those that are zeros at first."""
 
     steps: tuple[Step, ...]
     workspace: tuple[int, ...]
+    zeroed: tuple[int, ...]
 
     def play(self, operands: list[Any]) -> None:
         """Enqueue everything; memory is had first."""
@@ -54,11 +55,14 @@ class Steps(NamedTuple):
         taken = [take(size) for size in self.workspace]  # given back when this returns: later calls on this stream come after
         addresses += [piece.ptr for piece in taken]
         stream = current_stream()
+        for number in self.zeroed:
+            taken[number].memset_async(0, self.workspace[number])
         for step in self.steps:
             step.bound(stream, [addresses[number] + offset if number >= 0 else offset for number, offset in step.places])  # type: ignore[misc]
 
     def _play_simulated(self, operands: list[Any]) -> None:
-        memories = [array.reshape(-1).view(np.uint8) for array in operands] + [np.full(size, 0xFF, np.uint8) for size in self.workspace]
+        workspace = [np.full(size, 0 if i in self.zeroed else 0xFF, np.uint8) for i, size in enumerate(self.workspace)]
+        memories = [array.reshape(-1).view(np.uint8) for array in operands] + workspace
         for step in self.steps:
             given = [
                 source.table if source.number == FIXED else memories[source.number][source.offset :][: source.bytes].view(source.dtype)
@@ -96,7 +100,7 @@ class Sequence:
 
     def _written_down(self, a: Any, b: Any, out: Any, options: Options, operands: list[Any]) -> Steps | None:
         """Carry it out, and return what it enqueued; None for what cannot be played back."""
-        recording.launches, recording.workspace, recording.tables = [], [], []
+        recording.launches, recording.workspace, recording.zeroed, recording.tables = [], [], [], []
         try:
             self._run(a, b, out, options)
             places = [span(array) for array in (*operands, *recording.workspace)]
@@ -110,9 +114,9 @@ class Sequence:
                     return None
                 bound = None if SIMULATED else kernel.bound(grid, integers)
                 steps.append(Step(kernel, grid, integers, bound, tuple(sources), tuple((s.number, s.offset) for s in sources)))  # type: ignore[arg-type,union-attr]
-            return Steps(tuple(steps), tuple(array.nbytes for array in recording.workspace))
+            return Steps(tuple(steps), tuple(array.nbytes for array in recording.workspace), tuple(recording.zeroed))
         finally:
-            recording.launches, recording.workspace, recording.tables = None, [], []
+            recording.launches, recording.workspace, recording.zeroed, recording.tables = None, [], [], []
 
 
 def span(array: Any) -> tuple[int, int]:

@@ -27,8 +27,7 @@ KINDS = {"float32": "tf32", "float16": "f16", "bfloat16": "bf16", "uint16": "bf1
 PRECISIONS = {"float32": ("tf32",), "uint16": ("bf16",)}
 CHUNK = 16384  # terms of one accumulator: tensor cores cut sums off rather than round them, which 2,000 steps later is 2⁻¹³
 LEAST_TERMS = 256  # of a piece
-# Rates are what data sheets and machine code let expect: no GPU has measured them yet (benchmarks/gpu_check.py).
-PEAK = {"tf32": 200e12, "bf16": 400e12, "f16": 400e12}  # operations a second
+RATE = {"tf32": 0.6e12, "bf16": 1.1e12, "f16": 1.1e12}  # multiply-adds a second of a multiprocessor, measured on an H100
 
 
 def _slab(problem: ConvProblem, op: Op, kind: str) -> tuple[int, bool]:
@@ -40,10 +39,10 @@ def _slab(problem: ConvProblem, op: Op, kind: str) -> tuple[int, bool]:
     return 16, False
 
 
-def _pieces(problem: ConvProblem, op: Op) -> int:
-    """Return into how many pieces sums are cut: to occupy the GPU, and so that none is too long."""
+def _cut(problem: ConvProblem, op: Op, kind: str) -> gemm.Cut:
+    """Return how the outputs are shared out, and into how many pieces sums are cut: to occupy the GPU, and so that none is too long."""
     terms = -(-problem.gemm_shape(op)[2] // max(1, math.prod(gemm.phases_of(problem, op))))
-    return max(1, min(gemm.most_pieces(problem, op, gemm.cut_of(problem, op).blocks), terms // LEAST_TERMS), -(-terms // CHUNK))
+    return gemm.cut_of(problem, op, RATE[kind], LEAST_TERMS, -(-terms // CHUNK))
 
 
 def _kind(dtype: Any) -> str:
@@ -58,9 +57,9 @@ def _check(problem: ConvProblem, op: Op, dtype: Any) -> str:
     kind = _kind(dtype)
     if not SIMULATED and capability_of(current_device()) < (8, 0):
         raise Unsupported("needs a GPU of compute capability 8.0 or more")
-    tile = gemm.cut_of(problem, op).tile
-    blocks = problem.groups * math.prod(gemm.phases_of(problem, op)) * _pieces(problem, op)
-    if blocks > gemm.GRID_LIMIT or -(-problem.gemm_shape(op)[1] // tile[1]) > gemm.GRID_LIMIT:
+    cut = _cut(problem, op, kind)
+    blocks = problem.groups * math.prod(gemm.phases_of(problem, op)) * cut.pieces
+    if blocks > gemm.GRID_LIMIT or -(-problem.gemm_shape(op)[1] // cut.tile[1]) > gemm.GRID_LIMIT:
         raise Unsupported("needs fewer groups, strides and filters: a launch has no room for so many blocks")
     return kind
 
@@ -68,33 +67,30 @@ def _check(problem: ConvProblem, op: Op, dtype: Any) -> str:
 def cost(problem: ConvProblem, op: Op, dtype: Any) -> float:
     """Estimate the seconds on a large GPU."""
     kind = _check(problem, op, dtype)
-    product, slab = _tables(problem, op, kind), _slab(problem, op, kind)[0]
-    tile, blocks = gemm.cut_of(problem, op)[:2]
-    share = min(1.0, blocks * _pieces(problem, op) / gemm.BLOCKS)
-    padded = max(blocks, 1) * tile[0] * tile[1] * product.slabs * slab
-    seconds = 2 * padded / PEAK[kind] / max(share, 1e-3)
+    _tables(problem, op, kind)  # raises for arrays that int32 cannot index
     traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * np.dtype(dtype).itemsize
-    return float(max(seconds, traffic / gemm.BANDWIDTH) + 2 * gemm.LAUNCH)
+    return float(max(_cut(problem, op, kind).seconds, traffic / gemm.BANDWIDTH) + 2 * gemm.LAUNCH)
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: Any) -> int:
     """Bytes allocated besides the output: the packed weights, and the pieces of sums, which are float32."""
-    product, pieces = _tables(problem, op, _kind(dtype)), _pieces(problem, op)
+    product, pieces = _tables(problem, op, _kind(dtype)), _cut(problem, op, _kind(dtype)).pieces
     out = math.prod(problem.shape("y" if op == "fprop" else "x"))
     return gemm.packed_size(product, problem.groups) * np.dtype(dtype).itemsize + (out * pieces * 4 if pieces > 1 else 0)
 
 
 def _tables(problem: ConvProblem, op: Op, kind: str) -> Product:
     slab, _ = _slab(problem, op, kind)
-    key = ("cuda tensor", op, slab)
+    key = ("cuda tensor", op, kind)
     if key not in problem.derived:
-        problem.derived[key] = _geometry.product(problem, op, gemm.cut_of(problem, op).tile, _pieces(problem, op), slab)
+        cut = _cut(problem, op, kind)
+        problem.derived[key] = _geometry.product(problem, op, cut.tile, cut.pieces, slab)
     return problem.derived[key]
 
 
 def _on_device(problem: ConvProblem, op: Op, kind: str, name: str) -> Any:
     """Return a table where kernels read it."""
-    return kept(problem.derived, ("cuda tensor", op, _slab(problem, op, kind)[0], name), lambda: getattr(_tables(problem, op, kind), name))
+    return kept(problem.derived, ("cuda tensor", op, kind, name), lambda: getattr(_tables(problem, op, kind), name))
 
 
 def _cells(array: Any, kind: str) -> Any:
@@ -116,7 +112,7 @@ def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``; a bias has its dtype."""
     kind = _kind(a.dtype)
-    (slab, vectors), tile, pieces = _slab(problem, op, kind), gemm.cut_of(problem, op).tile, _pieces(problem, op)
+    (slab, vectors), (tile, _, pieces, _, _) = _slab(problem, op, kind), _cut(problem, op, kind)
     product, table = _tables(problem, op, kind), _on_device(problem, op, kind, "table")
     packed = prepare(problem, op, b) if options.packed is None else options.packed
     p = problem.transpose() if op == "dgrad" else problem
@@ -127,7 +123,7 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     depth = p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
     activation = None if pieces > 1 else options.activation
     variant = Variant(kind, *tile, slab, p.channels_last, vectors, product.aligned, depth, activation, pieces > 1)
-    geo = product.geo._replace(has_bias=int(options.bias is not None), parts=pieces)
+    geo = product.geo._replace(has_bias=int(options.bias is not None), pieces=pieces)
     kernel(variant).launch(grid, (_cells(a, kind), packed, target, bias, table), geo)
     if pieces > 1:
         inner = 1 if p.channels_last else math.prod(p.output)
