@@ -26,7 +26,6 @@ from numbaconv.problem import OPS, TENSORS, ConvProblem, Options, Unsupported
 ROOM = room("cuda")
 ACTIVATIONS = (None, *reference.ACTIVATIONS)
 ROUNDS_INPUTS = ("tensor",)  # to what tensor cores take: test_cuda_tensor.py has its bounds
-SPREADS_NAN = ("winograd",)  # over a tile, which is why it has to be asked for by name
 MOST_MACS = 30_000  # of a named case in the simulator
 
 
@@ -119,19 +118,18 @@ def test_activations_are_fused_as_defined(gpu_algorithm, activation, rng):
     assert np.all(error <= bound), (activation, float(np.max(error / bound)))
 
 
-def test_long_sums_are_cut_into_pieces_and_parts(rng, monkeypatch):
+def test_long_sums_are_cut_into_pieces_and_chunks(rng, monkeypatch):
     for name, value in (("CHUNK", 3), ("LEAST_TERMS", 32), ("LAUNCH", 0.0), ("BANDWIDTH", math.inf)):
         monkeypatch.setattr(gemm, name, value)
     problem = ConvProblem.from_shapes((2, 9, 7, 6), (5, 9, 3, 3), rank=2, padding=1)
     for op in OPS:
-        cut = gemm.cut_of(problem, op)
+        cut = gemm._cut(problem, op, np.dtype("float32"))
         assert cut.pieces > 1 or op != "fprop"
         assert check_exact("gemm", problem, op, "float32", rng, True, "relu")
     monkeypatch.setattr(gemm, "MOST_PIECES", 1)
     problem = ConvProblem.from_shapes((2, 9, 7, 6), (5, 9, 3, 3), rank=2, padding=1)
     for op in OPS:
-        cut = gemm.cut_of(problem, op)
-        assert cut.pieces == 1 and cut.parts > 1
+        assert gemm._cut(problem, op, np.dtype("float32")).pieces == 1 and problem.gemm_shape(op)[2] > 3 * 8
         assert check_exact("gemm", problem, op, "float32", rng, True, "relu")
 
 
@@ -163,8 +161,8 @@ def test_the_tables_say_what_the_equation_says(rng):
 
 def test_a_nan_stays_where_the_sum_has_it(gpu_algorithm, rng):
     problem = ConvProblem.from_shapes((1, 1, 9, 8), (2, 1, 3, 3), rank=2, padding=1)
-    if refuses(gpu_algorithm, problem, "fprop", "float32") or gpu_algorithm in SPREADS_NAN:
-        pytest.skip("cannot do this layer, or spreads a NaN over its tile")
+    if refuses(gpu_algorithm, problem, "fprop", "float32"):
+        pytest.skip("cannot do this layer")
     for value in (np.nan, np.inf):
         a, b = operands(problem, "fprop", "float32", rng)
         a[0, 0, 0, 4, 3] = value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import struct
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+STATIC_SHARED = 48 << 10  # bytes of shared memory that every kernel may have
 INSTALL = "pip install 'numbaconv[cuda13]' (or cuda12, for older drivers)"
 
 
@@ -124,13 +126,20 @@ class Kernel:
 
     It takes one pointer for each dtype in ``pointers``, then one tuple of int32 values (int64 if ``wide``): ``integers`` of them, or the
     fields of a NamedTuple class. ``threads`` is its block; ``resident`` says how many blocks of it a multiprocessor is to hold, which
-    bounds its registers.
+    bounds its registers; ``shared`` are the bytes of its shared memory, where it does not say so itself.
     """
 
     def __init__(
-        self, function: Callable[..., None], pointers: Sequence[Any], integers: Any, threads: int, resident: int = 1, wide: bool = False
+        self,
+        function: Callable[..., None],
+        pointers: Sequence[Any],
+        integers: Any,
+        threads: int,
+        resident: int = 1,
+        wide: bool = False,
+        shared: int = 0,
     ) -> None:
-        self.function, self.threads, self.bounds, self.wide = function, threads, (threads, resident), wide
+        self.function, self.threads, self.bounds, self.wide, self.shared = function, threads, (threads, resident), wide, shared
         self.pointers, self.integers = tuple(map(np.dtype, pointers)), integers
         self._loaded: dict[int, Any] = {}
         self._lock = threading.Lock()
@@ -158,7 +167,7 @@ class Kernel:
         if recording.launches is not None:
             recording.launches.append((self, grid, arrays_, integers))
         if SIMULATED:
-            _simulator.launch(self.function, grid, self.threads, arrays_, integers)
+            _simulator.launch(self.function, grid, self.threads, arrays_, integers, self.shared)
         else:
             self.bound(grid, integers)(current_stream(), [array.data.ptr for array in arrays_])
 
@@ -172,47 +181,49 @@ class Kernel:
 
         with self._lock:
             if number not in self._loaded:
-                self._loaded[number] = _binaries.load(self, capability_of(number))
+                loaded = _binaries.load(self, capability_of(number))
+                if self.shared > STATIC_SHARED:
+                    _allow_shared(loaded, number, self.shared)
+                self._loaded[number] = loaded
             return self._loaded[number]
+
+
+def _allow_shared(loaded: Any, number: int, size: int) -> None:
+    from cuda.bindings import driver
+
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    (status,) = driver.cuKernelSetAttribute(attribute, size, driver.CUkernel(int(loaded.handle)), driver.CUdevice(number))
+    if int(status):
+        raise CudaError(f"a kernel that needs {size} bytes of shared memory cannot be loaded: {status.name}")
 
 
 class Launch:
     """A loaded kernel with its grid and values: all that it takes but the addresses of its arrays, which are filled in for each call."""
 
     def __init__(self, kernel: Kernel, loaded: Any, grid: tuple[int, int, int], integers: tuple[int, ...]) -> None:
-        from cuda.bindings import driver
-
-        self._enqueue, self._loaded = driver.cuLaunchKernel, loaded
-        self._addresses = (ctypes.c_uint64 * len(kernel.pointers))()
-        self._integers = ((ctypes.c_int64 if kernel.wide else ctypes.c_int32) * len(integers))(*integers)
-        places = [ctypes.addressof(array) + i * ctypes.sizeof(array._type_) for array in (self._addresses, self._integers) for i in range(len(array))]
-        self._places = (ctypes.c_void_p * len(places))(*places)
-        self._parameters = ctypes.addressof(self._places)
-        self._shape = (driver.CUfunction(int(loaded.handle)), *grid, kernel.threads, 1, 1, 0)
+        count, integer = len(kernel.pointers), ctypes.c_int64 if kernel.wide else ctypes.c_int32
+        self._addresses, self._integers = (ctypes.c_uint64 * count)(), (integer * len(integers))(*integers)
+        places = [ctypes.addressof(self._addresses) + 8 * i for i in range(count)]
+        places += [ctypes.addressof(self._integers) + ctypes.sizeof(integer) * i for i in range(len(integers))]
+        self._places, self._loaded = (ctypes.c_void_p * len(places))(*places), loaded
+        self._write = struct.Struct(f"{count}Q").pack_into
+        self._enqueue = arrays().cuda.driver.launchKernel  # raises what the driver says
+        self._shape, self._parameters = (int(loaded.handle), *grid, kernel.threads, 1, 1, kernel.shared), ctypes.addressof(self._places)
         self._lock = threading.Lock()  # the addresses of one call are read before those of another one are written
 
-    def __call__(self, stream: Any, addresses: list[int]) -> None:
+    def __call__(self, stream: int, addresses: list[int]) -> None:
         with self._lock:
-            self._addresses[:] = addresses  # type: ignore[assignment]
-            (status,) = self._enqueue(*self._shape, stream, self._parameters, 0)
-        if status:
-            raise CudaError(f"a kernel could not be launched: {status.name}")
+            self._write(self._addresses, 0, *addresses)
+            self._enqueue(*self._shape, stream, self._parameters, 0)
 
 
-def current_stream() -> Any:
-    """Return CuPy's current stream as the driver takes it, the thread made ready to use the current device."""
+def current_stream() -> int:
+    """Return the address of CuPy's current stream, the thread made ready to use the current device."""
     number = current_device()
     if getattr(_bound, "number", None) != number:  # a new thread has no context yet
         arrays().cuda.runtime.setDevice(number)
         _bound.number = number
-    return _stream(arrays().cuda.get_current_stream().ptr)
-
-
-@functools.lru_cache(maxsize=64)
-def _stream(pointer: int) -> Any:
-    from cuda.bindings import driver
-
-    return driver.CUstream(pointer)
+    return int(arrays().cuda.get_current_stream().ptr)
 
 
 def on_stream(stream: Any) -> Any:

@@ -12,9 +12,9 @@ import numpy as np
 
 from numbaconv.cuda import _fft_tiles
 from numbaconv.cuda._backend import Kernel, cuda, device
-from numbaconv.cuda._fft_prims import gathered, load2, raise_flag, spread, warp_sum
+from numbaconv.cuda._fft_prims import gathered, load2, spread, warp_sum
 from numbaconv.cuda._fft_radix import EACH, Pass, for_sixteen, leaves_at, passes, place, shared_elements, transforms, turn_eights, turn_sixteen
-from numbaconv.cuda._prims import divide, forgotten, int32
+from numbaconv.cuda._prims import divide, forgotten, int32, raise_flag
 
 RESIDENT, FEWER = 1024, 768  # threads of a multiprocessor: 64 registers each, or 80 for complex numbers and strides
 WARP = 32

@@ -97,17 +97,6 @@ def gathered(typingctx, memory, plane, at, one, two):  # type: ignore[no-untyped
     return result(memory, types.int32, types.int32, types.int32, types.int32), codegen
 
 
-@intrinsic
-def raise_flag(typingctx, memory, index):  # type: ignore[no-untyped-def]
-    """Set memory[index] = 1; several threads may do so at once."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        builder.store(context.get_data_type(memory.dtype)(1), address(context, builder, memory, *args))
-        return context.get_dummy_value()
-
-    return types.void(memory, types.int32), codegen
-
-
 @cuda.jit(device=True)
 def warp_sum(value):  # type: ignore[no-untyped-def]
     """Return the sum of the values of a warp's lanes, the same in each."""

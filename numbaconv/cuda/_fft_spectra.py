@@ -14,8 +14,8 @@ import numpy as np
 from scipy.fft import next_fast_len
 
 from numbaconv.cuda._backend import Kernel, cuda, device
-from numbaconv.cuda._fft_prims import load2, raise_flag, store2
-from numbaconv.cuda._prims import divide, int32
+from numbaconv.cuda._fft_prims import load2, store2
+from numbaconv.cuda._prims import divide, int32, raise_flag
 from numbaconv.cuda._store import THREADS
 from numbaconv.cuda._store import activation as activation_of
 from numbaconv.problem import ConvProblem, Op

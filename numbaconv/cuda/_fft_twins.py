@@ -46,11 +46,6 @@ def gathered(memory: Any, plane: int, at: int, one: int, two: int) -> Any:
     return tuple(zip(memory[places], memory[places + plane], strict=True))
 
 
-def raise_flag(memory: Any, index: int) -> None:
-    """Set memory[index] = 1; several threads may do so at once."""
-    memory.array[index] = 1
-
-
 @collective
 def warp_sum(values: list[Any]) -> list[Any]:
     """Return the sum of the values of a warp's lanes, the same in each."""

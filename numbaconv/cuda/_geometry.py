@@ -56,7 +56,7 @@ class Geometry(NamedTuple):
     w_row: int
     has_bias: int = 0
     pieces: int = 1  # of the contraction, each with a copy of y of its own
-    parts: int = 1  # of a piece, one after the other
+    chunk: int = LIMIT  # slabs that are added up in one accumulator
     last: int = 1  # whether nothing is added to y afterwards
 
 

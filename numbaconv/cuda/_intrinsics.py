@@ -93,7 +93,7 @@ def store4(typingctx, memory, index, values):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def spread(typingctx, memory, index, step, values):  # type: ignore[no-untyped-def]
+def scatter(typingctx, memory, index, step, values):  # type: ignore[no-untyped-def]
     """Set memory[index], memory[index + step], … to the values, one after the other."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -148,6 +148,41 @@ def multiply_slab(typingctx, acc, a, a_at, a_row, a_half, b, b_at, b_row, b_half
 
 
 @intrinsic
+def put_aside(typingctx, memory, index, step, acc):  # type: ignore[no-untyped-def]
+    """Store a register tile as quads, the first at memory[index], the next ones ``step`` further on."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        target, index, step, given = args
+        element = context.get_data_type(memory.dtype)
+        width, first = 16 // context.get_abi_sizeof(element), address(context, builder, memory, target, index)
+        for quad in range(len(acc) // 4):
+            for part in range(0, 4, width):
+                vector = ir.Constant(ir.VectorType(element, width), ir.Undefined)
+                for i in range(width):
+                    vector = builder.insert_element(vector, builder.extract_value(given, 4 * quad + part + i), I32(i))
+                at = further_on(builder, further_on(builder, first, step, quad), I32(part))
+                builder.store(vector, builder.bitcast(at, vector.type.as_pointer(at.type.addrspace))).align = 16
+        return context.get_dummy_value()
+
+    return types.void(memory, types.int32, types.int32, acc), codegen
+
+
+@intrinsic
+def and_aside(typingctx, acc, memory, index, step):  # type: ignore[no-untyped-def]
+    """Return a register tile plus the one that was put aside."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        given, source, index, step = args
+        first, sums = address(context, builder, memory, source, index), []
+        for quad in range(len(acc) // 4):
+            held = load(context, builder, memory, further_on(builder, first, step, quad))
+            sums += [builder.fadd(held[i], builder.extract_value(given, 4 * quad + i)) for i in range(4)]
+        return context.make_tuple(builder, acc, sums)
+
+    return acc(acc, memory, types.int32, types.int32), codegen
+
+
+@intrinsic
 def within(typingctx, index, size):  # type: ignore[no-untyped-def]
     """Return 0 <= index < size, as one comparison."""
 
@@ -176,6 +211,17 @@ def forgotten(typingctx, value):  # type: ignore[no-untyped-def]
         return opaque(builder, args[0])
 
     return types.int32(types.int32), codegen
+
+
+@intrinsic
+def raise_flag(typingctx, memory, index):  # type: ignore[no-untyped-def]
+    """Set memory[index] = 1; several threads may do so at once."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(context.get_data_type(memory.dtype)(1), address(context, builder, memory, *args))
+        return context.get_dummy_value()
+
+    return types.void(memory, types.int32), codegen
 
 
 def shared_address(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:

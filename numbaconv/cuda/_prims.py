@@ -9,6 +9,7 @@ from numbaconv.cuda._backend import SIMULATED
 
 if SIMULATED:
     from numbaconv.cuda._twins import (
+        and_aside,
         commit,
         copy4,
         copy8,
@@ -18,7 +19,9 @@ if SIMULATED:
         int32,
         load4,
         multiply_slab,
-        spread,
+        put_aside,
+        raise_flag,
+        scatter,
         store4,
         tile,
         wait,
@@ -27,6 +30,7 @@ if SIMULATED:
     )
 else:
     from numbaconv.cuda._intrinsics import (
+        and_aside,
         commit,
         copy4,
         copy8,
@@ -36,7 +40,9 @@ else:
         int32,
         load4,
         multiply_slab,
-        spread,
+        put_aside,
+        raise_flag,
+        scatter,
         store4,
         tile,
         wait,
@@ -46,5 +52,5 @@ else:
 
 __all__ = [
     "commit", "copy4", "copy8", "copy16", "wait",
-    "divide", "forgotten", "int32", "load4", "multiply_slab", "spread", "store4", "tile", "within", "zeros",
+    "and_aside", "divide", "forgotten", "int32", "load4", "multiply_slab", "put_aside", "raise_flag", "scatter", "store4", "tile", "within", "zeros",
 ]  # fmt: skip

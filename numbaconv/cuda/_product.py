@@ -22,7 +22,23 @@ from numbaconv.cuda._geometry import (
     Y_FIRST,
     Geometry,
 )  # fmt: skip
-from numbaconv.cuda._prims import commit, copy4, copy8, copy16, divide, forgotten, int32, load4, multiply_slab, spread, tile, wait, within
+from numbaconv.cuda._prims import (
+    and_aside,
+    commit,
+    copy4,
+    copy8,
+    copy16,
+    divide,
+    forgotten,
+    int32,
+    load4,
+    multiply_slab,
+    put_aside,
+    scatter,
+    tile,
+    wait,
+    within,
+)
 from numbaconv.cuda._store import put4
 
 RESIDENT_THREADS = {256: 512, 128: 512, 64: 384}  # of a multiprocessor, by those of a block: 128 registers each, 168 for the smallest
@@ -129,9 +145,9 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
 
     def keep_pixel(shared, to, loaded):  # type: ignore[no-untyped-def]
         """Write them where the block can read them."""
-        spread(shared, to, int32(pixels), loaded[0])
+        scatter(shared, to, int32(pixels), loaded[0])
         if tall:
-            spread(shared, int32(to + 4 * pixels), int32(pixels), loaded[1])
+            scatter(shared, int32(to + 4 * pixels), int32(pixels), loaded[1])
 
     fetch, keep = device(of_one_pixel if by_registers else of_one_tap if aligned else each_by_itself), device(keep_pixel)
 
@@ -160,77 +176,77 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
         # THE ALGORITHM: y[pixel, k] = Σ_tap Σ_c x[pixel's input + tap, c] · w[tap, c, k] for one phase and group.
         # THE SCHEDULE: a block owns pixels × columns outputs, a thread 8 × 8 of them in registers, as 2 × 2 quads half a tile apart.
         # Slabs of 8 rows of the contraction pass through three stages of shared memory: asynchronous copies fill two while one is
-        # multiplied. Each piece of the contraction has a copy of y of its own; a piece's parts come one after the other, a later one
-        # added to what is in y.
-        shared = cuda.shared.array(all_stages, dtype, alignment=16)
-        parts_left = geo.parts
-        while True:
-            # Registers are short: where the block is, is worked out for each part, and once more as it is written.
-            t, at = forgotten(int32(cuda.threadIdx.x)), cuda.blockIdx
-            first_row, first_column, group, piece, phase = place(geo, int32(at.x), int32(at.y), int32(at.z))
-            rows = table[int32(phase + ROWS)]
-            if first_row >= rows:
-                return
-            # What a thread loads: rows_each rows of one pixel, 4 columns of one or two rows of the weights.
-            slabs, part = table[int32(phase + SLABS)], int32((piece + 1) * geo.parts - parts_left)
-            slab = begin(slabs, part, int32(geo.parts * geo.pieces))
-            left = int32(begin(slabs, int32(part + 1), int32(geo.parts * geo.pieces)) - slab)
-            pixel, x_row = int32(t % pixels), int32(t // pixels * rows_each)
-            n, z, p, q = position(table, phase, int32(first_row + pixel))
-            d0, h0, w0 = int32(z * geo.step_d), int32(p * geo.step_h), int32(q * geo.step_w)
-            base = int32(n * geo.x_n + group * geo.x_group + d0 * geo.x_d + h0 * geo.x_h + w0 * geo.x_w)
-            if int32(first_row + pixel) >= rows:
-                w0 = int32(NOWHERE)
-            entry, channel = divide(slab, geo.per_entry)
-            if aligned:
-                entry, channel = int32(table[int32(phase + FIRST_ENTRY)] + entry * 4), int32(channel * geo.x_slab)
-                base = int32(base + channel + x_row * geo.x_c)
-            else:
-                entry = int32(table[int32(phase + FIRST_ENTRY)] + (slab * SLAB + x_row) * 4)
-            w_row, w_column = int32(t // vectors), int32(t % vectors * 4)
-            w_at = int32(table[int32(phase + W_FIRST)] + (slab * SLAB + w_row) * geo.w_row + group * geo.padded_columns + first_column + w_column)
-            # Where it keeps that, and what it computes: 2 quads on the side of a, 2 on the side of b, whose outputs are neighbours in memory.
-            x_put, w_put = int32(x_row * pixels + pixel), int32(w_half + w_row * columns + w_column)
-            x_get, w_get = (int32(t // across * 4), int32(t % across * 4)) if channels_last else (int32(t % across * 4), int32(t // across * 4))
-            acc, put, get, step = tile(zero), int32(0), int32(one_stage), int32(-2)
-            while step < left:
-                wait(shared)
-                cuda.syncthreads()
-                more = int32(step + 2) < left
-                if more:
-                    fetch_w(w, shared, int32(put + w_put), geo, w_at)
-                    if by_registers:
-                        loaded = fetch(x, table, geo, entry, base, d0, h0, w0)
-                    else:
-                        fetch(x, shared, int32(put + x_put), table, geo, entry, base, d0, h0, w0)
-                    w_at = int32(w_at + SLAB * geo.w_row)
-                    if aligned:
-                        channel, base = int32(channel + geo.x_slab), int32(base + geo.x_slab)
-                        if channel == geo.x_group:
-                            channel, base, entry = int32(0), int32(base - geo.x_group), int32(entry + 4)
-                    else:
-                        entry = int32(entry + 4 * SLAB)
-                commit(shared)
-                xa, wa = int32(get + x_get), int32(get + w_half + w_get)
-                if step >= int32(0):
-                    if channels_last:
-                        acc = multiply_slab(acc, shared, xa, pixels, x_gap, shared, wa, columns, w_gap)
-                    else:
-                        acc = multiply_slab(acc, shared, wa, columns, w_gap, shared, xa, pixels, x_gap)
-                if by_registers:
-                    if more:
-                        keep(shared, int32(put + x_put), loaded)
-                put, get, step = get, int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
-            first_row, first_column, group, piece, phase = place(geo, int32(at.x), int32(at.y), int32(at.z))
-            y_base, m, k = int32(piece * geo.out_size + group * geo.y_group), int32(first_row + x_get), int32(first_column + w_get)
-            again, last = parts_left < geo.parts, parts_left == int32(1) and geo.last != 0
-            write(y, bias, table, geo, phase, group, y_base, m, k, acc, again, last)
-            parts_left = int32(parts_left - 1)
-            if parts_left == int32(0):
-                break
+        # multiplied. After every chunk of slabs the sums so far are put aside, so that no accumulator is added to too often. Each piece
+        # of the contraction has a copy of y of its own.
+        shared, at = cuda.shared.array(0, dtype, alignment=16), cuda.blockIdx
+        t = forgotten(int32(cuda.threadIdx.x))
+        first_row, first_column, group, piece, phase = place(geo, int32(at.x), int32(at.y), int32(at.z))
+        rows = table[int32(phase + ROWS)]
+        if first_row >= rows:
+            return
+        # What a thread loads: rows_each rows of one pixel, 4 columns of one or two rows of the weights.
+        slabs = table[int32(phase + SLABS)]
+        slab = begin(slabs, piece, geo.pieces)
+        left = int32(begin(slabs, int32(piece + 1), geo.pieces) - slab)
+        pixel, x_row = int32(t % pixels), int32(t // pixels * rows_each)
+        n, z, p, q = position(table, phase, int32(first_row + pixel))
+        d0, h0, w0 = int32(z * geo.step_d), int32(p * geo.step_h), int32(q * geo.step_w)
+        base = int32(n * geo.x_n + group * geo.x_group + d0 * geo.x_d + h0 * geo.x_h + w0 * geo.x_w)
+        if int32(first_row + pixel) >= rows:
+            w0 = int32(NOWHERE)
+        entry, channel = divide(slab, geo.per_entry)
+        if aligned:
+            entry, channel = int32(table[int32(phase + FIRST_ENTRY)] + entry * 4), int32(channel * geo.x_slab)
+            base = int32(base + channel + x_row * geo.x_c)
+        else:
+            entry = int32(table[int32(phase + FIRST_ENTRY)] + (slab * SLAB + x_row) * 4)
+        w_row, w_column = int32(t // vectors), int32(t % vectors * 4)
+        w_at = int32(table[int32(phase + W_FIRST)] + (slab * SLAB + w_row) * geo.w_row + group * geo.padded_columns + first_column + w_column)
+        # Where it keeps that, and what it computes: 2 quads on the side of a, 2 on the side of b, whose outputs are neighbours in memory.
+        x_put, w_put = int32(x_row * pixels + pixel), int32(w_half + w_row * columns + w_column)
+        x_get, w_get = (int32(t // across * 4), int32(t % across * 4)) if channels_last else (int32(t % across * 4), int32(t // across * 4))
+        acc, put, get, step, chunk = tile(zero), int32(0), int32(one_stage), int32(-2), geo.chunk
+        while step < left:
+            wait(shared)
             cuda.syncthreads()
+            more = int32(step + 2) < left
+            if more:
+                fetch_w(w, shared, int32(put + w_put), geo, w_at)
+                if by_registers:
+                    loaded = fetch(x, table, geo, entry, base, d0, h0, w0)
+                else:
+                    fetch(x, shared, int32(put + x_put), table, geo, entry, base, d0, h0, w0)
+                w_at = int32(w_at + SLAB * geo.w_row)
+                if aligned:
+                    channel, base = int32(channel + geo.x_slab), int32(base + geo.x_slab)
+                    if channel == geo.x_group:
+                        channel, base, entry = int32(0), int32(base - geo.x_group), int32(entry + 4)
+                else:
+                    entry = int32(entry + 4 * SLAB)
+            commit(shared)
+            if step == chunk:
+                t_aside = int32(all_stages + forgotten(int32(cuda.threadIdx.x)) * 4)
+                if chunk > geo.chunk:
+                    acc = and_aside(acc, shared, t_aside, int32(4 * threads))
+                put_aside(shared, t_aside, int32(4 * threads), acc)
+                acc, chunk = tile(zero), int32(chunk + geo.chunk)
+            xa, wa = int32(get + x_get), int32(get + w_half + w_get)
+            if step >= int32(0):
+                if channels_last:
+                    acc = multiply_slab(acc, shared, xa, pixels, x_gap, shared, wa, columns, w_gap)
+                else:
+                    acc = multiply_slab(acc, shared, wa, columns, w_gap, shared, xa, pixels, x_gap)
+            if by_registers:
+                if more:
+                    keep(shared, int32(put + x_put), loaded)
+            put, get, step = get, int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
+        if chunk > geo.chunk:
+            acc = and_aside(acc, shared, int32(all_stages + forgotten(int32(cuda.threadIdx.x)) * 4), int32(4 * threads))
+        first_row, first_column, group, piece, phase = place(geo, int32(at.x), int32(at.y), int32(at.z))
+        y_base, m, k = int32(piece * geo.out_size + group * geo.y_group), int32(first_row + x_get), int32(first_column + w_get)
+        write(y, bias, table, geo, phase, group, y_base, m, k, acc, geo.last != 0)
 
-    def write_pixels(y, bias, geo, y_base, pixels8, column, values, b_first, again, last):  # type: ignore[no-untyped-def]
+    def write_pixels(y, bias, geo, y_base, pixels8, column, values, b_first, last):  # type: ignore[no-untyped-def]
         """Store 8 pixels of one channel."""
         inside, vector = column < geo.columns, geo.vector != 0
         by, shift = int32(y_base + column * geo.y_k), zero
@@ -238,15 +254,15 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
             shift = bias[int32(b_first + column)]
         b4 = (shift, shift, shift, shift)
         p0, p1, p2, p3, q0, q1, q2, q3 = pixels8
-        put(y, moved(p0, by, inside), moved(p1, by, inside), moved(p2, by, inside), moved(p3, by, inside), values[0:4], b4, again, last, vector)
-        put(y, moved(q0, by, inside), moved(q1, by, inside), moved(q2, by, inside), moved(q3, by, inside), values[4:8], b4, again, last, vector)
+        put(y, moved(p0, by, inside), moved(p1, by, inside), moved(p2, by, inside), moved(p3, by, inside), values[0:4], b4, False, last, vector)
+        put(y, moved(q0, by, inside), moved(q1, by, inside), moved(q2, by, inside), moved(q3, by, inside), values[4:8], b4, False, last, vector)
 
-    def write_channels(y, bias, geo, y_base, pixel, column, values, b_first, again, last):  # type: ignore[no-untyped-def]
+    def write_channels(y, bias, geo, y_base, pixel, column, values, b_first, last):  # type: ignore[no-untyped-def]
         """Store 8 channels of one pixel."""
-        four(y, bias, geo, y_base, pixel, column, values[0:4], b_first, again, last)
-        four(y, bias, geo, y_base, pixel, int32(column + w_gap), values[4:8], b_first, again, last)
+        four(y, bias, geo, y_base, pixel, column, values[0:4], b_first, last)
+        four(y, bias, geo, y_base, pixel, int32(column + w_gap), values[4:8], b_first, last)
 
-    def write_four(y, bias, geo, y_base, pixel, column, values, b_first, again, last):  # type: ignore[no-untyped-def]
+    def write_four(y, bias, geo, y_base, pixel, column, values, b_first, last):  # type: ignore[no-untyped-def]
         size, vector = geo.columns, geo.vector != 0
         i0, i1, i2, i3 = column < size, int32(column + 1) < size, int32(column + 2) < size, int32(column + 3) < size
         b0 = b1 = b2 = b3 = zero
@@ -262,12 +278,12 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
                 b3 = bias[int32(at + 3)]
         by = int32(y_base + column)
         put(y, moved(pixel, by, i0), moved(pixel, int32(by + 1), i1), moved(pixel, int32(by + 2), i2), moved(pixel, int32(by + 3), i3),
-            values, (b0, b1, b2, b3), again, last, vector)  # fmt: skip
+            values, (b0, b1, b2, b3), False, last, vector)  # fmt: skip
 
     four = device(write_four)
     row = device(write_channels if channels_last else write_pixels)
 
-    def write_tile_pixels(y, bias, table, geo, phase, group, y_base, m, k, acc, again, last):  # type: ignore[no-untyped-def]
+    def write_tile_pixels(y, bias, table, geo, phase, group, y_base, m, k, acc, last):  # type: ignore[no-untyped-def]
         """Store a thread's 8 channels × 8 pixels."""
         p0, p1 = address(table, geo, phase, m), address(table, geo, phase, int32(m + 1))
         p2, p3 = address(table, geo, phase, int32(m + 2)), address(table, geo, phase, int32(m + 3))
@@ -276,28 +292,29 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
         q2, q3 = address(table, geo, phase, int32(m + 2)), address(table, geo, phase, int32(m + 3))
         pixels8 = (p0, p1, p2, p3, q0, q1, q2, q3)
         b_at = int32(group * geo.columns)
-        row(y, bias, geo, y_base, pixels8, k, acc[0:8], b_at, again, last)
-        row(y, bias, geo, y_base, pixels8, int32(k + 1), acc[8:16], b_at, again, last)
-        row(y, bias, geo, y_base, pixels8, int32(k + 2), acc[16:24], b_at, again, last)
-        row(y, bias, geo, y_base, pixels8, int32(k + 3), acc[24:32], b_at, again, last)
-        row(y, bias, geo, y_base, pixels8, int32(k + w_gap), acc[32:40], b_at, again, last)
-        row(y, bias, geo, y_base, pixels8, int32(k + w_gap + 1), acc[40:48], b_at, again, last)
-        row(y, bias, geo, y_base, pixels8, int32(k + w_gap + 2), acc[48:56], b_at, again, last)
-        row(y, bias, geo, y_base, pixels8, int32(k + w_gap + 3), acc[56:64], b_at, again, last)
+        row(y, bias, geo, y_base, pixels8, k, acc[0:8], b_at, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + 1), acc[8:16], b_at, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + 2), acc[16:24], b_at, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + 3), acc[24:32], b_at, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + w_gap), acc[32:40], b_at, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + w_gap + 1), acc[40:48], b_at, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + w_gap + 2), acc[48:56], b_at, last)
+        row(y, bias, geo, y_base, pixels8, int32(k + w_gap + 3), acc[56:64], b_at, last)
 
-    def write_tile_channels(y, bias, table, geo, phase, group, y_base, m, k, acc, again, last):  # type: ignore[no-untyped-def]
+    def write_tile_channels(y, bias, table, geo, phase, group, y_base, m, k, acc, last):  # type: ignore[no-untyped-def]
         """Store a thread's 8 pixels × 8 channels."""
         b_at = int32(group * geo.columns)
-        row(y, bias, geo, y_base, address(table, geo, phase, m), k, acc[0:8], b_at, again, last)
-        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 1)), k, acc[8:16], b_at, again, last)
-        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 2)), k, acc[16:24], b_at, again, last)
-        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 3)), k, acc[24:32], b_at, again, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, m), k, acc[0:8], b_at, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 1)), k, acc[8:16], b_at, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 2)), k, acc[16:24], b_at, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 3)), k, acc[24:32], b_at, last)
         m = int32(m + x_gap)
-        row(y, bias, geo, y_base, address(table, geo, phase, m), k, acc[32:40], b_at, again, last)
-        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 1)), k, acc[40:48], b_at, again, last)
-        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 2)), k, acc[48:56], b_at, again, last)
-        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 3)), k, acc[56:64], b_at, again, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, m), k, acc[32:40], b_at, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 1)), k, acc[40:48], b_at, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 2)), k, acc[48:56], b_at, last)
+        row(y, bias, geo, y_base, address(table, geo, phase, int32(m + 3)), k, acc[56:64], b_at, last)
 
     write = device(write_tile_channels if channels_last else write_tile_pixels)
     resident = RESIDENT_THREADS[threads] * 4 // dtype.itemsize // threads
-    return Kernel(implicit_product, (dtype, dtype, dtype, dtype, np.int32), Geometry, threads, resident)
+    size = (all_stages + 64 * threads) * dtype.itemsize
+    return Kernel(implicit_product, (dtype, dtype, dtype, dtype, np.int32), Geometry, threads, resident, shared=size)

@@ -87,7 +87,7 @@ class Memory:
 class Block:
     """What `cuda` is within a kernel: the indices of the running thread, and the block's shared memory."""
 
-    def __init__(self, threads: int, grid: Sequence[int], at: Sequence[int]) -> None:
+    def __init__(self, threads: int, grid: Sequence[int], at: Sequence[int], dynamic: int = 0) -> None:
         self.threadIdx = SimpleNamespace(x=0, y=0, z=0)
         self.blockIdx = SimpleNamespace(x=at[0], y=at[1], z=at[2])
         self.gridDim = SimpleNamespace(x=grid[0], y=grid[1], z=grid[2])
@@ -95,12 +95,13 @@ class Block:
         self.shared = SimpleNamespace(array=self._shared)
         self.local = SimpleNamespace(array=lambda shape, dtype: np.full(shape, 0x7F, np.dtype(_name(dtype))))
         self._arrays: dict[int, Memory] = {}
+        self._dynamic = dynamic
 
     def _shared(self, shape: int, dtype: Any, alignment: int | None = None) -> Memory:
-        """Return the array that is declared at the caller's line, at first full of what shows an element never written."""
-        line = sys._getframe(1).f_lineno
+        """Return the array that is declared at the caller's line, at first full of what shows an element never written; 0: as the launch says."""
+        line, kind = sys._getframe(1).f_lineno, np.dtype(_name(dtype))
         if line not in self._arrays:
-            made = np.empty(shape, np.dtype(_name(dtype)))
+            made = np.empty(shape or self._dynamic // kind.itemsize, kind)
             made.view(np.uint8)[:] = 0xFF
             self._arrays[line] = Memory(made, shared=True)
         return self._arrays[line]
@@ -156,12 +157,14 @@ def _generator(kernel: Callable[..., None]) -> Callable[[Any], Callable[..., Any
     return lambda block: made["make"](block, **values)
 
 
-def launch(kernel: Callable[..., None], grid: Sequence[int], threads: int, arrays: Sequence[Any], integers: tuple[int, ...]) -> None:
-    """Run a kernel's blocks one after the other."""
+def launch(
+    kernel: Callable[..., None], grid: Sequence[int], threads: int, arrays: Sequence[Any], integers: tuple[int, ...], dynamic: int = 0
+) -> None:
+    """Run a kernel's blocks one after the other, each with so many bytes of shared memory whose size the kernel does not say."""
     memories = [Memory(np.asarray(array)) for array in arrays]
     with _one_at_a_time, np.errstate(all="ignore"):
         for number, at in enumerate(itertools.product(*(range(size) for size in grid))):
-            block = Block(threads, grid, at)
+            block = Block(threads, grid, at, dynamic)
             _run(block, [_generator(kernel)(block)(*memories, integers) for _ in range(threads)], number * threads)
 
 

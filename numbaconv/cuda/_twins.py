@@ -31,7 +31,7 @@ def store4(memory: Any, index: int, values: Any) -> None:
     memory[index : index + 4] = values
 
 
-def spread(memory: Any, index: int, step: int, values: Any) -> None:
+def scatter(memory: Any, index: int, step: int, values: Any) -> None:
     """Set memory[index], memory[index + step], … to the values, one after the other."""
     for i, value in enumerate(values):
         memory[index + i * step] = value
@@ -53,6 +53,21 @@ def multiply_slab(acc: Any, a: Any, a_at: int, a_row: int, a_half: int, b: Any, 
     return acc + (a_rows.T @ b_rows).reshape(-1)
 
 
+def _quads(memory: Any, index: int, step: int, count: int) -> Any:
+    assert index % 4 == step % 4 == 0, "a quad is not aligned"
+    return index + step * np.arange(count // 4)[:, None] + np.arange(4)
+
+
+def put_aside(memory: Any, index: int, step: int, acc: Any) -> None:
+    """Store a register tile as quads, the first at memory[index], the next ones ``step`` further on."""
+    memory[_quads(memory, index, step, len(acc)).reshape(-1)] = acc
+
+
+def and_aside(acc: Any, memory: Any, index: int, step: int) -> Any:
+    """Return a register tile plus the one that was put aside."""
+    return acc + memory[_quads(memory, index, step, len(acc)).reshape(-1)]
+
+
 def within(index: int, size: int) -> bool:
     """Return 0 <= index < size."""
     return 0 <= index < size
@@ -67,6 +82,11 @@ def divide(number: int, by: int) -> tuple[int, int]:
 def forgotten(value: int) -> int:
     """Return the value; what was computed from it before is computed anew rather than kept in registers."""
     return value
+
+
+def raise_flag(memory: Any, index: int) -> None:
+    """Set memory[index] = 1; several threads may do so at once."""
+    memory.array[index] = 1
 
 
 # A copy may land at any time from its start until its group has been waited for. So its target is spoilt at the start, which is when it

@@ -11,7 +11,7 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import LIMIT, NOWHERE, SLAB
-from numbaconv.cuda._prims import commit, copy4, copy8, divide, forgotten, int32, load4, multiply_slab, tile, wait, within
+from numbaconv.cuda._prims import and_aside, commit, copy4, copy8, divide, forgotten, int32, load4, multiply_slab, put_aside, tile, wait, within
 from numbaconv.cuda._product import RESIDENT_THREADS, begin
 from numbaconv.cuda._store import THREADS, put4
 from numbaconv.problem import ConvProblem, Unsupported
@@ -55,7 +55,7 @@ class Geometry(NamedTuple):
     y_h: int
     y_w: int
     pieces: int = 1  # of the contraction, each with a copy of dw of its own
-    parts: int = 1  # of a piece, one after the other
+    chunk: int = LIMIT  # slabs that are added up in one accumulator
     in_order: int = 0  # whether the output is such copies, whose columns lie in the order of the product, instead of dw
 
 
@@ -201,42 +201,43 @@ def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, o
     def sum_over_pixels(dy, x, dw, table, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: dw[k, (tap, c)] = Σ_pixel dy[pixel, k] · x[pixel's input + tap, c] for one group.
         # THE SCHEDULE: a block owns rows × columns of dw, a thread 8 × 8 of them in registers. Slabs of 8 pixels pass through shared
-        # memory as in `_product`, in pieces and parts as there; neighbouring threads load neighbours in memory.
-        shared = cuda.shared.array(all_stages, dtype, alignment=16)
-        thread = int32(cuda.threadIdx.x)
+        # memory as in `_product`, in chunks and pieces as there; neighbouring threads load neighbours in memory.
+        shared = cuda.shared.array(0, dtype, alignment=16)
+        t = forgotten(int32(cuda.threadIdx.x))
         piece, group = divide(int32(cuda.blockIdx.z), geo.groups)
         first_row, first_column = int32(int32(cuda.blockIdx.x) * rows), int32(int32(cuda.blockIdx.y) * columns)
-        slabs, parts_left = int32((geo.pixels + SLAB - 1) // SLAB), geo.parts
-        while True:
-            t, part = forgotten(thread), int32((piece + 1) * geo.parts - parts_left)
-            slab = begin(slabs, part, int32(geo.parts * geo.pieces))
-            left = int32(begin(slabs, int32(part + 1), int32(geo.parts * geo.pieces)) - slab)
-            lane, index = (int32(t // span), int32(t % span)) if channels_last else (int32(t % SLAB), int32(t // SLAB))
-            row, column, pixel = int32(first_row + index), int32(first_column + index), int32(slab * SLAB + lane)
-            rest, q = divide(pixel, geo.out_w)
-            rest, p = divide(rest, geo.out_h)
-            n, z = divide(rest, geo.out_d)
-            a_put, b_put = int32(lane * a_row + index), int32(b_first + lane * b_row + index)
-            a_get, b_get = int32(t // across * 4), int32(t % across * 4)
-            acc, put, get, step = tile(zero), int32(0), int32(one_stage), int32(-2)
-            while step < left:
-                wait(shared)
-                cuda.syncthreads()
-                if int32(step + 2) < left:
-                    a_to, b_to = int32(put + a_put), int32(put + b_put)
-                    fetch(dy, x, shared, a_to, b_to, table, geo, n, z, p, q, row, column, group, pixel < geo.pixels)
-                    n, z, p, q = moved_on(geo, n, z, p, q)
-                    pixel = int32(pixel + SLAB)
-                commit(shared)
-                if step >= int32(0):
-                    acc = multiply_slab(acc, shared, int32(get + a_get), a_row, a_gap, shared, int32(get + b_first + b_get), b_row, b_gap)
-                put, get, step = get, int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
-            again = parts_left < geo.parts
-            write(dw, geo, int32(piece * geo.out_size), group, int32(first_row + a_get), int32(first_column + b_get), acc, again)
-            parts_left = int32(parts_left - 1)
-            if parts_left == int32(0):
-                break
+        slabs = int32((geo.pixels + SLAB - 1) // SLAB)
+        slab = begin(slabs, piece, geo.pieces)
+        left = int32(begin(slabs, int32(piece + 1), geo.pieces) - slab)
+        lane, index = (int32(t // span), int32(t % span)) if channels_last else (int32(t % SLAB), int32(t // SLAB))
+        row, column, pixel = int32(first_row + index), int32(first_column + index), int32(slab * SLAB + lane)
+        rest, q = divide(pixel, geo.out_w)
+        rest, p = divide(rest, geo.out_h)
+        n, z = divide(rest, geo.out_d)
+        a_put, b_put = int32(lane * a_row + index), int32(b_first + lane * b_row + index)
+        a_get, b_get = int32(t // across * 4), int32(t % across * 4)
+        acc, put, get, step, chunk = tile(zero), int32(0), int32(one_stage), int32(-2), geo.chunk
+        while step < left:
+            wait(shared)
             cuda.syncthreads()
+            if int32(step + 2) < left:
+                a_to, b_to = int32(put + a_put), int32(put + b_put)
+                fetch(dy, x, shared, a_to, b_to, table, geo, n, z, p, q, row, column, group, pixel < geo.pixels)
+                n, z, p, q = moved_on(geo, n, z, p, q)
+                pixel = int32(pixel + SLAB)
+            commit(shared)
+            if step == chunk:
+                t_aside = int32(all_stages + forgotten(int32(cuda.threadIdx.x)) * 4)
+                if chunk > geo.chunk:
+                    acc = and_aside(acc, shared, t_aside, int32(4 * threads))
+                put_aside(shared, t_aside, int32(4 * threads), acc)
+                acc, chunk = tile(zero), int32(chunk + geo.chunk)
+            if step >= int32(0):
+                acc = multiply_slab(acc, shared, int32(get + a_get), a_row, a_gap, shared, int32(get + b_first + b_get), b_row, b_gap)
+            put, get, step = get, int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
+        if chunk > geo.chunk:
+            acc = and_aside(acc, shared, int32(all_stages + forgotten(int32(cuda.threadIdx.x)) * 4), int32(4 * threads))
+        write(dw, geo, int32(piece * geo.out_size), group, int32(first_row + a_get), int32(first_column + b_get), acc)
 
     def place(geo, column):  # type: ignore[no-untyped-def]
         """Return where in a row of the output a column is, or −1 beyond the last."""
@@ -251,29 +252,30 @@ def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, o
 
     further = device(further)
 
-    def write_row(dw, geo, base, group, row, places, values, again):  # type: ignore[no-untyped-def]
+    def write_row(dw, geo, base, group, row, places, values):  # type: ignore[no-untyped-def]
         if row < geo.rows:
             at, vector = int32(base + (group * geo.rows + row) * geo.columns), geo.in_order != 0 and geo.columns % 4 == 0
             c0, c1, c2, c3, d0, d1, d2, d3 = places
-            put(dw, further(c0, at), further(c1, at), further(c2, at), further(c3, at), values[0:4], zeros, again, False, vector)
-            put(dw, further(d0, at), further(d1, at), further(d2, at), further(d3, at), values[4:8], zeros, again, False, vector)
+            put(dw, further(c0, at), further(c1, at), further(c2, at), further(c3, at), values[0:4], zeros, False, False, vector)
+            put(dw, further(d0, at), further(d1, at), further(d2, at), further(d3, at), values[4:8], zeros, False, False, vector)
 
     row_of = device(write_row)
 
-    def write(dw, geo, base, group, row, column, acc, again):  # type: ignore[no-untyped-def]
+    def write(dw, geo, base, group, row, column, acc):  # type: ignore[no-untyped-def]
         """Store a thread's 8 × 8 sums."""
         other = int32(column + b_gap)
         c0, c1, c2, c3 = place(geo, column), place(geo, int32(column + 1)), place(geo, int32(column + 2)), place(geo, int32(column + 3))
         d0, d1, d2, d3 = place(geo, other), place(geo, int32(other + 1)), place(geo, int32(other + 2)), place(geo, int32(other + 3))
         places = (c0, c1, c2, c3, d0, d1, d2, d3)
-        row_of(dw, geo, base, group, row, places, acc[0:8], again)
-        row_of(dw, geo, base, group, int32(row + 1), places, acc[8:16], again)
-        row_of(dw, geo, base, group, int32(row + 2), places, acc[16:24], again)
-        row_of(dw, geo, base, group, int32(row + 3), places, acc[24:32], again)
-        row_of(dw, geo, base, group, int32(row + a_gap), places, acc[32:40], again)
-        row_of(dw, geo, base, group, int32(row + a_gap + 1), places, acc[40:48], again)
-        row_of(dw, geo, base, group, int32(row + a_gap + 2), places, acc[48:56], again)
-        row_of(dw, geo, base, group, int32(row + a_gap + 3), places, acc[56:64], again)
+        row_of(dw, geo, base, group, row, places, acc[0:8])
+        row_of(dw, geo, base, group, int32(row + 1), places, acc[8:16])
+        row_of(dw, geo, base, group, int32(row + 2), places, acc[16:24])
+        row_of(dw, geo, base, group, int32(row + 3), places, acc[24:32])
+        row_of(dw, geo, base, group, int32(row + a_gap), places, acc[32:40])
+        row_of(dw, geo, base, group, int32(row + a_gap + 1), places, acc[40:48])
+        row_of(dw, geo, base, group, int32(row + a_gap + 2), places, acc[48:56])
+        row_of(dw, geo, base, group, int32(row + a_gap + 3), places, acc[56:64])
 
     write = device(write)
-    return Kernel(sum_over_pixels, (dtype, dtype, dtype, np.int32), Geometry, threads, RESIDENT_THREADS[threads] * 4 // dtype.itemsize // threads)
+    size, resident = (all_stages + 64 * threads) * dtype.itemsize, RESIDENT_THREADS[threads] * 4 // dtype.itemsize // threads
+    return Kernel(sum_over_pixels, (dtype, dtype, dtype, np.int32), Geometry, threads, resident, shared=size)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
-from numbaconv.cuda._prims import divide, int32, within
+from numbaconv.cuda._prims import divide, int32, raise_flag, within
 from numbaconv.cuda._store import activation
 
 THREADS = 256
@@ -110,8 +110,9 @@ def inverse(dtype: np.dtype[Any], channels_last: bool, name: str | None) -> Kern
 
     row = device(two)
 
-    def transform_output(m, bias, y, geo):  # type: ignore[no-untyped-def]
-        # THE ALGORITHM: y[2 × 2 outputs of a tile, k] = activation(Aᵀ m A + bias[k]), m the sums over channels at 16 positions.
+    def transform_output(m, bias, y, flags, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[2 × 2 outputs of a tile, k] = activation(Aᵀ m A + bias[k]), m the sums over channels at 16 positions; a flag
+        # says that one is not finite.
         # THE SCHEDULE: a thread owns one tile of one channel.
         at = int32(int32(cuda.blockIdx.x) * THREADS + int32(cuda.threadIdx.x))
         if at >= geo.size:
@@ -124,16 +125,19 @@ def inverse(dtype: np.dtype[Any], channels_last: bool, name: str | None) -> Kern
         shift = bias[channel] if geo.has_bias else zero
         to = int32(first + channel * geo.c + h * geo.h + w * geo.w)
         right, below = int32(w + 1) < geo.width, int32(h + 1) < geo.height
-        y[to] = activate(a[0] + b[0] + c[0] + shift)
+        y00, y01, y10, y11 = a[0] + b[0] + c[0], a[1] + b[1] + c[1], b[0] - c[0] - d[0], b[1] - c[1] - d[1]
+        y[to] = activate(y00 + shift)
         if right:
-            y[int32(to + geo.w)] = activate(a[1] + b[1] + c[1] + shift)
+            y[int32(to + geo.w)] = activate(y01 + shift)
         if below:
             to = int32(to + geo.h)
-            y[to] = activate(b[0] - c[0] - d[0] + shift)
+            y[to] = activate(y10 + shift)
             if right:
-                y[int32(to + geo.w)] = activate(b[1] - c[1] - d[1] + shift)
+                y[int32(to + geo.w)] = activate(y11 + shift)
+        if not (y00 + y01 + y10 + y11) * zero == zero:
+            raise_flag(flags, int32(0))
 
-    return Kernel(transform_output, (dtype, dtype, dtype), Tiles, THREADS)
+    return Kernel(transform_output, (dtype, dtype, dtype, np.dtype(np.int32)), Tiles, THREADS)
 
 
 @functools.cache

@@ -9,25 +9,26 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbaconv.cuda import _geometry, _product, _wgrad
-from numbaconv.cuda._backend import Kernel, cuda, empty, kept
-from numbaconv.cuda._geometry import SLAB, Product
+from numbaconv.cuda._backend import SIMULATED, Kernel, capability_of, cuda, current_device, empty, kept
+from numbaconv.cuda._geometry import Product
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
 
 TILES = {(128, 128): 2, (128, 64): 4, (64, 64): 6}  # pixels × columns, a thread owns 8 × 8; and how many a multiprocessor holds at once
-CHUNK = 64  # slabs of one accumulator: 512 terms keep all-positive sums within 8 eps
+CHUNK = 32  # slabs of one accumulator, and these of one sum of sums: 256 terms keep all-positive sums within 8 eps
+MOST_TERMS = 65536  # of a piece
 MULTIPROCESSORS = 132  # of a large GPU. A constant, so that results don't depend on the GPU
 PIECES_BYTES = 64 << 20  # of a sum's pieces, as float32
 MOST_PIECES = 256
 MOST_WEIGHTS = 1 << 22
-MOST_PARTS = 46340  # whose square an int32 holds
+MOST_PARTS = 46340  # pieces, whose square an int32 holds
 LEAST_TERMS = 128  # of a piece
 GRID_LIMIT = 65535  # of a grid's second and third axis
 # Measured on an H100 (benchmarks/gpu_check.py and its profiler): a multiprocessor with 512 threads, and how much fewer threads slow it down.
@@ -38,28 +39,19 @@ LAUNCH = 4e-6  # seconds
 
 
 class Cut(NamedTuple):
-    """How an operation is shared out: its tile, the blocks of outputs, and into how many pieces and parts of these the sums are cut."""
+    """How an operation is shared out: its tile, the blocks of outputs, and into how many pieces the sums are cut."""
 
     tile: tuple[int, int]
     blocks: int
-    pieces: int  # side by side, where there are too few outputs to occupy the GPU
-    parts: int  # one after the other, where a sum is too long for one accumulator
+    pieces: int  # side by side, where there are too few outputs to occupy the GPU, or a sum is too long
     seconds: float  # that its products take
 
 
-def cut_of(problem: ConvProblem, op: Op, rate: float = RATE[4], least: int | None = None, fewest: int = 1) -> Cut:
+def cut_of(problem: ConvProblem, op: Op, rate: float, tiles: Iterable[tuple[int, int]], least: int, fewest: int) -> Cut:
     """Take the tile and the pieces that leave the multiprocessor with the most blocks done first.
 
     ``rate`` is a multiprocessor's, ``least`` the terms of the smallest piece, ``fewest`` the pieces that there have to be.
     """
-    least = LEAST_TERMS if least is None else least
-    key = ("cuda gemm cut", op, rate, least, fewest)
-    if key not in problem.derived:
-        problem.derived[key] = _cut(problem, op, rate, least, fewest)
-    return problem.derived[key]
-
-
-def _cut(problem: ConvProblem, op: Op, rate: float, least: int, fewest: int) -> Cut:
     rows, columns, terms = problem.gemm_shape(op)
     phases = max(1, math.prod(phases_of(problem, op)))
     terms = -(-terms // phases)
@@ -67,7 +59,7 @@ def _cut(problem: ConvProblem, op: Op, rate: float, least: int, fewest: int) -> 
     size = 4 * max(1, math.prod(problem.shape(TENSORS[op][2])))
     most = max(fewest, min(MOST_PIECES, PIECES_BYTES // size, terms // least))
     best = None
-    for tile in TILES:
+    for tile in tiles:
         blocks = -(-max(1, rows) // tile[0]) * -(-max(1, columns) // tile[1]) * phases * problem.groups
         for pieces in range(max(1, fewest), max(1, most) + 1):
             seconds = _seconds(blocks * pieces, tile, -(-terms // pieces), rate)
@@ -77,7 +69,7 @@ def _cut(problem: ConvProblem, op: Op, rate: float, least: int, fewest: int) -> 
                 best = seconds, tile, blocks, pieces
     assert best is not None
     seconds, tile, blocks, pieces = best
-    return Cut(tile, blocks, pieces, max(1, -(-terms // pieces // (CHUNK * SLAB))), seconds)
+    return Cut(tile, blocks, pieces, seconds)
 
 
 def _seconds(blocks: int, tile: tuple[int, int], terms: int, rate: float) -> float:
@@ -104,32 +96,43 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     """Estimate the seconds on a large GPU, or say why it can't be done."""
     if dtype not in (np.float32, np.float64):
         raise Unsupported(f"needs float32 or float64, got {dtype}")
-    cut, (rows, columns, terms) = cut_of(problem, op), problem.gemm_shape(op)
+    cut, (rows, columns, terms) = _cut(problem, op, dtype), problem.gemm_shape(op)
     phases = math.prod(phases_of(problem, op))
     if problem.groups * phases * cut.pieces > GRID_LIMIT or -(-(rows if op == "wgrad" else columns) // cut.tile[1]) > GRID_LIMIT:
         raise Unsupported("needs fewer groups, strides and filters: a launch has no room for so many blocks")
     if columns * terms > MOST_WEIGHTS and op != "wgrad":
         raise Unsupported(f"needs at most {MOST_WEIGHTS} weights in a group")
-    if cut.parts * cut.pieces > MOST_PARTS:
-        raise Unsupported("needs a shorter sum: it is cut into too many parts")
-    _tables(problem, op)  # raises for arrays that int32 cannot index
-    seconds = cut.seconds * RATE[4] / RATE[dtype.itemsize]
+    if cut.pieces > MOST_PARTS:
+        raise Unsupported("needs a shorter sum: it is cut into too many pieces")
+    if not SIMULATED and capability_of(current_device()) < (8, 0):
+        raise Unsupported("needs a GPU of compute capability 8.0 or more")
+    _tables(problem, op, dtype)  # raises for arrays that int32 cannot index
     traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * dtype.itemsize
-    return float(max(seconds, traffic / BANDWIDTH) + 2 * LAUNCH)
+    return float(max(cut.seconds, traffic / BANDWIDTH) + 2 * LAUNCH)
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the packed weights, and the pieces of sums."""
-    cut, out = cut_of(problem, op), math.prod(problem.shape(TENSORS[op][2]))
-    packed = 0 if op == "wgrad" else packed_size(_tables(problem, op), problem.groups)
-    copies = cut.pieces if cut.pieces > 1 or (op == "wgrad" and cut.parts > 1) else 0
+    cut, out = _cut(problem, op, dtype), math.prod(problem.shape(TENSORS[op][2]))
+    packed = 0 if op == "wgrad" else packed_size(_tables(problem, op, dtype), problem.groups)
+    copies = cut.pieces if cut.pieces > 1 else 0
     return (packed + out * copies) * dtype.itemsize
 
 
-def _tables(problem: ConvProblem, op: Op) -> Any:
-    key = ("cuda gemm", op)
+def _cut(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Cut:
+    """Return how the outputs are shared out, worked out once."""
+    key = ("cuda gemm cut", op, dtype)
     if key not in problem.derived:
-        cut = cut_of(problem, op)
+        terms = -(-problem.gemm_shape(op)[2] // max(1, math.prod(phases_of(problem, op))))
+        tiles = TILES if dtype.itemsize == 4 else [*TILES][-1:]  # what a multiprocessor of any GPU has shared memory for
+        problem.derived[key] = cut_of(problem, op, RATE[dtype.itemsize], tiles, LEAST_TERMS, max(1, -(-terms // MOST_TERMS)))
+    return problem.derived[key]
+
+
+def _tables(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Any:
+    key = ("cuda gemm", op, dtype)
+    if key not in problem.derived:
+        cut = _cut(problem, op, dtype)
         if op == "wgrad":
             problem.derived[key] = _wgrad.tables(problem, cut.pieces)
         else:
@@ -142,9 +145,9 @@ def packed_size(product: Product, groups: int) -> int:
     return max(1, product.weight_rows.size * groups * product.padded_columns)
 
 
-def _on_device(problem: ConvProblem, op: Op, name: str) -> Any:
+def _on_device(problem: ConvProblem, op: Op, dtype: np.dtype[Any], name: str) -> Any:
     """Return a table where kernels read it."""
-    return kept(problem.derived, ("cuda gemm", op, name), lambda: getattr(_tables(problem, op), name))
+    return kept(problem.derived, ("cuda gemm", op, dtype, name), lambda: getattr(_tables(problem, op, dtype), name))
 
 
 @functools.cache
@@ -170,18 +173,19 @@ def _pack_kernel(dtype: np.dtype[Any]) -> Kernel:
 
 def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Pack the weights; what `run` reads."""
-    product = _tables(problem, op)
+    product = _tables(problem, op, np.dtype(w.dtype))
     size = product.weight_rows.size * problem.groups * product.padded_columns
     packed = empty(packed_size(product, problem.groups), w.dtype)
     sizes = (size, problem.groups, product.columns, product.padded_columns, *product.weight_strides)
-    pointers = (w, _on_device(problem, op, "weight_rows"), packed)
+    pointers = (w, _on_device(problem, op, np.dtype(w.dtype), "weight_rows"), packed)
     _pack_kernel(w.dtype).launch((-(-size // PER_BLOCK), 1, 1), pointers, sizes)
     return packed
 
 
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``."""
-    cut, tables = cut_of(problem, op), _tables(problem, op)
+    dtype = np.dtype(out.dtype)
+    cut, tables = _cut(problem, op, dtype), _tables(problem, op, dtype)
     if op == "wgrad":
         _run_wgrad(problem, a, b, out, cut, tables)
         return
@@ -193,8 +197,8 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     kernel = _product.kernel(out.dtype, *cut.tile, p.channels_last, tables.aligned, depth, activation)
     packed = prepare(problem, op, b) if options.packed is None else options.packed
     grid = (-(-tables.most_rows // cut.tile[0]), tables.padded_columns // cut.tile[1], tables.phases * p.groups * cut.pieces)
-    geo = tables.geo._replace(has_bias=has_bias, pieces=cut.pieces, parts=cut.parts, last=int(cut.pieces == 1))
-    kernel.launch(grid, (a, packed, target, bias, _on_device(problem, op, "table")), geo)
+    geo = tables.geo._replace(has_bias=has_bias, pieces=cut.pieces, chunk=CHUNK, last=int(cut.pieces == 1))
+    kernel.launch(grid, (a, packed, target, bias, _on_device(problem, op, dtype, "table")), geo)
     if cut.pieces > 1:
         inner = 1 if p.channels_last else math.prod(p.output)
         sizes = (out.size, cut.pieces, max(1, p.out_channels), max(1, inner), has_bias)
@@ -205,10 +209,10 @@ def _run_wgrad(problem: ConvProblem, a: Any, b: Any, out: Any, cut: Cut, tables:
     one_tap = tables.geo.channels > 0 and tables.geo.channels % cut.tile[1] == 0
     kernel = _wgrad.kernel(out.dtype, *cut.tile, problem.channels_last, one_tap)
     grid = (-(-tables.geo.rows // cut.tile[0]), -(-tables.geo.columns // cut.tile[1]), problem.groups * cut.pieces)
-    in_order = cut.pieces * cut.parts > 1
+    in_order = cut.pieces > 1
     target = empty((cut.pieces, out.size), out.dtype) if in_order else out
-    geo = tables.geo._replace(pieces=cut.pieces, parts=cut.parts, in_order=int(in_order))
-    kernel.launch(grid, (a, b, target, _on_device(problem, op="wgrad", name="table")), geo)
+    geo = tables.geo._replace(pieces=cut.pieces, chunk=CHUNK, in_order=int(in_order))
+    kernel.launch(grid, (a, b, target, _on_device(problem, "wgrad", np.dtype(out.dtype), "table")), geo)
     if in_order:
         sizes = (out.size, cut.pieces, geo.columns, geo.channels, geo.taps, geo.flipped)
         _wgrad.finish(out.dtype).launch((-(-out.size // THREADS), 1, 1), (target, out), sizes)

@@ -41,8 +41,11 @@ def _slab(problem: ConvProblem, op: Op, kind: str) -> tuple[int, bool]:
 
 def _cut(problem: ConvProblem, op: Op, kind: str) -> gemm.Cut:
     """Return how the outputs are shared out, and into how many pieces sums are cut: to occupy the GPU, and so that none is too long."""
-    terms = -(-problem.gemm_shape(op)[2] // max(1, math.prod(gemm.phases_of(problem, op))))
-    return gemm.cut_of(problem, op, RATE[kind], LEAST_TERMS, -(-terms // CHUNK))
+    key = ("cuda tensor cut", op, kind)
+    if key not in problem.derived:
+        terms = -(-problem.gemm_shape(op)[2] // max(1, math.prod(gemm.phases_of(problem, op))))
+        problem.derived[key] = gemm.cut_of(problem, op, RATE[kind], gemm.TILES, LEAST_TERMS, max(1, -(-terms // CHUNK)))
+    return problem.derived[key]
 
 
 def _kind(dtype: Any) -> str:
@@ -112,7 +115,7 @@ def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``; a bias has its dtype."""
     kind = _kind(a.dtype)
-    (slab, vectors), (tile, _, pieces, _, _) = _slab(problem, op, kind), _cut(problem, op, kind)
+    (slab, vectors), (tile, _, pieces, _) = _slab(problem, op, kind), _cut(problem, op, kind)
     product, table = _tables(problem, op, kind), _on_device(problem, op, kind, "table")
     packed = prepare(problem, op, b) if options.packed is None else options.packed
     p = problem.transpose() if op == "dgrad" else problem
