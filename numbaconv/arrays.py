@@ -65,8 +65,8 @@ def as_cupy(value: Any, name: str) -> Any:
         raise NotImplementedError(f"{name} is on a GPU, for which CuPy is needed ({error}): pip install 'numbaconv[cuda13]'") from error
     if not isinstance(value, cupy.ndarray):
         value = cupy.asarray(value) if hasattr(value, "__cuda_array_interface__") else cupy.from_dlpack(value)
-    number = getattr(value.device, "id", None)
-    if number is not None and number != (current := cupy.cuda.runtime.getDevice()):
+    number = value.data.device_id
+    if number != (current := cupy.cuda.runtime.getDevice()):
         raise ValueError(f"{name} is on GPU {number}, but the current one is {current}: with cupy.cuda.Device({number}): …")
     return value
 
@@ -122,9 +122,9 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any], large: int = LARGE) -> A
 def contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     """Return ``array`` as a C-contiguous, aligned, writable array of ``dtype``; kernels do not write to it, so no copy for that."""
     if type(array) is not np.ndarray:
-        array = namespace(array).ascontiguousarray(array, dtype)
-        (address, _) = array.__cuda_array_interface__["data"]  # type: ignore[attr-defined]
-        return array.copy() if address % GPU_ALIGNMENT else array
+        if array.dtype != dtype or not array.flags.c_contiguous:
+            array = namespace(array).ascontiguousarray(array, dtype)
+        return array.copy() if array.data.ptr % GPU_ALIGNMENT else array  # type: ignore[attr-defined]
     if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
         array = array.astype(dtype, order="C", subok=False)
     if not array.flags.writeable:

@@ -88,7 +88,8 @@ def _filler(dtype: np.dtype[Any], parts: int) -> Any:
 def _sums(kind: Kind, dtype: np.dtype[Any]) -> Any:
     """Return the function that gives a thread's 4 × 4 sums for one filter."""
     zero, none = dtype.type(0), zeros(16)
-    run_of_taps, runs, long = correlate(1, RUN, 1, 1), kind.runs, kind.long
+    run_of_taps, half_run, three, two, one = (correlate(1, count, 1, 1) for count in (RUN, RUN // 2, 3, 2, 1))
+    runs, long = kind.runs, kind.long
     unrolled = correlate(kind.height, kind.width, kind.down, kind.across) if kind.height else None
 
     def in_loops(shared, w, geo, taps, at, w_at):  # type: ignore[no-untyped-def]
@@ -106,6 +107,22 @@ def _sums(kind: Kind, dtype: np.dtype[Any]) -> Any:
                             terms = int32(terms + RUN)
                             if terms >= CHUNK:
                                 total, acc, terms = add_tiles(total, acc), none(zero), int32(0)
+                    # The rest as short runs: taps one by one would have the lanes of a warp read every fourth number, from 8 banks of 32.
+                    if s <= int32(taps_w - RUN // 2):
+                        acc = half_run(acc, shared, int32(row + s), geo.row_on, int32(0), w, weight, int32(0), w_column)
+                        s, weight = int32(s + RUN // 2), int32(weight + RUN // 2 * w_column)
+                    left = int32(taps_w - s)
+                    if left == int32(3):
+                        acc = three(acc, shared, int32(row + s), geo.row_on, int32(0), w, weight, int32(0), w_column)
+                    elif left == int32(2):
+                        acc = two(acc, shared, int32(row + s), geo.row_on, int32(0), w, weight, int32(0), w_column)
+                    elif left == int32(1):
+                        acc = one(acc, shared, int32(row + s), geo.row_on, int32(0), w, weight, int32(0), w_column)
+                    s = taps_w
+                    if long:
+                        terms = int32(terms + RUN)
+                        if terms >= CHUNK:
+                            total, acc, terms = add_tiles(total, acc), none(zero), int32(0)
                 while s < taps_w:
                     acc = tap(acc, shared, int32(row + s * dilation_w), geo.row_on, geo.column_on, w[weight])
                     s, weight = int32(s + 1), int32(weight + w_column)
