@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 STATIC_SHARED = 48 << 10  # bytes of shared memory that every kernel may have
+# KiB of shared memory of a multiprocessor, by compute capability (CUDA C++ Programming Guide, technical specifications).
+SHARED_OF, SHARED_OF_OTHERS, SHARED_OF_SYSTEM = {(8, 0): 164, (8, 7): 164, (9, 0): 228, (10, 0): 228}, 100, 1 << 10
 INSTALL = "pip install 'numbaconv[cuda13]' (or cuda12, for older drivers)"
 
 
@@ -156,7 +158,11 @@ class Kernel:
 
     def ptx(self, capability: tuple[int, int]) -> str:
         """Compile it for an architecture, to NVIDIA's assembly language. Needs no GPU, unless functions are called that were made for it."""
-        options = {"device": False, "abi": "numba", "cc": capability, "output": "ptx", "launch_bounds": self.bounds}
+        threads, resident = self.bounds
+        if self.shared:
+            room = (SHARED_OF.get(capability, SHARED_OF_OTHERS) << 10) // (self.shared + SHARED_OF_SYSTEM)
+            resident = max(1, min(resident, room))  # more blocks than have room need not share the registers
+        options = {"device": False, "abi": "numba", "cc": capability, "output": "ptx", "launch_bounds": (threads, resident)}
         return str(cuda.compile(self.function, self.signature(), **options)[0])
 
     def launch(self, grid: tuple[int, int, int], arrays_: Sequence[Any], integers: tuple[int, ...]) -> None:

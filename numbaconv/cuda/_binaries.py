@@ -52,7 +52,7 @@ def _compiled(kernel: Kernel, capability: tuple[int, int]) -> tuple[str, bytes]:
 
 def _file(kernel: Kernel, capability: tuple[int, int]) -> Path | None:
     folder = _jit.folder_of(("cuda", *_versions(), repr(capability)))
-    key = (described(kernel.function), str(kernel.signature()), kernel.bounds)
+    key = (described(kernel.function), str(kernel.signature()), kernel.bounds, kernel.shared)
     return folder and folder / f"{kernel.function.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.bin"
 
 

@@ -272,3 +272,4 @@ def _alone(code: str) -> Any:
 
 commit = _alone("cp.async.commit_group;")
 wait = _alone("cp.async.wait_group 1;")
+wait_all = _alone("cp.async.wait_all;")

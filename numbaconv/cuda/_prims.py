@@ -25,6 +25,7 @@ if SIMULATED:
         store4,
         tile,
         wait,
+        wait_all,
         within,
         zeros,
     )
@@ -46,11 +47,12 @@ else:
         store4,
         tile,
         wait,
+        wait_all,
         within,
         zeros,
     )
 
 __all__ = [
-    "commit", "copy4", "copy8", "copy16", "wait",
+    "commit", "copy4", "copy8", "copy16", "wait", "wait_all",
     "and_aside", "divide", "forgotten", "int32", "load4", "multiply_slab", "put_aside", "raise_flag", "scatter", "store4", "tile", "within", "zeros",
 ]  # fmt: skip

@@ -24,7 +24,6 @@ from numbaconv.cuda._geometry import (
 )  # fmt: skip
 from numbaconv.cuda._prims import (
     and_aside,
-    commit,
     copy4,
     copy8,
     copy16,
@@ -36,7 +35,7 @@ from numbaconv.cuda._prims import (
     put_aside,
     scatter,
     tile,
-    wait,
+    wait_all,
     within,
 )
 from numbaconv.cuda._store import put4
@@ -91,7 +90,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
     further = threads // vectors  # rows of weights between a thread's two vectors
     w_half = SLAB * pixels  # where the weights begin in a stage
     one_stage = SLAB * (pixels + columns)
-    last_stage, all_stages = 2 * one_stage, 3 * one_stage
+    both_stages = 2 * one_stage
     copy1, per_copy = (copy4, 4) if dtype.itemsize == 4 else (copy8, 2)
     by_registers = aligned and channels_last  # four channels of a pixel are neighbours in memory, but not in a stage
     across = (columns if channels_last else pixels) // 8  # threads along the tile's side whose outputs are neighbours in memory
@@ -175,7 +174,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
     def implicit_product(x, w, y, bias, table, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[pixel, k] = Σ_tap Σ_c x[pixel's input + tap, c] · w[tap, c, k] for one phase and group.
         # THE SCHEDULE: a block owns pixels × columns outputs, a thread 8 × 8 of them in registers, as 2 × 2 quads half a tile apart.
-        # Slabs of 8 rows of the contraction pass through three stages of shared memory: asynchronous copies fill two while one is
+        # Slabs of 8 rows of the contraction pass through two stages of shared memory: asynchronous copies fill one while the other is
         # multiplied. After every chunk of slabs the sums so far are put aside, so that no accumulator is added to too often. Each piece
         # of the contraction has a copy of y of its own.
         shared, at = cuda.shared.array(0, dtype, alignment=16), cuda.blockIdx
@@ -205,11 +204,11 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
         # Where it keeps that, and what it computes: 2 quads on the side of a, 2 on the side of b, whose outputs are neighbours in memory.
         x_put, w_put = int32(x_row * pixels + pixel), int32(w_half + w_row * columns + w_column)
         x_get, w_get = (int32(t // across * 4), int32(t % across * 4)) if channels_last else (int32(t % across * 4), int32(t // across * 4))
-        acc, put, get, step, chunk = tile(zero), int32(0), int32(one_stage), int32(-2), geo.chunk
+        acc, put, step, chunk = tile(zero), int32(0), int32(-1), geo.chunk
         while step < left:
-            wait(shared)
+            wait_all(shared)
             cuda.syncthreads()
-            more = int32(step + 2) < left
+            more = int32(step + 1) < left
             if more:
                 fetch_w(w, shared, int32(put + w_put), geo, w_at)
                 if by_registers:
@@ -223,14 +222,13 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
                         channel, base, entry = int32(0), int32(base - geo.x_group), int32(entry + 4)
                 else:
                     entry = int32(entry + 4 * SLAB)
-            commit(shared)
             if step == chunk:
-                t_aside = int32(all_stages + forgotten(int32(cuda.threadIdx.x)) * 4)
+                t_aside = int32(both_stages + forgotten(int32(cuda.threadIdx.x)) * 4)
                 if chunk > geo.chunk:
                     acc = and_aside(acc, shared, t_aside, int32(4 * threads))
                 put_aside(shared, t_aside, int32(4 * threads), acc)
                 acc, chunk = tile(zero), int32(chunk + geo.chunk)
-            xa, wa = int32(get + x_get), int32(get + w_half + w_get)
+            xa, wa = int32(one_stage - put + x_get), int32(one_stage - put + w_half + w_get)
             if step >= int32(0):
                 if channels_last:
                     acc = multiply_slab(acc, shared, xa, pixels, x_gap, shared, wa, columns, w_gap)
@@ -239,9 +237,9 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
             if by_registers:
                 if more:
                     keep(shared, int32(put + x_put), loaded)
-            put, get, step = get, int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
+            put, step = int32(one_stage - put), int32(step + 1)
         if chunk > geo.chunk:
-            acc = and_aside(acc, shared, int32(all_stages + forgotten(int32(cuda.threadIdx.x)) * 4), int32(4 * threads))
+            acc = and_aside(acc, shared, int32(both_stages + forgotten(int32(cuda.threadIdx.x)) * 4), int32(4 * threads))
         first_row, first_column, group, piece, phase = place(geo, int32(at.x), int32(at.y), int32(at.z))
         y_base, m, k = int32(piece * geo.out_size + group * geo.y_group), int32(first_row + x_get), int32(first_column + w_get)
         write(y, bias, table, geo, phase, group, y_base, m, k, acc, geo.last != 0)
@@ -316,5 +314,5 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
 
     write = device(write_tile_channels if channels_last else write_tile_pixels)
     resident = RESIDENT_THREADS[threads] * 4 // dtype.itemsize // threads
-    size = (all_stages + 64 * threads) * dtype.itemsize
+    size = (both_stages + 64 * threads) * dtype.itemsize
     return Kernel(implicit_product, (dtype, dtype, dtype, dtype, np.int32), Geometry, threads, resident, shared=size)

@@ -128,3 +128,10 @@ def wait(shared: Any) -> None:
     while len(groups) > 2:
         for at, values in groups.pop(0):
             shared[at] = values
+
+
+def wait_all(shared: Any) -> None:
+    """Wait for all copies that the thread has started."""
+    for group in shared.pending.pop(running_thread(), []):
+        for at, values in group:
+            shared[at] = values

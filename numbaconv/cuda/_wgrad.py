@@ -11,7 +11,7 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import LIMIT, NOWHERE, SLAB
-from numbaconv.cuda._prims import and_aside, commit, copy4, copy8, divide, forgotten, int32, load4, multiply_slab, put_aside, tile, wait, within
+from numbaconv.cuda._prims import and_aside, copy4, copy8, divide, forgotten, int32, load4, multiply_slab, put_aside, tile, wait_all, within
 from numbaconv.cuda._product import RESIDENT_THREADS, begin
 from numbaconv.cuda._store import THREADS, put4
 from numbaconv.problem import ConvProblem, Unsupported
@@ -30,6 +30,7 @@ class Geometry(NamedTuple):
     taps: int
     flipped: int
     pixels: int
+    images: int
     out_size: int
     in_d: int
     in_h: int
@@ -61,14 +62,15 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Sum:
-    """A wgrad as a matrix product: what the kernel reads; ``table`` has four numbers for each tap, as in `_geometry`."""
+    """A wgrad as a matrix product: what the kernel reads; ``table`` has four numbers for each tap, as in `_geometry`, or for each column."""
 
     geo: Geometry
     table: Array
+    one_tap: bool
 
 
-def tables(p: ConvProblem, pieces: int) -> Sum:
-    """Return the tables of a wgrad."""
+def tables(p: ConvProblem, pieces: int, one_tap: bool) -> Sum:
+    """Return the tables of a wgrad; ``one_tap``: all columns of a tile have one tap."""
     if p.input_dilation != (1, 1, 1):
         raise Unsupported("needs an input that is not dilated for wgrad")
     channels, rows, taps = p.in_channels // p.groups, p.out_channels // p.groups, math.prod(p.filter)
@@ -78,33 +80,24 @@ def tables(p: ConvProblem, pieces: int) -> Sum:
     reached = np.logical_and.reduce([(delta < size) & (delta > NOWHERE) for delta, size in zip(grid, p.input, strict=True)])
     offset = sum(delta * step for delta, step in zip(grid, steps[2:], strict=True))
     table = np.stack([offset, *grid], axis=1)
+    if not one_tap:
+        table = np.repeat(table, channels, axis=0)
+        table[:, 0] += np.tile(np.arange(channels) * steps[1], taps)
+        reached = np.repeat(reached, channels)
     table[~reached] = 0, NOWHERE, NOWHERE, NOWHERE
     rest, far = SLAB, []
     for size in reversed(p.output):
         far.append(rest % max(size, 1))
         rest //= max(size, 1)
     values: list[int] = [
-        p.groups, rows, channels * taps, channels, taps, int(p.flipped), p.batch * math.prod(p.output), math.prod(p.shape("w")),
+        p.groups, rows, channels * taps, channels, taps, int(p.flipped), p.batch * math.prod(p.output), p.batch, math.prod(p.shape("w")),
         *p.input, *p.output, rest, *reversed(far), *p.stride, *steps, *p.strides("y"),
     ]  # fmt: skip
     geo = Geometry(*values)
     reach = [(size + SLAB) * step for size, step in zip(p.output, p.stride, strict=True)]
     if max(*geo, *reach, int(np.abs(table).max(initial=0)), math.prod(p.shape("x")), math.prod(p.shape("y")), geo.out_size * pieces) > LIMIT:
         raise Unsupported("needs arrays of fewer than 2³¹ elements")
-    return Sum(geo, table.astype(np.int32).reshape(-1))
-
-
-@device
-def moved_on(geo, n, z, p, q):  # type: ignore[no-untyped-def]
-    """Return the output pixel that lies a slab further on."""
-    q, p, z, n = int32(q + geo.far_w), int32(p + geo.far_h), int32(z + geo.far_d), int32(n + geo.far_n)
-    if q >= geo.out_w:
-        q, p = int32(q - geo.out_w), int32(p + 1)
-    if p >= geo.out_h:
-        p, z = int32(p - geo.out_h), int32(z + 1)
-    if z >= geo.out_d:
-        z, n = int32(z - geo.out_d), int32(n + 1)
-    return n, z, p, q
+    return Sum(geo, table.astype(np.int32).reshape(-1), one_tap)
 
 
 @device
@@ -142,18 +135,38 @@ def finish(dtype: np.dtype[Any]) -> Kernel:
 
 
 @functools.cache
-def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, one_tap: bool) -> Kernel:
-    """Return the kernel for tiles of ``rows`` × ``columns``; frozen are the layout and whether all columns of a tile have ``one_tap``."""
+def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, one_tap: bool, depth: bool) -> Kernel:
+    """Return the kernel for tiles of ``rows`` × ``columns``.
+
+    Frozen are the layout, whether all columns of a tile have ``one_tap`` and whether there is a third axis (``depth``).
+    """
     threads = rows * columns // 64
     span = threads // SLAB  # threads that load the same pixel
     a_row, b_row = rows + PAD, columns + PAD
     b_first, one_stage = SLAB * a_row, SLAB * (a_row + b_row)
-    last_stage, all_stages = 2 * one_stage, 3 * one_stage
+    both_stages = 2 * one_stage
     copy1 = copy4 if dtype.itemsize == 4 else copy8
     a_gap, b_gap, across = rows // 2, columns // 2, columns // 8
     zero = dtype.type(0)
     zeros = (zero, zero, zero, zero)
     put = put4(None, dtype)
+
+    def moved_on(geo, n, z, p, q):  # type: ignore[no-untyped-def]
+        """Return the output pixel that lies a slab further on."""
+        q, p, n = int32(q + geo.far_w), int32(p + geo.far_h), int32(n + geo.far_n)
+        if q >= geo.out_w:
+            q, p = int32(q - geo.out_w), int32(p + 1)
+        if depth:
+            z = int32(z + geo.far_d)
+            if p >= geo.out_h:
+                p, z = int32(p - geo.out_h), int32(z + 1)
+            if z >= geo.out_d:
+                z, n = int32(z - geo.out_d), int32(n + 1)
+        elif p >= geo.out_h:
+            p, n = int32(p - geo.out_h), int32(n + 1)
+        return n, z, p, q
+
+    moved_on = device(moved_on)
 
     def fetch_y(dy, shared, to, geo, at, row, ok):  # type: ignore[no-untyped-def]
         """Start to copy a thread's rows of one pixel, span apart."""
@@ -163,7 +176,8 @@ def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, o
 
     def reached(geo, delta, d0, h0, w0):  # type: ignore[no-untyped-def]
         """Return whether a tap meets the input."""
-        return within(int32(d0 + delta[1]), geo.in_d) and within(int32(h0 + delta[2]), geo.in_h) and within(int32(w0 + delta[3]), geo.in_w)
+        inside = within(int32(h0 + delta[2]), geo.in_h) and within(int32(w0 + delta[3]), geo.in_w)
+        return inside and within(int32(d0 + delta[1]), geo.in_d) if depth else inside
 
     reached = device(reached)
 
@@ -177,14 +191,12 @@ def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, o
 
     def each_by_itself(x, shared, to, table, geo, at, column, d0, h0, w0, ok):  # type: ignore[no-untyped-def]
         """Start to copy a thread's columns of one pixel, span apart, each by a tap of its own."""
+        column = forgotten(column)  # or where the columns' entries are would be kept in registers
         for i in range(columns // span):
             here = int32(column + i * span)
-            tap, channel = divide(here, geo.channels)
-            if here >= geo.columns:
-                tap = channel = int32(0)
-            delta = load4(table, int32(tap * 4))
+            delta = load4(table, int32(here * 4 if here < geo.columns else 0))
             inside = ok and here < geo.columns and reached(geo, delta, d0, h0, w0)
-            copy1(shared, to, int32(0), int32(i * span), x, int32(at + delta[0] + channel * geo.x_c), inside)
+            copy1(shared, to, int32(0), int32(i * span), x, int32(at + delta[0]), inside)
 
     fetch_y, fetch_x = device(fetch_y), device(of_one_tap if one_tap else each_by_itself)
 
@@ -203,40 +215,43 @@ def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, o
         # THE SCHEDULE: a block owns rows × columns of dw, a thread 8 × 8 of them in registers. Slabs of 8 pixels pass through shared
         # memory as in `_product`, in chunks and pieces as there; neighbouring threads load neighbours in memory.
         shared = cuda.shared.array(0, dtype, alignment=16)
-        t = forgotten(int32(cuda.threadIdx.x))
-        piece, group = divide(int32(cuda.blockIdx.z), geo.groups)
-        first_row, first_column = int32(int32(cuda.blockIdx.x) * rows), int32(int32(cuda.blockIdx.y) * columns)
+        t, at = forgotten(int32(cuda.threadIdx.x)), cuda.blockIdx
+        piece, group = divide(forgotten(int32(at.z)), geo.groups)
+        first_row, first_column = int32(forgotten(int32(at.x)) * rows), int32(forgotten(int32(at.y)) * columns)
         slabs = int32((geo.pixels + SLAB - 1) // SLAB)
         slab = begin(slabs, piece, geo.pieces)
         left = int32(begin(slabs, int32(piece + 1), geo.pieces) - slab)
         lane, index = (int32(t // span), int32(t % span)) if channels_last else (int32(t % SLAB), int32(t // SLAB))
         row, column, pixel = int32(first_row + index), int32(first_column + index), int32(slab * SLAB + lane)
         rest, q = divide(pixel, geo.out_w)
-        rest, p = divide(rest, geo.out_h)
-        n, z = divide(rest, geo.out_d)
+        n, p = divide(rest, geo.out_h)
+        z = int32(0)
+        if depth:
+            n, z = divide(n, geo.out_d)
         a_put, b_put = int32(lane * a_row + index), int32(b_first + lane * b_row + index)
         a_get, b_get = int32(t // across * 4), int32(t % across * 4)
-        acc, put, get, step, chunk = tile(zero), int32(0), int32(one_stage), int32(-2), geo.chunk
+        acc, put, step, chunk = tile(zero), int32(0), int32(-1), geo.chunk
         while step < left:
-            wait(shared)
+            wait_all(shared)
             cuda.syncthreads()
-            if int32(step + 2) < left:
+            if int32(step + 1) < left:
                 a_to, b_to = int32(put + a_put), int32(put + b_put)
-                fetch(dy, x, shared, a_to, b_to, table, geo, n, z, p, q, row, column, group, pixel < geo.pixels)
+                fetch(dy, x, shared, a_to, b_to, table, geo, n, z, p, q, row, column, group, n < geo.images)
                 n, z, p, q = moved_on(geo, n, z, p, q)
-                pixel = int32(pixel + SLAB)
-            commit(shared)
+            put = int32(one_stage - put)  # from now on what is multiplied
             if step == chunk:
-                t_aside = int32(all_stages + forgotten(int32(cuda.threadIdx.x)) * 4)
+                t_aside = int32(both_stages + forgotten(int32(cuda.threadIdx.x)) * 4)
                 if chunk > geo.chunk:
                     acc = and_aside(acc, shared, t_aside, int32(4 * threads))
                 put_aside(shared, t_aside, int32(4 * threads), acc)
                 acc, chunk = tile(zero), int32(chunk + geo.chunk)
             if step >= int32(0):
-                acc = multiply_slab(acc, shared, int32(get + a_get), a_row, a_gap, shared, int32(get + b_first + b_get), b_row, b_gap)
-            put, get, step = get, int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
+                acc = multiply_slab(acc, shared, int32(put + a_get), a_row, a_gap, shared, int32(put + b_first + b_get), b_row, b_gap)
+            step = int32(step + 1)
         if chunk > geo.chunk:
-            acc = and_aside(acc, shared, int32(all_stages + forgotten(int32(cuda.threadIdx.x)) * 4), int32(4 * threads))
+            acc = and_aside(acc, shared, int32(both_stages + forgotten(int32(cuda.threadIdx.x)) * 4), int32(4 * threads))
+        piece, group = divide(forgotten(int32(at.z)), geo.groups)
+        first_row, first_column = int32(forgotten(int32(at.x)) * rows), int32(forgotten(int32(at.y)) * columns)
         write(dw, geo, int32(piece * geo.out_size), group, int32(first_row + a_get), int32(first_column + b_get), acc)
 
     def place(geo, column):  # type: ignore[no-untyped-def]
@@ -277,5 +292,5 @@ def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, o
         row_of(dw, geo, base, group, int32(row + a_gap + 3), places, acc[56:64])
 
     write = device(write)
-    size, resident = (all_stages + 64 * threads) * dtype.itemsize, RESIDENT_THREADS[threads] * 4 // dtype.itemsize // threads
+    size, resident = (both_stages + 64 * threads) * dtype.itemsize, RESIDENT_THREADS[threads] * 4 // dtype.itemsize // threads
     return Kernel(sum_over_pixels, (dtype, dtype, dtype, np.int32), Geometry, threads, resident, shared=size)

@@ -134,7 +134,8 @@ def _tables(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Any:
     if key not in problem.derived:
         cut = _cut(problem, op, dtype)
         if op == "wgrad":
-            problem.derived[key] = _wgrad.tables(problem, cut.pieces)
+            channels = problem.in_channels // problem.groups
+            problem.derived[key] = _wgrad.tables(problem, cut.pieces, channels > 0 and channels % cut.tile[1] == 0)
         else:
             problem.derived[key] = _geometry.product(problem, op, cut.tile, cut.pieces)
     return problem.derived[key]
@@ -192,9 +193,8 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     p = problem.transpose() if op == "dgrad" else problem
     target = empty((cut.pieces, out.size), out.dtype) if cut.pieces > 1 else out
     bias, has_bias = (target, 0) if options.bias is None else (options.bias, 1)
-    depth = p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
     activation = options.activation if cut.pieces == 1 else None
-    kernel = _product.kernel(out.dtype, *cut.tile, p.channels_last, tables.aligned, depth, activation)
+    kernel = _product.kernel(out.dtype, *cut.tile, p.channels_last, tables.aligned, _has_depth(p), activation)
     packed = prepare(problem, op, b) if options.packed is None else options.packed
     grid = (-(-tables.most_rows // cut.tile[0]), tables.padded_columns // cut.tile[1], tables.phases * p.groups * cut.pieces)
     geo = tables.geo._replace(has_bias=has_bias, pieces=cut.pieces, chunk=CHUNK, last=int(cut.pieces == 1))
@@ -205,9 +205,12 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
         finish(options.activation, out.dtype).launch((-(-out.size // PER_BLOCK), 1, 1), (target, bias, out), sizes)
 
 
+def _has_depth(p: ConvProblem) -> bool:
+    return p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
+
+
 def _run_wgrad(problem: ConvProblem, a: Any, b: Any, out: Any, cut: Cut, tables: Any) -> None:
-    one_tap = tables.geo.channels > 0 and tables.geo.channels % cut.tile[1] == 0
-    kernel = _wgrad.kernel(out.dtype, *cut.tile, problem.channels_last, one_tap)
+    kernel = _wgrad.kernel(out.dtype, *cut.tile, problem.channels_last, tables.one_tap, _has_depth(problem))
     grid = (-(-tables.geo.rows // cut.tile[0]), -(-tables.geo.columns // cut.tile[1]), problem.groups * cut.pieces)
     in_order = cut.pieces > 1
     target = empty((cut.pieces, out.size), out.dtype) if in_order else out
@@ -225,7 +228,8 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
         yield name, _product.kernel(np.dtype(np.float32), pixels, columns, last, aligned, False, "relu")
     for (rows, columns), last, one_tap in itertools.product(TILES, (False, True), (False, True)):
         name = f"gemm wgrad {rows}×{columns} {'NHWC' if last else 'NCHW'} {'one tap' if one_tap else 'any channels'}"
-        yield name, _wgrad.kernel(np.dtype(np.float32), rows, columns, last, one_tap)
+        yield name, _wgrad.kernel(np.dtype(np.float32), rows, columns, last, one_tap, False)
+    yield "gemm wgrad volume", _wgrad.kernel(np.dtype(np.float32), 128, 128, False, True, True)
     yield "gemm float64", _product.kernel(np.dtype(np.float64), 64, 64, False, True, True, None)
     yield "pack", _pack_kernel(np.dtype(np.float32))
     yield "gemm wgrad finish", _wgrad.finish(np.dtype(np.float32))
