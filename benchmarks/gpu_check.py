@@ -283,6 +283,19 @@ def split(seconds: dict[str, float]) -> tuple[float, dict[str, float]]:
     return ours, {name: value for name, value in seconds.items() if not name.startswith("numbaconv")}
 
 
+def report(rows: list[dict[str, Any]]) -> None:
+    """Print the table, and for each operation and precision the geometric mean and the worst of the ratios."""
+    print(markdown(["case", "operation", "precision", "time", "Tflop/s", "TB/s", "best peer", "method"], map(line, rows)))
+    groups: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if "seconds" in row:
+            ours, peers = split(row["seconds"])
+            if peers:
+                groups.setdefault((row["op"], row["precision"]), []).append(min(peers.values()) / ours)
+    for (op, precision), ratios in groups.items():
+        print(f"{op}, {precision}: geometric mean {geometric_mean(ratios):.2f} of {len(ratios)} cases, worst {min(ratios):.2f}")
+
+
 def describe(clock: Clock) -> dict[str, Any]:
     """Return what was measured on, with which versions."""
     import numba
@@ -307,13 +320,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-tests", action="store_true")
     parser.add_argument("--only-tests", action="store_true")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the JSON file")
+    parser.add_argument("--read", type=Path, help="print the table of such a file, and do nothing else")
     settings = parser.parse_args(arguments)
+    if settings.read:
+        found = json.loads(settings.read.read_text())
+        report(found["rows"])
+        print(f"a call of the smallest layer takes {found['overhead'] * 1e6:.1f} µs on the host")
+        return 0
     clock = Clock()
     about = describe(clock)
     settings.results.mkdir(parents=True, exist_ok=True)
     date = datetime.date.today().isoformat()
     file = settings.results / f"{re.sub('[^a-z0-9]+', '-', about['device'].lower())}-{date}.json"
-    found: dict[str, Any] = {"about": about, "date": date, "tests": {}, "rows": []}
+    found = {"about": about, "date": date, "tests": {}, "rows": []}
 
     def keep() -> None:
         file.write_text(json.dumps(found, indent=1, ensure_ascii=False))
@@ -338,10 +357,7 @@ def main(arguments: list[str] | None = None) -> int:
         keep()
     sizes = ((2000, 31),) if clock.simulated else ((10**6, 31), (10**7, 127), (10**7, 1023), (10**6, 8191))
     rows += [measure_signal(n, r, clock) for n, r in sizes if not settings.match and not settings.only_tests]
-    print(markdown(["case", "operation", "precision", "time", "Tflop/s", "TB/s", "best peer", "method"], map(line, rows)))
-    for op in (*settings.ops, "signal"):
-        pairs = [split(row["seconds"]) for row in rows if row["op"] == op and "seconds" in row]
-        print(f"{op}: geometric mean {geometric_mean(min(peers.values()) / ours for ours, peers in pairs if peers):.2f} of {len(pairs)} cases")
+    report(rows)
     took = overhead(clock)
     print(f"a call of the smallest layer takes {took * 1e6:.1f} µs on the host")
     found["overhead"] = took

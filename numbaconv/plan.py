@@ -14,7 +14,7 @@ from numbaconv import memory
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Run, Unsupported
 
 DEVICES = {"cpu": "numbaconv.cpu", "cuda": "numbaconv.cuda"}
-MACHINES = {"cpu": "one core", "cuda": "an H200"}  # whose time an estimate is
+MACHINES = {"cpu": "one core", "cuda": "an H100"}  # whose time an estimate is
 PRECISIONS = ("default", "highest")  # and what algorithms of a room name in PRECISIONS of their own
 Array = np.ndarray[Any, Any]
 MEASURED_SECONDS, MEASURED_CALLS = 0.3, 50  # `explain` measures an algorithm for so long, or so often, and at least 3 times

@@ -250,6 +250,14 @@ def test_gpu_check_measures_and_writes_its_file(tmp_path, monkeypatch, capsys):
     assert "| 2→3 3×3 @5 | forward | float32 |" in capsys.readouterr().out
 
 
+def test_results_that_are_kept_can_be_read(capsys):
+    files = sorted((gpu_check.ROOT / "benchmarks" / "results").glob("*.json"))
+    assert files
+    for file in files:
+        assert gpu_check.main(["--read", str(file)]) == 0
+        assert "forward, float32: geometric mean" in capsys.readouterr().out
+
+
 def test_nopython_code_is_compared(capsys):
     jit.main(["--seconds", "0", "--signals", "3", "--size", "300", "--repeat", "0"])
     printed = capsys.readouterr().out

@@ -11,12 +11,13 @@ import pytest
 
 from numbaconv import reference
 from numbaconv.cuda import _tensor_twins as twins
-from numbaconv.cuda import gemm, tensor
+from numbaconv.cuda import gemm, tensor, widened
 from numbaconv.cuda._backend import SIMULATED
 from numbaconv.cuda._simulator import Memory, launch
 from numbaconv.cuda._tensor_layout import Variant, reader, vector_mask
 from numbaconv.cuda._twins import commit, copy4, wait
-from numbaconv.problem import ConvProblem, Options, Unsupported
+from numbaconv.plan import plan
+from numbaconv.problem import OPS, TENSORS, ConvProblem, Options, Unsupported
 from tests.cases import NAMED, fill, on_gpu, operands, poisoned, random_problem
 
 KINDS = {"tf32": np.float32, "f16": np.float16, "bf16": np.uint16}
@@ -245,3 +246,34 @@ def test_what_it_refuses():
         with pytest.raises(Unsupported):
             tensor.cost(problem, op, np.dtype(dtype))
     assert tensor.cost(problem, "fprop", np.dtype(np.float16)) > 0
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+@pytest.mark.parametrize("op", OPS)
+def test_widened_is_rounded_once(kind, op, rng):
+    """16-bit formats in float32: what float32 arithmetic gives, rounded to the format, with a bias in it and an activation."""
+    for number in range(6):
+        problem = random_problem(rng, largest=4)
+        if number == 5:
+            problem = ConvProblem.from_shapes((2, 6, 7, 6), (6, 1, 3, 3), rank=2, padding=1, groups=6)
+        try:
+            widened.cost(problem, op, np.dtype(KINDS[kind]))
+        except Unsupported:
+            continue
+        a, b = (coded(t, kind) for t in operands(problem, op, np.float32, rng, "signed"))
+        channels = problem.out_channels if op == "fprop" else problem.in_channels
+        bias = None if op == "wgrad" else coded(fill((channels,), np.float32, rng, "signed"), kind)
+        out = poisoned(problem.shape(TENSORS[op][2]), KINDS[kind])
+        found = read(on_gpu(widened.run, problem, op, a, b, out, Options(bias, None if bias is None else "relu")), kind)
+        wide = [None if t is None else read(t, kind) for t in (a, b, bias)]
+        expected = reference.run(problem, op, wide[0], wide[1], wide[2], None if bias is None else "relu")
+        np.testing.assert_allclose(found, expected, rtol=2 * EPS[kind], atol=1e-5, err_msg=f"{op} {problem}")
+
+
+def test_few_channels_a_group_are_widened():
+    problem = ConvProblem.from_shapes((32, 96, 112, 112), (96, 1, 3, 3), rank=2, padding=1, groups=96)
+    dense = ConvProblem.from_shapes((32, 64, 56, 56), (64, 64, 3, 3), rank=2, padding=1)
+    for kind, precision in (("f16", "default"), ("bf16", "bf16")):
+        dtype = np.dtype(KINDS[kind])
+        assert [plan(problem, op, dtype, precision=precision, device="cuda").name for op in OPS] == ["widened"] * 3
+        assert [plan(dense, op, dtype, precision=precision, device="cuda").name for op in OPS] == ["tensor", "tensor", "widened"]

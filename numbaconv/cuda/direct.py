@@ -23,10 +23,10 @@ FILLED = 1 << 16  # threads that occupy a large GPU. A constant, so that results
 MOST_PIECES = 128  # of a sum whose outputs are too few threads
 LEAST_ROWS = 16  # of a piece
 MENDERS = 1056  # blocks that look for outputs to mend: eight for each of 132 multiprocessors
-# Rates are what data sheets and machine code let expect: no GPU has measured them yet (benchmarks/gpu_check.py).
-RATE = {"f": 2e12, "c": 0.5e12, "i": 1e12, "u": 1e12}  # products of 4 bytes a second, by kind
+# Measured on an H100 for float32 (benchmarks/gpu_check.py), the others in proportion to their instructions.
+RATE = {"f": 0.4e12, "c": 0.1e12, "i": 0.25e12, "u": 0.25e12}  # products of 4 bytes a second, by kind
 BANDWIDTH = 2e12  # bytes a second
-LAUNCH = 5e-6  # seconds
+LAUNCH = 4e-6  # seconds
 
 
 class Geometry(NamedTuple):
@@ -263,7 +263,7 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     geo = geometry(problem, op)
     share = min(1.0, geo.outputs * _pieces(geo) / FILLED)
     traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * dtype.itemsize
-    return float(problem.macs * size / RATE[dtype.kind] / max(share, 1e-5) + traffic / BANDWIDTH + 2 * LAUNCH)
+    return float(problem.macs * size / RATE[dtype.kind] / max(share, 1e-5) + traffic / BANDWIDTH + (1 if _pieces(geo) == 1 else 2) * LAUNCH)
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:

@@ -34,6 +34,7 @@ GRID_LIMIT = 65535  # of a grid's second and third axis
 # Measured on an H100 (benchmarks/gpu_check.py and its profiler): a multiprocessor with 512 threads, and how much fewer threads slow it down.
 RATE = {4: 170e9, 8: 85e9}  # multiply-adds a second, by the size of an element
 SLOW_THREADS = 128  # of t threads the rate is t / (t + these), up to a factor
+ROUND = 8e-6  # seconds that blocks take to begin and to store what they have, once for each time that a multiprocessor is filled
 BANDWIDTH = 2.6e12  # bytes a second
 LAUNCH = 4e-6  # seconds
 
@@ -79,7 +80,7 @@ def _seconds(blocks: int, tile: tuple[int, int], terms: int, rate: float) -> flo
         if count and times:
             threads = count * tile[0] * tile[1] // 64
             speed = rate * threads / (threads + SLOW_THREADS) * (512 + SLOW_THREADS) / 512
-            seconds += times * count * tile[0] * tile[1] * terms / min(speed, rate)
+            seconds += times * (count * tile[0] * tile[1] * terms / min(speed, rate) + ROUND)
     return seconds
 
 

@@ -22,10 +22,11 @@ from numbaconv.cuda._stencil_tiles import FILLED, Pass, gradient_pass, passes
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
-# Rates are what data sheets and machine code let expect: no GPU has measured them yet (benchmarks/gpu_check.py).
-RATE = {"unrolled": 14e12, "runs": 11e12, "loops": 4e12}  # products of float32 a second, by kernel
-BANDWIDTH = 3e12  # bytes a second
-LAUNCH = 5e-6  # seconds
+# Measured on an H100 (benchmarks/gpu_check.py), but for "loops".
+RATE = {"unrolled": 7e12, "runs": 8e12, "loops": 3e12}  # products of float32 a second, by kernel
+BANDWIDTH = 2.5e12  # bytes a second
+GRADIENT = 2.0  # of the time of fprop that wgrad takes
+LAUNCH = 4e-6  # seconds
 
 
 def _passes(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
@@ -45,7 +46,7 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
         rate = RATE["unrolled" if p.kind.height else "runs" if p.kind.runs else "loops"] * 4 / dtype.itemsize
         seconds += LAUNCH + p.products / rate / min(1.0, max(1, p.blocks) / FILLED)
     traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * dtype.itemsize
-    return float(max(seconds, traffic / BANDWIDTH + LAUNCH * (1 + len(found))))
+    return float(max(seconds, traffic / BANDWIDTH + LAUNCH * (1 + len(found)))) * (GRADIENT if op == "wgrad" else 1.0)
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:

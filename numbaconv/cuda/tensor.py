@@ -27,7 +27,7 @@ KINDS = {"float32": "tf32", "float16": "f16", "bfloat16": "bf16", "uint16": "bf1
 PRECISIONS = {"float32": ("tf32",), "uint16": ("bf16",)}
 CHUNK = 16384  # terms of one accumulator: tensor cores cut sums off rather than round them, which 2,000 steps later is 2⁻¹³
 LEAST_TERMS = 256  # of a piece
-RATE = {"tf32": 0.6e12, "bf16": 1.1e12, "f16": 1.1e12}  # multiply-adds a second of a multiprocessor, measured on an H100
+RATE = {"tf32": 0.43e12, "bf16": 0.55e12, "f16": 0.55e12}  # multiply-adds a second of a multiprocessor, measured on an H100
 
 
 def _slab(problem: ConvProblem, op: Op, kind: str) -> tuple[int, bool]:

@@ -19,7 +19,7 @@ from numbaconv.cuda._winograd import THREADS, Tiles, filters, forward, inverse
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 EXACT = False  # its errors are several times those of the direct sum
-WORTH = 2e-5  # seconds that it must save
+WORTH = 1e-5  # seconds that it must save
 POSITIONS = 16
 
 
