@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from cases import fill, operands, poisoned, random_problem, to_gpu, to_host
 from tolerance import INEXACT
 
 from numbaconv import reference
+from numbaconv.cuda import _backend
 from numbaconv.cuda.sequence import Sequence, Steps
 from numbaconv.plan import room
 from numbaconv.problem import OPS, TENSORS, ConvProblem, Options, Unsupported
@@ -93,3 +97,24 @@ def test_a_failure_leaves_nothing_half_written_down(rng):
     sequence.run = run
     for _ in range(2):
         compute(sequence, problem, "fprop", rng, False, None, 0)
+
+
+@pytest.mark.parametrize(("wide", "integer"), [(False, ctypes.c_int32), (True, ctypes.c_int64)])
+def test_a_launch_gives_the_driver_every_value_where_it_looks_for_it(wide, integer, monkeypatch):
+    """What cuLaunchKernel would read: one place for each pointer, then one for each number, of its own size."""
+    seen = []
+
+    def launch_kernel(handle, *given):
+        *shape, shared, stream, places, extra = given
+        at = (ctypes.c_void_p * 5).from_address(places)
+        pointers = [ctypes.c_uint64.from_address(place).value for place in at[:2]]
+        seen.append((handle, tuple(shape), shared, stream, pointers, [integer.from_address(place).value for place in at[2:]], extra))
+
+    driver = SimpleNamespace(driver=SimpleNamespace(launchKernel=launch_kernel))
+    monkeypatch.setattr(_backend, "arrays", lambda: SimpleNamespace(cuda=driver))
+    kernel = _backend.Kernel(lambda *_: None, ("f4", "i4"), 3, 96, wide=wide, shared=70_000)
+    launch = _backend.Launch(kernel, SimpleNamespace(handle=77), (4, 5, 6), (7, -8, 2**31 - 1))
+    calls = (11, [2**40 + 16, 2**63]), (0, [32, 48])
+    for call in calls:
+        launch(*call)
+    assert seen == [(77, (4, 5, 6, 96, 1, 1), 70_000, *call, [7, -8, 2**31 - 1], 0) for call in calls]
