@@ -29,15 +29,18 @@ groups : int
 HOW = """layout : {{"{first}", "{last}"}}
     Order of the axes of x and of the output; w has one order.
 method : str
-    "auto" takes the cheapest algorithm, a name ("gemm", "dots", "winograd", "fir", "stencil", "fft", "direct") that one.
-    `explain` says which can do a problem.
-precision : {{"default", "highest"}}
+    "auto" takes the cheapest algorithm, a name ("gemm", "dots", "winograd", "fir", "stencil", "fft", "direct"; on a GPU also "tensor" and
+    "widened") that one. `explain` says which can do a problem.
+precision : {{"default", "highest", "tf32", "bf16"}}
     Which error bounds "auto" allows: by default those of Winograd too, 64 eps · Σ|x||w| of a tile's largest output, and of Fourier
-    transforms, 4 eps · ‖x‖₂‖w‖₂; "highest" keeps to the bounds of the direct sum.
+    transforms, 4 eps · ‖x‖₂‖w‖₂; "highest" keeps to the bounds of the direct sum. On a GPU, "tf32" lets tensor cores round float32 operands to
+    2⁻¹¹, and "bf16" says that arrays of uint16 are bfloat16.
 out : ndarray, optional
     Where to write the result: right shape and dtype, not overlapping an input.
-device, stream : None
-    For a GPU; the CPU has neither."""
+device : {{None, "cuda"}}
+    "cuda" computes NumPy arrays on a GPU; arrays that are there are computed there.
+stream : stream of CuPy, PyTorch or Numba, optional
+    On a GPU, by default CuPy's current one; the CPU has none."""
 
 RAISES = """TypeError
     If an array is masked or of an unsupported dtype, or an option of the wrong type.

@@ -41,7 +41,9 @@ class PreparedWeights:
 
 
 def _packing(chosen: planning.Plan) -> tuple[Any, ...]:
-    return chosen.device, chosen.name, chosen.op, chosen.dtype, chosen.problem.groups, chosen.problem.shape("w")
+    packing = getattr(chosen.algorithm, "packing", None)  # of algorithms whose packed form depends on more than is said here
+    further = None if packing is None else packing(chosen.problem, chosen.op, chosen.dtype)
+    return chosen.device, chosen.name, chosen.op, chosen.dtype, chosen.problem.groups, chosen.problem.shape("w"), further
 
 
 def _forward(
@@ -53,7 +55,7 @@ def _forward(
     asked = Asked(*options)
     x = as_array(x, "x")
     prepared = w if isinstance(w, PreparedWeights) else None
-    w = prepared.w if prepared else as_array(w, "w")
+    w = as_array(prepared.w if prepared else w, "w")
     if bias is None:
         dtype = result_type(x, w)
     else:
@@ -210,7 +212,7 @@ def prepare(w: Any, x_shape: Sequence[int], *, transposed: bool = False, dtype: 
     w : array_like, (K, C/groups, *filter)
         Weights; copied.
     x_shape : sequence of int
-        Shape of the inputs to come; calls with other shapes work, and pack again if another algorithm is chosen for them.
+        Shape of the inputs to come; calls with other shapes and options work, and pack w again if they need it packed another way.
     transposed : bool
         Whether the weights are for conv_transpose1d … 3d.
     dtype : dtype, optional

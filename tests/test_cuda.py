@@ -229,3 +229,23 @@ def test_without_a_gpu_the_error_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode and "line 4" in done.stderr, done.stderr
     assert "CudaError: device='cuda' needs" in done.stderr and ("numbaconv[cuda13]" in done.stderr or "NVIDIA GPU" in done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("w", "prepared_for", "used_on", "options", "of_prepare", "of_call"),
+    [
+        ((4, 3, 3, 3), (1, 4, 4, 4), (1, 4, 4, 4), {"method": "gemm"}, {"stride": 2}, {"stride": 1}),
+        ((4, 8, 3, 3), (1, 8, 5, 5), (1, 5, 5, 8), {"method": "tensor", "precision": "tf32"}, {}, {"layout": "NHWC"}),
+        ((3, 1, 3, 3), (1, 5, 5, 3), (1, 3, 5, 5), {"method": "stencil", "groups": 3}, {"layout": "NHWC"}, {}),
+        ((4, 8, 3, 3), (1, 8, 1, 5), (1, 8, 3, 5), {"method": "gemm", "padding": 1}, {}, {}),
+        ((2, 8, 3, 3), (1, 8, 5, 5), (1, 5, 5, 8), {"method": "winograd"}, {}, {"layout": "NHWC"}),
+    ],
+    ids=["stride", "tensor-layout", "stencil-layout", "taps-that-meet-padding-alone", "winograd-layout"],
+)
+def test_prepared_weights_are_read_only_by_calls_that_pack_them_alike(w, prepared_for, used_on, options, of_prepare, of_call, rng):
+    weights, x = fill(w, "float32", rng), fill(used_on, "float32", rng)
+    transposed = "stride" in of_prepare
+    prepared = nc.prepare(weights, prepared_for, transposed=transposed, device="cuda", **options, **of_prepare)
+    call = nc.conv_transpose2d if transposed else nc.conv2d
+    expected = call(x, weights, **{k: v for k, v in (options | of_call).items() if k not in ("method", "precision")}, precision="highest")
+    np.testing.assert_allclose(call(x, prepared, device="cuda", **options, **of_call), expected, rtol=0, atol=1e-3)

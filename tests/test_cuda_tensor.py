@@ -194,7 +194,7 @@ SHAPES = {  # channels that fill slabs of words, by the way in which x is gather
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", SHAPES)
 def test_every_tile_and_way_of_gathering(way, kind, tile, rng, monkeypatch):
-    monkeypatch.setattr(gemm, "cut_of", lambda *_: gemm.Cut(tile, 1, 1, 1e-5))
+    monkeypatch.setattr(gemm, "cut_of", lambda *_: gemm.Cut(tile, 1, 1e-5))
     for channels in SHAPES[way][kind][: 2 if tile == (64, 64) else 1]:
         for last in (False, True) if way == "single" else ((way != "aligned"),):
             columns = int(rng.integers(3, 7) * (4 if rng.random() < 0.5 else 5))

@@ -75,7 +75,7 @@ def on_device(array: Any) -> Any:
 
 
 class Recording(threading.local):
-    """What the thread's running call launches, with the memory that it takes; `_sequence` plays it back."""
+    """What the thread's running call launches, with the memory that it takes; `sequence` plays it back."""
 
     launches: list[tuple[Kernel, tuple[int, int, int], Sequence[Any], tuple[int, ...]]] | None = None  # None: nothing is recorded
     workspace: list[Any]
@@ -106,13 +106,15 @@ def zeros(count: int, dtype: Any) -> Any:
 def kept(where: dict[Any, Any], key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
     """Return a table of a problem on the current device, made and copied once; it is there when this returns, as any stream may read it."""
     key = (*key, current_device())
-    if key not in where:
-        where[key] = on_device(make())
+    table = where.get(key)
+    if table is None:
+        table = on_device(make())
         if not SIMULATED:
             arrays().cuda.get_current_stream().synchronize()
+        table = where.setdefault(key, table)
     if recording.launches is not None:
-        recording.tables.append(where[key])
-    return where[key]
+        recording.tables.append(table)
+    return table
 
 
 def current_device() -> int:

@@ -105,7 +105,6 @@ class Product:
     padded_columns: int
     phases: int
     most_rows: int  # output pixels of the largest phase
-    slabs: int  # of the phase with the most
     aligned: bool
 
 
@@ -126,7 +125,7 @@ def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int, sl
     rows: list[list[int]] = []
     entries: list[tuple[int, int, int, int]] = []
     weight_rows: list[int] = []
-    most_rows = most_slabs = 0
+    most_rows = 0
     for phase in itertools.product(*by_axis):
         sizes = [a.count for a in phase]
         taps = [((rd * p.filter[1] + rh) * p.filter[2] + rw, dd, dh, dw)
@@ -142,7 +141,7 @@ def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int, sl
             sources += [-1] * missing
         first = [a.first for a in phase]
         slabs = len(sources) // slab
-        most_rows, most_slabs = max(most_rows, p.batch * math.prod(sizes)), max(most_slabs, slabs)
+        most_rows = max(most_rows, p.batch * math.prod(sizes))
         rows.append([p.batch * math.prod(sizes), *sizes, first[0] * yd + first[1] * yh + first[2] * yw, len(entries), slabs, len(weight_rows)])
         entries += own
         weight_rows += sources
@@ -164,7 +163,7 @@ def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int, sl
         raise Unsupported("needs arrays of fewer than 2³¹ elements")
     return Product(
         geo, table.astype(np.int32), np.array(weight_rows, np.int32), (from_column, channels * columns * taps_of_w), columns, padded,
-        len(rows), most_rows, most_slabs, aligned,
+        len(rows), most_rows, aligned,
     )  # fmt: skip
 
 

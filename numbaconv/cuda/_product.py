@@ -252,8 +252,8 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
             shift = bias[int32(b_first + column)]
         b4 = (shift, shift, shift, shift)
         p0, p1, p2, p3, q0, q1, q2, q3 = pixels8
-        put(y, moved(p0, by, inside), moved(p1, by, inside), moved(p2, by, inside), moved(p3, by, inside), values[0:4], b4, False, last, vector)
-        put(y, moved(q0, by, inside), moved(q1, by, inside), moved(q2, by, inside), moved(q3, by, inside), values[4:8], b4, False, last, vector)
+        put(y, moved(p0, by, inside), moved(p1, by, inside), moved(p2, by, inside), moved(p3, by, inside), values[0:4], b4, last, vector)
+        put(y, moved(q0, by, inside), moved(q1, by, inside), moved(q2, by, inside), moved(q3, by, inside), values[4:8], b4, last, vector)
 
     def write_channels(y, bias, geo, y_base, pixel, column, values, b_first, last):  # type: ignore[no-untyped-def]
         """Store 8 channels of one pixel."""
@@ -276,7 +276,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
                 b3 = bias[int32(at + 3)]
         by = int32(y_base + column)
         put(y, moved(pixel, by, i0), moved(pixel, int32(by + 1), i1), moved(pixel, int32(by + 2), i2), moved(pixel, int32(by + 3), i3),
-            values, (b0, b1, b2, b3), False, last, vector)  # fmt: skip
+            values, (b0, b1, b2, b3), last, vector)  # fmt: skip
 
     four = device(write_four)
     row = device(write_channels if channels_last else write_pixels)

@@ -169,7 +169,7 @@ def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
             row, on = int32(y_at + p * geo.y_row), int32(1) if neighbours else geo.across
             a0, a1 = address(geo, row, q, count_q), address(geo, row, int32(q + on), count_q)
             a2, a3 = address(geo, row, int32(q + 2 * on), count_q), address(geo, row, int32(q + 3 * on), count_q)
-            put(y, a0, a1, a2, a3, values, (shift, shift, shift, shift), False, True, geo.vector_out != 0)
+            put(y, a0, a1, a2, a3, values, (shift, shift, shift, shift), True, geo.vector_out != 0)
 
     write_row, phase_of = device(write_row), device(phase_of)
 

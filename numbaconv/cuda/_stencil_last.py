@@ -120,7 +120,7 @@ def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
                 b3 = bias[int32(k + 3)] if i3 else zero
             a0 = int32(y_at + p * geo.y_row + q * geo.y_column + k)
             a1, a2, a3 = int32(a0 + 1) if i1 else int32(-1), int32(a0 + 2) if i2 else int32(-1), int32(a0 + 3) if i3 else int32(-1)
-            put(y, a0, a1, a2, a3, values, (b0, b1, b2, b3), False, True, geo.vector != 0)
+            put(y, a0, a1, a2, a3, values, (b0, b1, b2, b3), True, geo.vector != 0)
 
     sums, write = device(at_once if unrolled else in_loops), device(write)
 

@@ -1,4 +1,4 @@
-"""How sums become outputs: earlier chunks added, then bias and activation, four neighbours at a time where they lie side by side."""
+"""How sums become outputs: pieces added, then bias and activation, four neighbours at a time where they lie side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
-from numbaconv.cuda._prims import int32, load4, store4
+from numbaconv.cuda._prims import int32, store4
 
 THREADS = 256
 PER_BLOCK = 4 * THREADS  # elements that a block of an elementwise kernel owns
@@ -66,30 +66,25 @@ def put4(name: str | None, dtype: np.dtype[Any]) -> Any:
     """Return a function that writes four sums to four addresses, those below zero left out."""
     activate = activation(name, dtype)
 
-    def put(y, a0, a1, a2, a3, values, bias, again, last, vector):  # type: ignore[no-untyped-def]
-        # again: the addresses hold the sum of earlier chunks; last: nothing will be added.
+    def put(y, a0, a1, a2, a3, values, bias, last, vector):  # type: ignore[no-untyped-def]
+        # last: nothing will be added.
         v0, v1, v2, v3 = values[0], values[1], values[2], values[3]
         if vector:
             if a0 >= int32(0):
-                if again:
-                    old = load4(y, a0)
-                    v0, v1, v2, v3 = v0 + old[0], v1 + old[1], v2 + old[2], v3 + old[3]
                 if last:
                     v0, v1, v2, v3 = activate(v0 + bias[0]), activate(v1 + bias[1]), activate(v2 + bias[2]), activate(v3 + bias[3])
                 store4(y, a0, (v0, v1, v2, v3))
         else:
             if a0 >= int32(0):
-                put1(y, a0, v0, bias[0], again, last)
+                put1(y, a0, v0, bias[0], last)
             if a1 >= int32(0):
-                put1(y, a1, v1, bias[1], again, last)
+                put1(y, a1, v1, bias[1], last)
             if a2 >= int32(0):
-                put1(y, a2, v2, bias[2], again, last)
+                put1(y, a2, v2, bias[2], last)
             if a3 >= int32(0):
-                put1(y, a3, v3, bias[3], again, last)
+                put1(y, a3, v3, bias[3], last)
 
-    def put_one(y, at, value, bias, again, last):  # type: ignore[no-untyped-def]
-        if again:
-            value = value + y[at]
+    def put_one(y, at, value, bias, last):  # type: ignore[no-untyped-def]
         y[at] = activate(value + bias) if last else value
 
     put1 = device(put_one)

@@ -271,8 +271,8 @@ def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, o
         if row < geo.rows:
             at, vector = int32(base + (group * geo.rows + row) * geo.columns), geo.in_order != 0 and geo.columns % 4 == 0
             c0, c1, c2, c3, d0, d1, d2, d3 = places
-            put(dw, further(c0, at), further(c1, at), further(c2, at), further(c3, at), values[0:4], zeros, False, False, vector)
-            put(dw, further(d0, at), further(d1, at), further(d2, at), further(d3, at), values[4:8], zeros, False, False, vector)
+            put(dw, further(c0, at), further(c1, at), further(c2, at), further(c3, at), values[0:4], zeros, False, vector)
+            put(dw, further(d0, at), further(d1, at), further(d2, at), further(d3, at), values[4:8], zeros, False, vector)
 
     row_of = device(write_row)
 

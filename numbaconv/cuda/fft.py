@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.cuda import _fft, _fft_contraction, _fft_planes, _fft_radix, _fft_spectra, direct
-from numbaconv.cuda._backend import empty, kept, zeros
+from numbaconv.cuda._backend import current_device, empty, kept, zeros
 from numbaconv.cuda._fft import Fused
 from numbaconv.cuda._fft_planes import BANDWIDTH, LAUNCH, LIMIT, PEAK, Planes, numbers, real_of
 from numbaconv.problem import ConvProblem, Op, Options, Triple, Unsupported
@@ -59,6 +59,11 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     if isinstance(layout, Tiles):
         return 2 * layout.size * _working(problem, op).out_channels * real_of(dtype).itemsize + 4 * layout.blocks
     return layout.bytes
+
+
+def packing(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """Return what the spectra that `prepare` makes are good for, besides what `run` looks at: any call for which this is the same."""
+    return current_device(), isinstance(_layout(problem, op, np.dtype(dtype)), Tiles), _working(problem, op).flipped
 
 
 def prepare(problem: ConvProblem, op: Op, w: Array) -> Packed:

@@ -7,6 +7,7 @@ wgrad reads dy and x where they lie; its sum over the pixels is cut into pieces 
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -40,10 +41,9 @@ LAUNCH = 4e-6  # seconds
 
 
 class Cut(NamedTuple):
-    """How an operation is shared out: its tile, the blocks of outputs, and into how many pieces the sums are cut."""
+    """How an operation is shared out: its tile, and into how many pieces the sums are cut."""
 
     tile: tuple[int, int]
-    blocks: int
     pieces: int  # side by side, where there are too few outputs to occupy the GPU, or a sum is too long
     seconds: float  # that its products take
 
@@ -67,10 +67,10 @@ def cut_of(problem: ConvProblem, op: Op, rate: float, tiles: Iterable[tuple[int,
             if pieces > 1:
                 seconds += 2 * size * pieces / BANDWIDTH + LAUNCH
             if best is None or seconds < best[0]:
-                best = seconds, tile, blocks, pieces
+                best = seconds, tile, pieces
     assert best is not None
-    seconds, tile, blocks, pieces = best
-    return Cut(tile, blocks, pieces, seconds)
+    seconds, tile, pieces = best
+    return Cut(tile, pieces, seconds)
 
 
 def _seconds(blocks: int, tile: tuple[int, int], terms: int, rate: float) -> float:
@@ -171,6 +171,17 @@ def _pack_kernel(dtype: np.dtype[Any]) -> Kernel:
             at = int32(at + THREADS)
 
     return Kernel(pack_weights, (dtype, np.int32, dtype), 6, THREADS)
+
+
+def packing_of(product: Product) -> tuple[Any, ...]:
+    """Return what packed weights are packed for: which element of w each of them is, and on which GPU they are."""
+    rows = hashlib.sha256(product.weight_rows.tobytes()).digest()
+    return current_device(), product.padded_columns, product.columns, *product.weight_strides, rows
+
+
+def packing(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Any, ...] | None:
+    """Return what the weights that `prepare` packs are good for: any call for which this is the same."""
+    return None if op == "wgrad" else packing_of(_tables(problem, op, np.dtype(dtype)))
 
 
 def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:

@@ -88,7 +88,7 @@ class Sequence:
         key = (current_device(), bias is None, packed is None, options.activation)
         operands = [array for array in (a, b, out, bias, packed) if array is not None]
         if key not in self.known:
-            self.known[key] = self._written_down(a, b, out, options, operands)
+            self._write_down(key, a, b, out, options, operands)
         elif (steps := self.known[key]) is None:
             self._run(a, b, out, options)
         else:
@@ -98,25 +98,28 @@ class Sequence:
         a, b, out = (array.reshape(shape) for array, shape in zip((a, b, out), self.shapes, strict=True))
         self.run(self.problem, self.op, a, b, out, options)
 
-    def _written_down(self, a: Any, b: Any, out: Any, options: Options, operands: list[Any]) -> Steps | None:
-        """Carry it out, and return what it enqueued; None for what cannot be played back."""
+    def _write_down(self, key: Any, a: Any, b: Any, out: Any, options: Options, operands: list[Any]) -> None:
+        """Carry it out, and know what it enqueued from now on; None for what cannot be played back."""
         recording.launches, recording.workspace, recording.zeroed, recording.tables = [], [], [], []
         try:
             self._run(a, b, out, options)
             places = [span(array) for array in (*operands, *recording.workspace)]
-            if any(end == start for start, end in places) or _overlapping(places):
-                return None
-            tables = {span(table): table for table in recording.tables}
-            steps = []
-            for kernel, grid, used, integers in recording.launches:
-                sources = [_source(array, places, tables) for array in used]
-                if None in sources:
-                    return None
-                bound = None if SIMULATED else kernel.bound(grid, integers)
-                steps.append(Step(kernel, grid, integers, bound, tuple(sources), tuple((s.number, s.offset) for s in sources)))  # type: ignore[arg-type,union-attr]
-            return Steps(tuple(steps), tuple(array.nbytes for array in recording.workspace), tuple(recording.zeroed))
+            if not _overlapping(places):  # or this call does not say which array is which
+                self.known[key] = self._steps(places)
         finally:
             recording.launches, recording.workspace, recording.zeroed, recording.tables = None, [], [], []
+
+    def _steps(self, places: list[tuple[int, int]]) -> Steps | None:
+        if any(end == start for start, end in places) or recording.launches is None:
+            return None
+        tables, steps = {span(table): table for table in recording.tables}, []
+        for kernel, grid, used, integers in recording.launches:
+            sources = [_source(array, places, tables) for array in used]
+            if None in sources:
+                return None
+            bound = None if SIMULATED else kernel.bound(grid, integers)
+            steps.append(Step(kernel, grid, integers, bound, tuple(sources), tuple((s.number, s.offset) for s in sources)))  # type: ignore[arg-type,union-attr]
+        return Steps(tuple(steps), tuple(array.nbytes for array in recording.workspace), tuple(recording.zeroed))
 
 
 def span(array: Any) -> tuple[int, int]:

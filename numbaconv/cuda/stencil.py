@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda import _stencil, _stencil_last
-from numbaconv.cuda._backend import Kernel, cuda, empty, kept
+from numbaconv.cuda._backend import Kernel, cuda, current_device, empty, kept
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._stencil_geometry import LastGeometry
 from numbaconv.cuda._stencil_passes import Kind
@@ -83,16 +83,26 @@ def _pack_kernel(dtype: np.dtype[Any]) -> Kernel:
     return Kernel(pack_taps, (dtype, dtype), 12, THREADS)
 
 
+def _packed_sizes(p: Pass) -> tuple[int, ...]:
+    """Return what the kernel that packs a pass's taps takes by value; nothing for a pass that reads w as it is."""
+    geo = p.geo
+    return (_packed_size(p), geo.taps_w, geo.taps_h, geo.w_tap, geo.out_channels, geo.filters, *p.source) if isinstance(geo, LastGeometry) else ()
+
+
+def packing(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """Return what the weights that `prepare` packs are good for: any call for which this is the same."""
+    return current_device(), *(_packed_sizes(p) for p in _passes(problem, op, np.dtype(dtype)))
+
+
 def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Pack the weights for every pass; what `run` reads. If channels are first, they are read as they are."""
     packed = []
     for p in _passes(problem, op, w.dtype):
-        geo = p.geo
-        if not isinstance(geo, LastGeometry):
+        sizes = _packed_sizes(p)
+        if not sizes:
             packed.append(w)
             continue
         packed.append(empty(max(1, _packed_size(p)), w.dtype))
-        sizes = (_packed_size(p), geo.taps_w, geo.taps_h, geo.w_tap, geo.out_channels, geo.filters, *p.source)
         _pack_kernel(w.dtype).launch((-(-_packed_size(p) // PER_BLOCK), 1, 1), (w, packed[-1]), sizes)
     return packed
 

@@ -101,6 +101,12 @@ def _cells(array: Any, kind: str) -> Any:
     return array if kind == "tf32" else array.view(np.uint16)
 
 
+def packing(problem: ConvProblem, op: Op, dtype: Any) -> tuple[Any, ...]:
+    """Return what the weights that `prepare` packs are good for: any call for which this is the same."""
+    kind = _kind(dtype)
+    return kind, _slab(problem, op, kind)[0], *gemm.packing_of(_tables(problem, op, kind))
+
+
 def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Pack the weights; what `run` reads."""
     kind = _kind(w.dtype)
@@ -115,7 +121,7 @@ def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``; a bias has its dtype."""
     kind = _kind(a.dtype)
-    (slab, vectors), (tile, _, pieces, _) = _slab(problem, op, kind), _cut(problem, op, kind)
+    (slab, vectors), (tile, pieces, _) = _slab(problem, op, kind), _cut(problem, op, kind)
     product, table = _tables(problem, op, kind), _on_device(problem, op, kind, "table")
     packed = prepare(problem, op, b) if options.packed is None else options.packed
     p = problem.transpose() if op == "dgrad" else problem

@@ -93,6 +93,12 @@ def _blocks(size: int) -> tuple[int, int, int]:
     return -(-size // THREADS), 1, 1
 
 
+def packing(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """Return what the weights that `prepare` packs are good for: any call for which this is the same."""
+    plan = _plan(problem, op)
+    return plan.flipped, plan.weights, gemm.packing(plan.products, "fprop", dtype)
+
+
 def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Transform and pack the weights; what `run` reads."""
     plan = _plan(problem, op)
