@@ -240,7 +240,8 @@ def called(job: tuple[Layer, str, str]) -> None:
 
 def pytest(*arguments: str) -> tuple[int, list[str]]:
     """Run tests on the device, in a process of their own, which an illegal address ends; return its status and what it printed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    # Warnings of the GPU's libraries are not errors, as they are elsewhere.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", *arguments]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0", "PYTHONPATH": path}
     try:
@@ -317,6 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ops", nargs="*", default=list(OPS), choices=OPS)
     parser.add_argument("--precision", nargs="*", default=list(AGREEMENT), choices=list(AGREEMENT))
     parser.add_argument("--match", default="", help="only cases whose name contains this")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no further layer is measured")
     parser.add_argument("--no-tests", action="store_true")
     parser.add_argument("--only-tests", action="store_true")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the JSON file")
@@ -328,7 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
         if "overhead" in found:  # else the run that wrote the file was cut off
             print(f"a call of the smallest layer takes {found['overhead'] * 1e6:.1f} µs on the host")
         return 0
-    clock = Clock()
+    began, clock = time.perf_counter(), Clock()
     about = describe(clock)
     settings.results.mkdir(parents=True, exist_ok=True)
     date = datetime.date.today().isoformat()
@@ -347,17 +349,20 @@ def main(arguments: list[str] | None = None) -> int:
     suites = {"bars": LAYERS_OF_THE_BARS, **{n: {k: v.batched(settings.batch) for k, v in cases.items()} for n, cases in LAYERS.items()}}
     rows = found["rows"]
     cases = [(name, case) for suite in settings.suite if not settings.only_tests for name, case in suites[suite].items() if settings.match in name]
-    jobs = list(itertools.product(cases, settings.ops, settings.precision))
+    jobs = list(itertools.product(settings.precision, settings.ops, cases))
+    sizes = ((2000, 31),) if clock.simulated else ((10**6, 31), (10**7, 127), (10**7, 1023), (10**6, 8191))
+    rows += [measure_signal(n, r, clock) for n, r in sizes if not settings.match and not settings.only_tests]
     if not clock.simulated:
         print(f"compiling ahead for {len(jobs)} cases", flush=True)
-        compile_ahead([(case, op, precision) for (_, case), op, precision in jobs])
-    for (name, case), op, precision in jobs:
+        compile_ahead([(case, op, precision) for precision, op, (_, case) in jobs])
+    for precision, op, (name, case) in jobs:
         start = time.perf_counter()
+        if start - began > settings.limit:
+            print(f"stopped after {settings.limit:.0f} s, with {len(rows)} rows measured")
+            break
         rows.append(measured(name, case, op, precision, clock))
         rows[-1]["took"] = round(time.perf_counter() - start, 2)
         keep()
-    sizes = ((2000, 31),) if clock.simulated else ((10**6, 31), (10**7, 127), (10**7, 1023), (10**6, 8191))
-    rows += [measure_signal(n, r, clock) for n, r in sizes if not settings.match and not settings.only_tests]
     report(rows)
     took = overhead(clock)
     print(f"a call of the smallest layer takes {took * 1e6:.1f} µs on the host")

@@ -248,6 +248,8 @@ def test_gpu_check_measures_and_writes_its_file(tmp_path, monkeypatch, capsys):
     measured = {row["op"] for row in written["rows"] if "seconds" in row and row["precision"] == "float32"}
     assert measured == {*OPS, "signal"} and not any(row.get("wrong") for row in written["rows"])
     assert "| 2→3 3×3 @5 | forward | float32 |" in capsys.readouterr().out
+    assert gpu_check.main(["--no-tests", "--results", str(tmp_path), "--limit", "0"]) == 0
+    assert "stopped after 0 s, with 1 rows measured" in capsys.readouterr().out
 
 
 def test_results_that_are_kept_can_be_read(capsys):
