@@ -249,3 +249,11 @@ def test_prepared_weights_are_read_only_by_calls_that_pack_them_alike(w, prepare
     call = nc.conv_transpose2d if transposed else nc.conv2d
     expected = call(x, weights, **{k: v for k, v in (options | of_call).items() if k not in ("method", "precision")}, precision="highest")
     np.testing.assert_allclose(call(x, prepared, device="cuda", **options, **of_call), expected, rtol=0, atol=1e-3)
+
+
+def test_a_tile_is_no_taller_than_what_it_is_for():
+    """A tile's first side is for fprop's pixels and wgrad's output channels; one that is half empty takes twice as long."""
+    squeeze = ConvProblem.from_shapes((32, 256, 56, 56), (64, 256, 1, 1), rank=2)
+    expand = ConvProblem.from_shapes((32, 64, 56, 56), (256, 64, 1, 1), rank=2)
+    tiles = [gemm._cut(problem, "wgrad", np.dtype("float32")).tile for problem in (squeeze, expand)]
+    assert tiles[0][0] == 64 and tiles[1][1] == 64

@@ -56,7 +56,7 @@ def cut_of(problem: ConvProblem, op: Op, rate: float, tiles: Iterable[tuple[int,
     rows, columns, terms = problem.gemm_shape(op)
     phases = max(1, math.prod(phases_of(problem, op)))
     terms = -(-terms // phases)
-    rows, columns = (columns, rows) if op == "wgrad" else (rows // phases, columns)
+    rows //= phases
     size = 4 * max(1, math.prod(problem.shape(TENSORS[op][2])))
     most = max(fewest, min(MOST_PIECES, PIECES_BYTES // size, terms // least))
     best = None
@@ -97,9 +97,9 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     """Estimate the seconds on a large GPU, or say why it can't be done."""
     if dtype not in (np.float32, np.float64):
         raise Unsupported(f"needs float32 or float64, got {dtype}")
-    cut, (rows, columns, terms) = _cut(problem, op, dtype), problem.gemm_shape(op)
+    cut, (_, columns, terms) = _cut(problem, op, dtype), problem.gemm_shape(op)
     phases = math.prod(phases_of(problem, op))
-    if problem.groups * phases * cut.pieces > GRID_LIMIT or -(-(rows if op == "wgrad" else columns) // cut.tile[1]) > GRID_LIMIT:
+    if problem.groups * phases * cut.pieces > GRID_LIMIT or -(-columns // cut.tile[1]) > GRID_LIMIT:
         raise Unsupported("needs fewer groups, strides and filters: a launch has no room for so many blocks")
     if columns * terms > MOST_WEIGHTS and op != "wgrad":
         raise Unsupported(f"needs at most {MOST_WEIGHTS} weights in a group")
