@@ -6,6 +6,8 @@ phase every output sees the same taps, at input index e·step + delta for the ph
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
 import math
 from dataclasses import dataclass
@@ -106,6 +108,11 @@ class Product:
     phases: int
     most_rows: int  # output pixels of the largest phase
     aligned: bool
+
+    @functools.cached_property
+    def packing(self) -> tuple[Any, ...]:
+        """What packed weights are packed for: which element of w each of them is. Asked for at every call with prepared weights."""
+        return self.padded_columns, self.columns, *self.weight_strides, hashlib.sha256(self.weight_rows.tobytes()).digest()
 
 
 def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int, slab: int = SLAB) -> Product:

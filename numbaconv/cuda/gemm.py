@@ -7,7 +7,6 @@ wgrad reads dy and x where they lie; its sum over the pixels is cut into pieces 
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -29,10 +28,10 @@ MULTIPROCESSORS = 132  # of a large GPU. A constant, so that results don't depen
 PIECES_BYTES = 64 << 20  # of a sum's pieces, as float32
 MOST_PIECES = 256
 MOST_WEIGHTS = 1 << 22
-MOST_PARTS = 46340  # pieces, whose square an int32 holds
+ROOT_OF_LIMIT = 46340  # pieces, whose square an int32 holds
 LEAST_TERMS = 128  # of a piece
 GRID_LIMIT = 65535  # of a grid's second and third axis
-# Measured on an H100 (benchmarks/gpu_check.py and its profiler): a multiprocessor with 512 threads, and how much fewer threads slow it down.
+# Measured on an H100 (benchmarks/gpu_check.py, Nsight Compute): a multiprocessor with 512 threads, and how much fewer threads slow it down.
 RATE = {4: 170e9, 8: 85e9}  # multiply-adds a second, by the size of an element
 SLOW_THREADS = 128  # of t threads the rate is t / (t + these), up to a factor
 ROUND = 8e-6  # seconds that blocks take to begin and to store what they have, once for each time that a multiprocessor is filled
@@ -103,7 +102,7 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
         raise Unsupported("needs fewer groups, strides and filters: a launch has no room for so many blocks")
     if columns * terms > MOST_WEIGHTS and op != "wgrad":
         raise Unsupported(f"needs at most {MOST_WEIGHTS} weights in a group")
-    if cut.pieces > MOST_PARTS:
+    if cut.pieces > ROOT_OF_LIMIT:
         raise Unsupported("needs a shorter sum: it is cut into too many pieces")
     if not SIMULATED and capability_of(current_device()) < (8, 0):
         raise Unsupported("needs a GPU of compute capability 8.0 or more")
@@ -173,15 +172,9 @@ def _pack_kernel(dtype: np.dtype[Any]) -> Kernel:
     return Kernel(pack_weights, (dtype, np.int32, dtype), 6, THREADS)
 
 
-def packing_of(product: Product) -> tuple[Any, ...]:
-    """Return what packed weights are packed for: which element of w each of them is, and on which GPU they are."""
-    rows = hashlib.sha256(product.weight_rows.tobytes()).digest()
-    return current_device(), product.padded_columns, product.columns, *product.weight_strides, rows
-
-
 def packing(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Any, ...] | None:
     """Return what the weights that `prepare` packs are good for: any call for which this is the same."""
-    return None if op == "wgrad" else packing_of(_tables(problem, op, np.dtype(dtype)))
+    return None if op == "wgrad" else (current_device(), *_tables(problem, op, np.dtype(dtype)).packing)
 
 
 def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:

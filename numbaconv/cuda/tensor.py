@@ -104,7 +104,7 @@ def _cells(array: Any, kind: str) -> Any:
 def packing(problem: ConvProblem, op: Op, dtype: Any) -> tuple[Any, ...]:
     """Return what the weights that `prepare` packs are good for: any call for which this is the same."""
     kind = _kind(dtype)
-    return kind, _slab(problem, op, kind)[0], *gemm.packing_of(_tables(problem, op, kind))
+    return current_device(), kind, _slab(problem, op, kind)[0], *_tables(problem, op, kind).packing
 
 
 def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
