@@ -75,6 +75,25 @@ def moved(at, by, inside):  # type: ignore[no-untyped-def]
     return int32(at + by) if at >= int32(0) and inside else int32(-1)
 
 
+def with_sums_aside(first: int, threads: int) -> tuple[Any, Any]:
+    """Return two functions for a thread's sums of chunks, in shared memory from ``first`` on: to add a chunk to them, and to get their sum.
+
+    Both say whether there are any yet; where a thread's are is worked out anew each time, for want of registers.
+    """
+    apart = 4 * threads
+
+    def put_chunk(shared, thread, any_yet, acc):  # type: ignore[no-untyped-def]
+        at = int32(first + forgotten(thread) * 4)
+        if any_yet:
+            acc = and_aside(acc, shared, at, int32(apart))
+        put_aside(shared, at, int32(apart), acc)
+
+    def sum_with(shared, thread, any_yet, acc):  # type: ignore[no-untyped-def]
+        return and_aside(acc, shared, int32(first + forgotten(thread) * 4), int32(apart)) if any_yet else acc
+
+    return device(put_chunk), device(sum_with)
+
+
 @functools.cache
 def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool, aligned: bool, depth: bool, activation: str | None) -> Kernel:
     """Return the kernel for tiles of ``pixels`` × ``columns``.
@@ -96,7 +115,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
     across = (columns if channels_last else pixels) // 8  # threads along the tile's side whose outputs are neighbours in memory
     x_gap, w_gap = pixels // 2, columns // 2  # between the two quads of a thread
     zero = dtype.type(0)
-    put = put4(activation, dtype)
+    put, (put_chunk, sum_with) = put4(activation, dtype), with_sums_aside(both_stages, threads)
 
     def reached(geo, tap, d0, h0, w0):  # type: ignore[no-untyped-def]
         """Return whether a tap meets the input."""
@@ -223,10 +242,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
                 else:
                     entry = int32(entry + 4 * SLAB)
             if step == chunk:
-                t_aside = int32(both_stages + forgotten(int32(cuda.threadIdx.x)) * 4)
-                if chunk > geo.chunk:
-                    acc = and_aside(acc, shared, t_aside, int32(4 * threads))
-                put_aside(shared, t_aside, int32(4 * threads), acc)
+                put_chunk(shared, int32(cuda.threadIdx.x), chunk > geo.chunk, acc)
                 acc, chunk = tile(zero), int32(chunk + geo.chunk)
             xa, wa = int32(one_stage - put + x_get), int32(one_stage - put + w_half + w_get)
             if step >= int32(0):
@@ -238,8 +254,7 @@ def kernel(dtype: np.dtype[Any], pixels: int, columns: int, channels_last: bool,
                 if more:
                     keep(shared, int32(put + x_put), loaded)
             put, step = int32(one_stage - put), int32(step + 1)
-        if chunk > geo.chunk:
-            acc = and_aside(acc, shared, int32(both_stages + forgotten(int32(cuda.threadIdx.x)) * 4), int32(4 * threads))
+        acc = sum_with(shared, int32(cuda.threadIdx.x), chunk > geo.chunk, acc)
         first_row, first_column, group, piece, phase = place(geo, int32(at.x), int32(at.y), int32(at.z))
         y_base, m, k = int32(piece * geo.out_size + group * geo.y_group), int32(first_row + x_get), int32(first_column + w_get)
         write(y, bias, table, geo, phase, group, y_base, m, k, acc, geo.last != 0)

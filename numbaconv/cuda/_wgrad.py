@@ -11,8 +11,8 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import LIMIT, NOWHERE, SLAB
-from numbaconv.cuda._prims import and_aside, copy4, copy8, divide, forgotten, int32, load4, multiply_slab, put_aside, tile, wait_all, within
-from numbaconv.cuda._product import RESIDENT_THREADS, begin
+from numbaconv.cuda._prims import copy4, copy8, divide, forgotten, int32, load4, multiply_slab, tile, wait_all, within
+from numbaconv.cuda._product import RESIDENT_THREADS, begin, with_sums_aside
 from numbaconv.cuda._store import THREADS, put4
 from numbaconv.problem import ConvProblem, Unsupported
 
@@ -149,7 +149,7 @@ def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, o
     a_gap, b_gap, across = rows // 2, columns // 2, columns // 8
     zero = dtype.type(0)
     zeros = (zero, zero, zero, zero)
-    put = put4(None, dtype)
+    put, (put_chunk, sum_with) = put4(None, dtype), with_sums_aside(both_stages, threads)
 
     def moved_on(geo, n, z, p, q):  # type: ignore[no-untyped-def]
         """Return the output pixel that lies a slab further on."""
@@ -240,16 +240,12 @@ def kernel(dtype: np.dtype[Any], rows: int, columns: int, channels_last: bool, o
                 n, z, p, q = moved_on(geo, n, z, p, q)
             put = int32(one_stage - put)  # from now on what is multiplied
             if step == chunk:
-                t_aside = int32(both_stages + forgotten(int32(cuda.threadIdx.x)) * 4)
-                if chunk > geo.chunk:
-                    acc = and_aside(acc, shared, t_aside, int32(4 * threads))
-                put_aside(shared, t_aside, int32(4 * threads), acc)
+                put_chunk(shared, int32(cuda.threadIdx.x), chunk > geo.chunk, acc)
                 acc, chunk = tile(zero), int32(chunk + geo.chunk)
             if step >= int32(0):
                 acc = multiply_slab(acc, shared, int32(put + a_get), a_row, a_gap, shared, int32(put + b_first + b_get), b_row, b_gap)
             step = int32(step + 1)
-        if chunk > geo.chunk:
-            acc = and_aside(acc, shared, int32(both_stages + forgotten(int32(cuda.threadIdx.x)) * 4), int32(4 * threads))
+        acc = sum_with(shared, int32(cuda.threadIdx.x), chunk > geo.chunk, acc)
         piece, group = divide(forgotten(int32(at.z)), geo.groups)
         first_row, first_column = int32(forgotten(int32(at.x)) * rows), int32(forgotten(int32(at.y)) * columns)
         write(dw, geo, int32(piece * geo.out_size), group, int32(first_row + a_get), int32(first_column + b_get), acc)
