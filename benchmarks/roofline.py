@@ -98,13 +98,12 @@ def measure(dtype: str, threads: int) -> Roofline:
 def _products(dtype: np.dtype[Any]) -> tuple[int, Callable[[], Callable[[], Any]]]:
     """Return the operations of a millisecond or so of micro-kernels, and what makes a function that does them."""
     isa, repeats = _emit.host(), 1000
-    multiply, lanes, rows, steps = _simd.multiply(isa, dtype, isa.vectors), isa.lanes(dtype), isa.rows, np.arange(STEPS)
-    a_steps, b_steps = np.arange(STEPS + _simd.STEPS_AHEAD) * rows, steps * lanes
+    multiply, lanes, ones = _simd.multiply(isa, dtype, isa.vectors), isa.lanes(dtype), np.zeros(1, np.int64)
 
     @inline
     def products(panel: Array, weights: Array, tile: Array) -> None:
         for _ in range(repeats):
-            multiply(weights, 0, 1, rows, a_steps, 0, panel, 0, b_steps, 0, STEPS, tile, 0, 0, 0, tile, 0, 0, a_steps, 0, a_steps, 0, tile, 0, 0)
+            multiply(weights, 0, 1, panel, 0, STEPS, tile, 0, 0, 0, tile, 0, 0, 1, ones, 0, ones, 0, tile, 0, 0, tile, 0, ones, 0, 62)
 
     def make() -> Callable[[], Any]:
         arrays = [random((STEPS * lanes,), dtype.name), random((STEPS * isa.rows,), dtype.name), random((isa.rows * lanes,), dtype.name)]

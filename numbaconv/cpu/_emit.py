@@ -32,9 +32,6 @@ class Isa:
     vectors: int
     stencil_rows: tuple[int, ...]  # of a stencil's tile, one vector wide
     masks: str  # what loads and stores through a mask: "registers" for it, an "instruction" (slow to store on many CPUs), or "none"
-    # Blocks of rows from which the lanes' operand is copied side by side first, so that no load straddles a cache line: measured with
-    # AVX2 (512→256 1×1 on 28×28 3.5 → 2.9 ms) and taken over for shorter vectors; never with AVX-512, which runs at its peak without.
-    packed: int
 
     def width(self, dtype: np.dtype[Any]) -> int:
         """Elements of a vector."""
@@ -49,10 +46,10 @@ class Isa:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512", 64, 8, 3, (14, 7, 4), "registers", 1 << 30),
-        Isa("avx2", 32, 4, 3, (7, 4), "instruction", 4),
-        Isa("neon", 16, 8, 3, (14, 7, 4), "none", 4),
-        Isa("portable", 16, 4, 2, (7, 4), "none", 4),
+        Isa("avx512", 64, 8, 3, (14, 7, 4), "registers"),
+        Isa("avx2", 32, 4, 3, (7, 4), "instruction"),
+        Isa("neon", 16, 8, 3, (14, 7, 4), "none"),
+        Isa("portable", 16, 4, 2, (7, 4), "none"),
     )
 }
 
@@ -175,10 +172,10 @@ class Vectors:
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
     def transpose(self, rows: list[Any]) -> list[Any]:
-        """Transpose a square of vectors: log₂(width) rounds, each of which interleaves the halves of the list."""
-        half, n = self.width // 2, self.width
-        low, high = ([start + i // 2 + n * (i % 2) for i in range(n)] for start in (0, half))
-        for _ in range(n.bit_length() - 1):
+        """Return the elements of a power of two of vectors column after column: log₂ rounds, each of which interleaves the halves of the list."""
+        half, n = len(rows) // 2, self.width
+        low, high = ([start + i // 2 + n * (i % 2) for i in range(n)] for start in (0, n // 2))
+        for _ in range(len(rows).bit_length() - 1):
             pairs = [(rows[i], rows[i + half]) for i in range(half)]
             rows = [self.shuffle(a, b, lanes) for a, b in pairs for lanes in (low, high)]
         return rows
@@ -282,21 +279,30 @@ class Vectors:
         through.attributes.add("convergent")
         return [through] if len(values) == 1 else [self.builder.extract_value(through, n) for n in range(len(values))]
 
-    def loop(self, count: Any, initial: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-        """Run body(k, values) → values for k below count ≥ 1, the values in registers, and return them."""
+    def loop(self, count: Any, initial: list[Any], body: Callable[[Any, list[Any]], list[Any]], perhaps: bool = False) -> list[Any]:
+        """Run body(k, values) → values for k below count, the values in registers, and return them: at least once, unless ``perhaps`` not."""
         builder = self.builder
         before, loop, after = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
-        builder.branch(loop)
+        if perhaps:
+            builder.cbranch(builder.icmp_signed("<", I64(0), count), loop, after)
+        else:
+            builder.branch(loop)
         builder.position_at_end(loop)
         k, phis = builder.phi(I64), [builder.phi(value.type) for value in initial]
         results = body(k, list(phis))
-        following = builder.add(k, I64(1))
+        following, last = builder.add(k, I64(1)), builder.block
         for phi, first, later in zip((k, *phis), (I64(0), *initial), (following, *results), strict=True):
             phi.add_incoming(first, before)
-            phi.add_incoming(later, builder.block)
+            phi.add_incoming(later, last)
         builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
         builder.position_at_end(after)
-        return results
+        if not perhaps:
+            return results
+        found = [builder.phi(value.type) for value in initial]
+        for phi, first, later in zip(found, initial, results, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, last)
+        return found
 
     def prefetch(self, pointer: Any, write: bool = False, level: int = 3) -> None:
         """Ask for a cache line that will soon be read or written, in all caches (3) or from L2 on (2); any address will do."""

@@ -12,9 +12,9 @@ from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.cpu import _emit, _simd, _simd_stencil
 from numbaconv.cpu.bias import activate
 
-CHUNK = 256  # steps summed in registers: an operand's tile stays in the caches, and rounding within 8 eps (tests/test_numerics.py)
-CHUNKS = 32  # chunks added in one place; sums of longer ones are added in a second (the rounding of both is that of 32 terms)
-BESIDE = 4  # columns left over that are multiplied together if their rows are in the lanes
+CHUNK = 144  # steps summed in registers at the most: a panel of lanes stays in an L1, and rounding within 8 eps (tests/test_numerics.py)
+CHUNKS = 56  # chunks added in one place; sums of longer ones are added in a second (the rounding of both is that of 32 terms)
+BESIDE = 4  # columns left over that are multiplied together
 MOST = 3  # vectors of a tile's row: what a line of the table of columns has room for
 # A line of the table of columns: how many vectors, whether they are neighbours, and per vector its place, its lanes (bits) and their place in y.
 # NEIGHBOURS is ALL if all lanes of all of them count and their places in y are neighbours too.
@@ -25,18 +25,22 @@ Array = np.ndarray[Any, Any]
 
 
 @functools.cache
-def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bool) -> Kernel:
-    """Make the product kernel of an instruction set, whose tile shape is part of the code; without the ``smooth`` activations it compiles faster."""
+def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bool, packs: bool = True) -> Kernel:
+    """Make the product kernel of an instruction set, whose tile shape is part of the code; without the ``smooth`` activations it compiles faster.
+
+    Without ``packs`` the rows are read where they lie: for those that serve a few lines only, and whose steps are neighbours.
+    """
     width, height = isa.width(dtype), isa.rows
-    tiles = [_simd.multiply(isa, dtype, v, bias_per_lane) for v in range(1, isa.vectors + 1)]
+    tiles = [_simd.multiply(isa, dtype, v, bias_per_lane, packs) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
     gather_one, gather_two, gather_three = (_simd.gather(isa, dtype, v) for v in (1, 2, 3))
-    packed = isa.packed
+    pack, pack_beside = _simd.pack(isa, dtype), _simd.pack_beside(isa, dtype)
     store, store_second, store_pair = (_simd.store(isa, dtype, bias_per_lane, *how) for how in ((1,), (2,), (2, True)))
     soon_written = _simd_stencil.prefetch(True)
     transpose = _simd.transpose(isa, dtype)
-    prefetch, few = _simd.prefetch(isa, dtype), _simd.multiply_few(isa, dtype)
-    few_columns, beside = max(1, width // height), _simd.multiply_beside(isa, dtype, BESIDE)
+    most = max(MOST * width, BESIDE * height)  # elements of a step in a panel
+    unrolled, beside, zero = _simd.UNROLLED, _simd.multiply_beside(isa, dtype, BESIDE), dtype.type(0)
+    few, few_columns = _simd.multiply_few(isa, dtype), max(1, width // height)
 
     @inline
     def gather(panel, b, place, columns, line, b_steps, step, count, reach):  # type: ignore[no-untyped-def]
@@ -70,25 +74,58 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 transpose(b, place + columns[line + PLACES + v] + k, channel, lanes, count - k, panel, (k * vectors + v) * width, vectors * width)
 
     @inline
-    def multiply_rows(a, place, a_row, blocks, first, filled, a_steps, step, lanes, lanes_at, b_steps, b_step, count, columns, line,  # type: ignore[no-untyped-def]
-                      sums, sums_at, add, every, b, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
-        vectors, broken = columns[line + COUNT], 0
-        size = height * vectors * width
+    def even_chunks(terms):  # type: ignore[no-untyped-def]
+        # Chunks of nearly the same size: how many steps, and how many there are.
+        most = max(1, (terms + CHUNK - 1) // CHUNK)
+        chunk = max(1, ((terms + most - 1) // most + unrolled - 1) // unrolled) * unrolled
+        return chunk, (terms + chunk - 1) // chunk
+
+    @inline
+    def fill_up(panel, at, count, each):  # type: ignore[no-untyped-def]
+        # Zeros for the steps up to where `multiply` takes the last ones together.
+        for i in range(at + count * each, at + (count + unrolled - 1) // unrolled * unrolled * each):
+            panel[unsigned(i)] = 0
+
+    @inline
+    def pack_rows(panel, base, a, place, a_row, blocks, first, filled, a_steps, runs, step, count):  # type: ignore[no-untyped-def]
+        # A chunk of a tile's rows, block after block, of each step its rows side by side.
         for block in range(filled):
-            at, valid, to = place + blocks[first + block, 0], blocks[first + block, 1], sums_at + block * size
-            y_at, shift = y_place + blocks[first + block, 2], bias_at + (columns[line + TARGETS] if bias_per_lane else blocks[first + block, 3])
-            if every:
-                for k in range(count * block // filled, count * (block + 1) // filled, every):
-                    prefetch(b, ahead + b_steps[ahead_step + k])
-            if vectors == 1:
-                broken |= one(a, at, a_row, valid, a_steps, step, lanes, lanes_at, b_steps, b_step, count, sums, to, add,
-                              store, y, y_at, y_row, columns, line + MASKS, columns, line + TARGETS, bias, shift, relu)  # fmt: skip
-            elif vectors == 2:
-                broken |= two(a, at, a_row, valid, a_steps, step, lanes, lanes_at, b_steps, b_step, count, sums, to, add,
-                              store, y, y_at, y_row, columns, line + MASKS, columns, line + TARGETS, bias, shift, relu)  # fmt: skip
+            at, valid, to = place + blocks[first + block, 0], blocks[first + block, 1], base + block * height * CHUNK
+            if a_row == 1:
+                pack_beside(a, at, a_steps, step, valid, count, panel, to)
             else:
-                broken |= three(a, at, a_row, valid, a_steps, step, lanes, lanes_at, b_steps, b_step, count, sums, to, add,
-                                store, y, y_at, y_row, columns, line + MASKS, columns, line + TARGETS, bias, shift, relu)  # fmt: skip
+                k = 0
+                while k < count:
+                    run = min(runs[step + k], width, count - k)
+                    if run > 1:
+                        pack(a, at + a_steps[step + k], a_row, valid, run, panel, to + k * height)
+                    else:
+                        for r in range(height):
+                            panel[unsigned(to + k * height + r)] = a[unsigned(at + a_steps[step + k] + min(r, valid - 1) * a_row)]
+                    k += run
+            fill_up(panel, to, count, height)
+
+    @inline
+    def multiply_rows(rows, rows_at, a_row, blocks, first, filled, panel, count, columns, line, sums, sums_at, add, store, y, y_place, y_row,  # type: ignore[no-untyped-def]
+                      bias, bias_at, relu, b, ahead, b_steps, ahead_step, every):  # fmt: skip
+        # Each block of a line; while it is multiplied the caches are asked for its share of what lies ``ahead``.
+        vectors, broken, slow = columns[line + COUNT], 0, 0 if every else 62
+        size, masks, targets = height * vectors * width, line + MASKS, line + TARGETS
+        while every and unrolled << slow + 1 <= filled:
+            slow += 1
+        for block in range(filled):
+            valid, to, soon = blocks[first + block, 1], sums_at + block * size, ahead_step + count * block // filled
+            at = rows_at + (block * height * CHUNK if packs else blocks[first + block, 0])
+            y_at, shift = y_place + blocks[first + block, 2], bias_at + (columns[targets] if bias_per_lane else blocks[first + block, 3])
+            if vectors == 1:
+                broken |= one(rows, at, a_row, panel, 0, count, sums, to, add, store, y, y_at, y_row, valid, columns, masks, columns, targets,
+                              bias, shift, relu, b, ahead, b_steps, soon, slow)  # fmt: skip
+            elif vectors == 2:
+                broken |= two(rows, at, a_row, panel, 0, count, sums, to, add, store, y, y_at, y_row, valid, columns, masks, columns, targets,
+                              bias, shift, relu, b, ahead, b_steps, soon, slow)  # fmt: skip
+            else:
+                broken |= three(rows, at, a_row, panel, 0, count, sums, to, add, store, y, y_at, y_row, valid, columns, masks, columns, targets,
+                                bias, shift, relu, b, ahead, b_steps, soon, slow)  # fmt: skip
         return broken
 
     @inline
@@ -122,50 +159,41 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         return broken
 
     @inline
-    def add_chunk(a, at_a, a_row, a_steps, b, at_b, turned, reach, columns, line, blocks, first, filled, b_steps, panel_table,  # type: ignore[no-untyped-def]
-                  step, count, sums, sums_at, panel, add, every, ahead, ahead_step, last, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
-        # The last chunk of a sum goes to y, the others to the sums. Numba would compile `multiply_rows` once more for literals.
-        store = 0 if not last else _simd.WHOLE if columns[line + NEIGHBOURS] == ALL else _simd.SOME
-        vectors, lanes, at, table = columns[line + COUNT], b, at_b + columns[line + PLACES], step
-        if turned or filled >= packed or not columns[line + NEIGHBOURS] or at + reach + vectors * width > b.size:
-            if turned:
-                turn(panel, b, at_b + b_steps[step], columns, line, turned, count)
-            else:
-                gather(panel, b, at_b, columns, line, b_steps, step, count, reach)
-            lanes, at, table = panel, 0, panel_table + (vectors - 1) * CHUNK
-        return multiply_rows(a, at_a, a_row, blocks, first, filled, a_steps, step, lanes, at, b_steps, table, count, columns, line,
-                             sums, sums_at, add, every, b, ahead, ahead_step, store, y, y_place, y_row, bias, bias_at, relu)  # fmt: skip
+    def multiply_tails(rows, rows_at, a_row, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, base, panel, add):  # type: ignore[no-untyped-def]
+        # Columns left over have the rows in the lanes, and each of their elements beside each row; or the steps, if rows are not packed.
+        if not packs:
+            columns = (len(tails) + few_columns - 1) // few_columns * few_columns
+            for c in range(columns):
+                source, to = at_b + tails[min(c, len(tails) - 1), 0], c * CHUNK
+                for k in range(count):
+                    panel[unsigned(to + k)] = b[unsigned(source + b_steps[step + k])]
+                for k in range(count, (count + width - 1) // width * width):
+                    panel[unsigned(to + k)] = 0
+            for c in range(0, columns, few_columns):
+                for block in range(filled):
+                    at, valid, to = rows_at + blocks[first + block, 0], blocks[first + block, 1], base + (block * columns + c) * height
+                    few(rows, at, a_row, valid, panel, c * CHUNK, CHUNK, count, sums, to, add)
+            return
+        padded, columns = (count + unrolled - 1) // unrolled * unrolled, (len(tails) + BESIDE - 1) // BESIDE * BESIDE
+        for c0 in range(0, columns, BESIDE):
+            for c in range(BESIDE):
+                source, to = at_b + tails[min(c0 + c, len(tails) - 1), 0], c * CHUNK * height
+                for k in range(padded):
+                    value = b[unsigned(source + b_steps[step + k])] if k < count else zero
+                    for r in range(height):
+                        panel[unsigned(to + k * height + r)] = value
+            for block in range(filled):
+                to = base + (block * columns + c0) * height
+                beside(rows, rows_at + block * height * CHUNK, panel, 0, CHUNK * height, count, sums, to, add)
 
     @inline
-    def multiply_tails(a, at_a, a_row, a_steps, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, base, panel, add):  # type: ignore[no-untyped-def]
-        # Columns left over have their rows in the lanes where those are neighbours in a, and else their steps, which are.
-        together = BESIDE if a_row == 1 else few_columns
-        columns = (len(tails) + together - 1) // together * together
-        for c in range(columns):
-            source, to = at_b + tails[min(c, len(tails) - 1), 0], c * CHUNK
-            for k in range(count):
-                index = source + b_steps[step + k]  # what is beside the last column may lie behind the array
-                panel[to + k] = b[index] if index < b.size else 0
-            for k in range(count, (count + width - 1) // width * width):
-                panel[to + k] = 0
-        rows = (filled - 1) * height + blocks[first + filled - 1, 1]
-        for c in range(0, columns, together):
-            for row in range(0, rows if a_row == 1 else 0, width):
-                at, to = at_a + blocks[first, 0] + row, base + c * filled * height + row
-                beside(a, at, a_steps, step, rows - row, panel, c * CHUNK, CHUNK, count, sums, to, filled * height, add)
-            for block in range(0 if a_row == 1 else filled):
-                at, valid, to = at_a + blocks[first + block, 0] + a_steps[step], blocks[first + block, 1], base + (block * columns + c) * height
-                few(a, at, a_row, valid, panel, c * CHUNK, CHUNK, count, sums, to, add)
-
-    @inline
-    def store_tails(sums, base, part, tails, row_targets, a_row, blocks, first, filled, place, y, y_row, bias, bias_at, code):  # type: ignore[no-untyped-def]
-        together = BESIDE if a_row == 1 else few_columns
+    def store_tails(sums, base, part, tails, row_targets, blocks, first, filled, place, y, y_row, bias, bias_at, code):  # type: ignore[no-untyped-def]
+        together = BESIDE if packs else few_columns
         columns, broken = (len(tails) + together - 1) // together * together, 0
-        per_block, per_column = (height, filled * height) if a_row == 1 else (columns * height, height)
         for block in range(filled):
             for c in range(len(tails)):
                 for r in range(blocks[first + block, 1]):
-                    at = base + block * per_block + c * per_column + r
+                    at = base + (block * columns + c) * height + r
                     sums[at] += bias[bias_at + blocks[first + block, 3] + r]
                     broken |= not np.isfinite(sums[at])
         if smooth:
@@ -176,7 +204,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 for c in range(len(tails)):
                     if part > tails[c, 2]:
                         continue
-                    value = sums[base + block * per_block + c * per_column + r]
+                    value = sums[base + (block * columns + c) * height + r]
                     y[place + here + tails[c, 1] + part] = 0 if code == 1 and value < 0 else value
         return broken
 
@@ -244,19 +272,26 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         return broken
 
     @inline
-    def add_lines(a, at_a, a_row, a_steps, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, first, filled, b_steps,  # type: ignore[no-untyped-def]
-                  panel_table, step, stop, count, sums, base, panel, add, every, last, y, y_place, y_row, bias, bias_at, relu):  # fmt: skip
-        # A chunk of a tile's lines; while one is multiplied the next is asked for, behind the last the next chunk, or the next tile.
+    def add_lines(rows, rows_at, a_row, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, first, filled, b_steps, step, stop,  # type: ignore[no-untyped-def]
+                  count, sums, base, panel, add, last, y, y_place, y_row, bias, bias_at, relu, every):  # fmt: skip
+        # A chunk of a tile's lines; ahead lies the next line, behind the last the next chunk, or the next tile. The last chunk of a sum
+        # goes to y, the others to the sums. Numba would compile `multiply_rows` once more for literals.
         broken, lines = 0, columns.size // LINE
         for i in range(count_lines):
-            ahead, ahead_step = at_b + columns[(line0 + (i + 1 if i + 1 < count_lines else 0)) * LINE + PLACES], step
+            line, ahead_step = (line0 + i) * LINE, step
+            ahead = at_b + columns[(line0 + (i + 1 if i + 1 < count_lines else 0)) * LINE + PLACES]
             if i + 1 == count_lines:
-                ahead_step = step + CHUNK
+                ahead_step = step + count
                 if ahead_step >= stop:
                     ahead, ahead_step = at_b + columns[min(line0 + count_lines, lines - 1) * LINE + PLACES], 0
-            broken |= add_chunk(a, at_a, a_row, a_steps, b, at_b, turned, reach, columns, (line0 + i) * LINE, blocks, first, filled, b_steps,
-                                panel_table, step, count, sums, base + i * span, panel, add, every, ahead, ahead_step, last, y, y_place, y_row,
-                                bias, bias_at, relu)  # fmt: skip
+            store = 0 if not last else _simd.WHOLE if columns[line + NEIGHBOURS] == ALL else _simd.SOME
+            if turned:
+                turn(panel, b, at_b + b_steps[step], columns, line, turned, count)
+            else:
+                gather(panel, b, at_b, columns, line, b_steps, step, count, reach)
+            fill_up(panel, 0, count, columns[line + COUNT] * width)
+            broken |= multiply_rows(rows, rows_at, a_row, blocks, first, filled, panel, count, columns, line, sums, base + i * span, add, store,
+                                    y, y_place, y_row, bias, bias_at, relu, b, ahead, b_steps, ahead_step, every)  # fmt: skip
         return broken
 
     @inline
@@ -272,27 +307,30 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         return broken
 
     def product(first, last, workers, scratch, a, b, y, bias, zeros, code, strange,  # type: ignore[no-untyped-def]
-                geometry, a_steps, b_steps, blocks, columns, stretches, starts, tails, row_targets):  # fmt: skip
+                geometry, a_steps, runs, b_steps, blocks, columns, stretches, starts, tails, row_targets):  # fmt: skip
         # THE ALGORITHM: y[row, lane] = Σ_step a[place(row) + a_steps[step]] · b[place(lane) + b_steps[step]].
-        # THE SCHEDULE: a tile is some blocks of ROWS rows times some lines of up to MOST vectors of columns. CHUNK steps at a time
-        # each block of each line is multiplied in registers; the sums of the tile stay in L2. Lines are innermost, so that the
-        # rows' operand, of a size for L2 (gemm.py), serves all of them. strange[0] says whether a sum is not finite.
+        # THE SCHEDULE: a tile is some blocks of ROWS rows times some lines of up to MOST vectors of columns. CHUNK steps at a time its rows
+        # are packed, for L2, then each line of columns, for L1, and each block of it is multiplied in registers; the sums of the tile stay
+        # in L2. strange[0] says whether a sum is not finite.
         blocks_each, supers, outer, lines_each, line_groups = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        pieces, reps, steps, reach, panel_table = geometry[6], geometry[7], geometry[STEPS], geometry[9], geometry[10]
+        pieces, reps, steps, reach, kept = geometry[6], geometry[7], geometry[STEPS], geometry[9], geometry[10]
         a_group, a_outer, a_row, b_group, b_outer = geometry[11], geometry[12], geometry[16], geometry[17], geometry[18]
         y_group, y_outer, y_piece, y_row, bias_group = geometry[22], geometry[23], geometry[24], geometry[25], geometry[26]
-        planes, rows, every, apart, parts, first_steps = geometry[27], geometry[28], geometry[29], geometry[30], geometry[31], geometry[32]
+        planes, lines_of, every, apart, parts, first_steps = geometry[27], geometry[28], geometry[29], geometry[30], geometry[31], geometry[32]
         turned, span, lines = geometry[33], blocks_each * height * MOST * width, columns.size // LINE
-        room = lines_each * span
+        room, panel_room, per_chunk = lines_each * span, most * CHUNK, height * blocks_each * CHUNK
+        first_chunks = (first_steps + CHUNK - 1) // CHUNK if parts > 1 else 0
+        all_chunks = first_chunks + (steps - (first_steps if parts > 1 else 0) + CHUNK - 1) // CHUNK
+        packed_room = per_chunk * (all_chunks if kept else 1) + height * width
         second = room if parts > 1 else 0
         for worker in prange(workers):
             sums, upper = scratch[worker][: parts * room], scratch[worker][parts * room :][:room]
-            panel = scratch[worker][(parts + 1) * room :][: MOST * width * CHUNK]
-            tail_sums = scratch[worker][(parts + 1) * room + MOST * width * CHUNK :]
-            room_tails = len(tail_sums) // parts
+            panel = scratch[worker][(parts + 1) * room :]
+            packed, tail_sums = panel[panel_room:], panel[panel_room + packed_room :]
+            room_tails, have = len(tail_sums) // parts, -1
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                rest, line0 = tile // line_groups, tile % line_groups * lines_each
-                rest, n = rest // outer, rest % outer
+                wanted, line0 = tile // line_groups, tile % line_groups * lines_each  # of tiles that follow each other, the rows are the same
+                rest, n = wanted // outer, wanted % outer
                 rest, block0 = rest // supers, rest % supers * blocks_each
                 group, piece = rest // pieces, rest % pieces
                 filled, count_lines = min(blocks_each, blocks.shape[0] - block0), min(lines_each, lines - line0)
@@ -301,26 +339,33 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 for part in range(parts):
                     base_tails = part * room_tails
                     base, start, stop = part * room, part * first_steps, steps if part + 1 == parts else first_steps
-                    chunks = (stop - start + CHUNK - 1) // CHUNK
+                    chunk, chunks = even_chunks(stop - start)
                     begin, end = reps * chunks * piece // pieces, reps * chunks * (piece + 1) // pieces
                     straight = parts == 1 and 0 < end - begin <= CHUNKS and starts.size == 0
                     for unit in range(begin, end):
-                        rep, step, done = unit // chunks, start + unit % chunks * CHUNK, unit - begin
-                        sample, plane, row = rep // rows // planes, rep // rows % planes, rep % rows
+                        rep, step, done = unit // chunks, start + unit % chunks * chunk, unit - begin
+                        sample, plane, row = rep // lines_of // planes, rep // lines_of % planes, rep % lines_of
                         at_a = group * a_group + n * a_outer + sample * geometry[13] + plane * geometry[14] + row * geometry[15]
                         at_b = group * b_group + n * b_outer + sample * geometry[19] + plane * geometry[20] + row * geometry[21]
-                        count, add = min(CHUNK, stop - step), int(done % CHUNKS != 0)
+                        count, add = min(chunk, stop - step), int(done % CHUNKS != 0)
                         last_chunk = straight and unit == end - 1
-                        broken |= add_lines(a, at_a, a_row, a_steps, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, block0,
-                                            filled, b_steps, panel_table, step, stop, count, sums, base, panel, add, every, last_chunk, y, place,
-                                            y_row, bias, bias_at, code == 1)  # fmt: skip
+                        slot = (part * first_chunks + unit if kept else 0) * per_chunk
+                        rows, rows_at = packed if packs else a, slot if packs else at_a + a_steps[step]
+                        if packs and have != wanted:
+                            pack_rows(packed, slot, a, at_a, a_row, blocks, block0, filled, a_steps, runs, step, count)
+                        broken |= add_lines(rows, rows_at, a_row, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, block0,
+                                            filled, b_steps, step, stop, count, sums, base, panel, add, last_chunk, y, place, y_row, bias,
+                                            bias_at, code == 1, every)  # fmt: skip
                         if len(tails) and line0 + count_lines == lines:
-                            multiply_tails(a, at_a, a_row, a_steps, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums,
-                                           base_tails, panel, add)  # fmt: skip
+                            multiply_tails(
+                                rows, rows_at, a_row, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums, base_tails, panel, add
+                            )
                         if end - begin > CHUNKS and (done % CHUNKS == CHUNKS - 1 or unit == end - 1):
                             for i in range(count_lines * span):
                                 sums[unsigned(base + i)] += upper[unsigned(i)] if done >= CHUNKS else 0
                                 upper[unsigned(i)] = sums[unsigned(base + i)]
+                    if kept and part + 1 == parts:
+                        have = wanted
                     if begin == end:
                         for i in range(count_lines * span):
                             sums[unsigned(base + i)] = 0
@@ -331,15 +376,16 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                     broken |= store_tile(sums, span, second, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, block0,
                                          filled, place, y, y_row, bias, bias_at, zeros, code)  # fmt: skip
                 for part in range(parts if len(tails) and line0 + count_lines == lines else 0):
-                    broken |= store_tails(tail_sums, part * room_tails, part, tails, row_targets, a_row, blocks, block0, filled, place, y, y_row,
+                    broken |= store_tails(tail_sums, part * room_tails, part, tails, row_targets, blocks, block0, filled, place, y, y_row,
                                           bias, bias_at, code)  # fmt: skip
                 if broken:
                     strange[0] = 1
 
-    return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' * bias_per_lane}{'-smooth' * smooth}")
+    return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' * bias_per_lane}{'-smooth' * smooth}{'-direct' * (not packs)}")
 
 
-def scratch(blocks_each: int, lines_each: int, parts: int, tails: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
-    """Elements that a thread needs: a tile's sums of each part and once more, a panel of gathered columns, and the sums of the columns left over."""
-    width, most = isa.width(dtype), max(BESIDE, isa.width(dtype) // isa.rows)
-    return MOST * width * ((parts + 1) * lines_each * blocks_each * isa.rows + CHUNK) + parts * -(-tails // most) * most * blocks_each * isa.rows
+def scratch(blocks_each: int, lines_each: int, parts: int, tails: int, chunks: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
+    """Elements that a thread needs: a tile's sums of each part and once more, its panels, and the sums of the columns left over."""
+    width, height, most = isa.width(dtype), isa.rows, max(BESIDE, isa.width(dtype) // isa.rows)
+    room, packed = MOST * width * lines_each * blocks_each * height, height * (blocks_each * chunks * CHUNK + width)
+    return (parts + 1) * room + max(MOST * width, BESIDE * height) * CHUNK + packed + parts * -(-tails // most) * most * blocks_each * height

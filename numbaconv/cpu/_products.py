@@ -10,14 +10,17 @@ import numpy as np
 from numbaconv.cpu import _emit, _grid, _parallel, _product
 from numbaconv.cpu._grid import Grid, Reads
 from numbaconv.cpu._product import CHUNK, LINE, MOST
+from numbaconv.cpu._simd import UNROLLED
 from numbaconv.problem import ConvProblem, Op
 
 SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2
 BLOCKS, LINES = 32, 8  # blocks of rows and lines of columns of a tile, at most
-PACKED_COST = 3  # of copying an element of the lanes first, beside reading one of the rows: 0.31 and 0.11 ns on AVX2
-PACKED_ROWS = 256  # of a tile whose lanes are copied first: 1024→256 1×1 on 14×14 takes 1.65 ms with 128 and 1.50 with 256
+PACKED_BYTES = 640 << 10  # of a tile's packed rows that are kept for the next tiles: a quarter of an L2
+FEW_LINES = 4  # of a product that does not pack its rows
+SHARES = 8  # tiles for each thread beside the first
+ROWS_COST = 2  # of packing an element of the rows, beside one of the lanes
 MOST_STEPS = 1 << 16  # of one table: wgrad of larger images goes by planes or lines
-MOST_IN_LANES = _product.CHUNK * _product.CHUNKS  # steps of a sum whose columns left over have the steps in the lanes
+MOST_IN_LANES = _product.CHUNK * _product.CHUNKS  # steps of a sum that may have columns left over: those are added up in one place
 Parts = tuple[Reads, Reads, Reads]
 
 
@@ -42,6 +45,8 @@ class Shape(NamedTuple):
     blocks_each: int
     lines_each: int
     pieces: int
+    packs: bool  # its rows; few lines that read neighbours do with them where they lie
+    kept: bool  # a tile's rows are packed at once and serve the tiles that follow, of the same rows
     scratch: int
     entries: int
 
@@ -108,19 +113,40 @@ def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: in
         blocks, vectors = z * -(-q // isa.rows), pitch(p, isa, dtype) // width
         lines = line_counts(vectors, isa.vectors)[0]
     else:
-        (vectors, tails), scatters = _vectors(p, g, parts, steps, width, op == "dgrad", phases > 1), any(r.every > 1 for r in part)
+        (vectors, tails), scatters = _vectors(p, g, parts, steps, width), any(r.every > 1 for r in part)
         each = row_vectors(part, vectors, tails, width)
         lines = vectors // each * line_counts(each, isa.vectors)[0] if starts_anew(each) else line_counts(vectors, isa.vectors)[0]
     units, fewest = reps * -(-steps // CHUNK), _parallel.fewest_tiles(p.macs)
     most = 1 if turns(p, op, g) else fewest  # what is transposed for each tile is rather shared as pieces of the sum
-    blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, most, isa, vectors * width, len(parts))
+    kept_bytes = isa.rows * count_chunks(parts, channels) * CHUNK * dtype.itemsize  # of a block
+    blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, most, isa, vectors * width, len(parts), kept_bytes)
+    in_order = op == "fprop" and not p.channels_last and np.array_equal(_grid.taps(p, part), np.arange(math.prod(p.filter)))
+    packs = not in_order or lines > FEW_LINES or steps % UNROLLED > 0
+    kept = packs and op != "wgrad" and blocks_each * kept_bytes <= PACKED_BYTES
     tiles = p.groups * outer * -(-blocks // blocks_each)
     groups = max(1, -(-lines // lines_each))
     pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
-    scratch = _product.scratch(blocks_each, lines_each, len(parts), tails, isa, dtype)
-    entries = 2 * steps + (MOST * (MOST + 1) // 2 + 4) * CHUNK + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
+    scratch = _product.scratch(blocks_each, lines_each, len(parts), tails, count_chunks(parts, channels) if kept else 1, isa, dtype)
+    entries = 3 * steps + CHUNK + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
     return Shape(
-        parts, phases, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, scratch, entries
+        parts,
+        phases,
+        outer,
+        blocks,
+        vectors,
+        tails,
+        lines,
+        scatters,
+        reps,
+        steps,
+        together,
+        blocks_each,
+        lines_each,
+        pieces,
+        packs,
+        kept,
+        scratch,
+        entries,
     )
 
 
@@ -128,42 +154,46 @@ def count_taps(parts: tuple[Parts, ...]) -> int:
     return sum(math.prod(len(r.taps) for r in part) for part in parts)
 
 
-def _tile_size(blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _emit.Isa, lanes: int, sums: int) -> tuple[int, int]:
+def count_chunks(parts: tuple[Parts, ...], channels: int) -> int:
+    """Return the chunks of the sums of an output."""
+    return sum(-(-channels * count_taps((part,)) // CHUNK) for part in parts)
+
+
+def _tile_size(
+    blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _emit.Isa, lanes: int, sums: int, kept_bytes: int
+) -> tuple[int, int]:
     """Return how many blocks and lines a tile has: enough tiles for all threads, and of those what reads the operands the fewest times.
 
     With ``whole`` all lines are together if they can: the sum is shared among threads, too.
     """
     block_bytes = isa.rows * MOST * isa.vector_bytes * sums  # of a block and a line
-    packed = blocks >= isa.packed and not whole
-    lanes_cost, fewest = (PACKED_COST, -(-fewest // 2)) if packed else (1, fewest)  # larger tiles copy less
-    found, each = [], max(1, min(PACKED_ROWS // isa.rows if packed else BLOCKS, blocks))
+    fewest = fewest if whole else min(fewest, SHARES * (_parallel.get_num_threads() - 1))  # nobody to share with: what packs least
+    first, found, each = isa.vectors * isa.vector_bytes // 4, [], max(1, min(BLOCKS, blocks))  # lanes that nothing is multiplied beside
     while True:
         most = max(1, min(lines if whole else LINES, lines, SUMS_BYTES // (each * block_bytes)))
         for together in range(most if whole else 1, most + 1):
             supers, groups = -(-blocks // each), max(1, -(-lines // together))
             tiles = products * supers * (1 if whole else groups)
-            found.append((-min(tiles, fewest), blocks * isa.rows * groups + lanes_cost * lanes * supers, -each, together))
-        if each <= 8:
+            packings = 1 if each * kept_bytes <= PACKED_BYTES and not whole else groups
+            found.append((-min(tiles, fewest), ROWS_COST * blocks * isa.rows * packings + lanes * supers + first * groups * supers, -each, together))
+        if each <= 4:
             break
         each = -(-each // 2)
     _, _, each, together = min(found)
     return -each, together
 
 
-def _vectors(p: ConvProblem, g: Grid, parts: tuple[Parts, ...], steps: int, width: int, transposed: bool, merged: bool) -> tuple[int, int]:
+def _vectors(p: ConvProblem, g: Grid, parts: tuple[Parts, ...], steps: int, width: int) -> tuple[int, int]:
     """Return the vectors that cover a channel's outputs, and the columns left over.
 
     In one go, junk between the lines included, or line by line if those are fewer, or a tenth fewer if short lines share a tile.
-    Columns are left over where they are too few for a vector and weights are neighbours: those of a row in the order of the steps,
-    or those of a step.
+    Columns are left over where they are too few for a vector.
     """
-    (z, y, q), (_, h, w), part = (r.outputs for r in parts[0]), g.axes, parts[0]
+    (z, y, q), (_, h, w) = (r.outputs for r in parts[0]), g.axes
     each, flat = -(-q // width), ((z - 1) * h.pitch + y - 1) * w.pitch + q
     if z * y * each <= (1 if starts_anew(each) else 0.9) * -(-flat // width):
         return z * y * each, 0
-    taps, size = _grid.taps(p, part), math.prod(p.filter)
-    beside = size == 1 or merged if transposed else np.array_equal(taps, np.arange(size))
-    return (flat // width, flat % width) if beside and 0 < steps <= MOST_IN_LANES and flat % width <= width // 2 else (-(-flat // width), 0)
+    return (flat // width, flat % width) if 0 < steps <= MOST_IN_LANES and flat % width <= width // 2 else (-(-flat // width), 0)
 
 
 def row_vectors(part: Parts, vectors: int, tails: int, width: int) -> int:

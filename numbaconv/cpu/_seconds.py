@@ -11,7 +11,7 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
     # 2026-11, AMD EPYC (Zen 4), 111 Gflop/s a core in float32
     "avx512": {
         "gemm": {
-            "call": 1e-05, "copy": 2.7e-10, "transpose": 3e-10, "fma": 1.8e-11, "chunk": 2.3e-08, "store": 1.6e-12, "scatter": 4.1e-10,
+            "call": 1e-05, "copy": 2.7e-10, "transpose": 3e-10, "pack": 1e-10, "fma": 1.8e-11, "chunk": 2.3e-08, "store": 1.6e-12, "scatter": 4.1e-10,
         },
         "dots": {"call": 5.3e-06, "copy": 1.9e-10, "fma": 2e-11, "sum": 3.3e-08, "store": 1.7e-10},
         "winograd": {"call": 1.4e-05, "input": 1.5e-10, "weights": 1.2e-10, "fma": 1.9e-11, "output": 2.9e-10, "sum": 1e-10},
@@ -29,7 +29,8 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
     # 2026-11, AMD EPYC (Zen 3), 87 Gflop/s a core in float32
     "avx2": {
         "gemm": {
-            "call": 3.6e-05, "copy": 1.9e-09, "transpose": 1.1e-09, "fma": 2.8e-11, "chunk": 2.7e-08, "store": 2.9e-12, "scatter": 7.6e-10,
+            "call": 3.6e-05, "copy": 1.9e-09, "transpose": 1.1e-09, "pack": 2e-10, "fma": 2.8e-11, "chunk": 2.7e-08, "store": 2.9e-12,
+            "scatter": 7.6e-10,
         },
         "dots": {"call": 8.6e-06, "copy": 9.4e-10, "fma": 6.2e-11, "sum": 4e-08, "store": 4.7e-10},
         "winograd": {"call": 2.5e-05, "input": 4.5e-10, "weights": 3.1e-10, "fma": 2.2e-11, "output": 8e-10, "sum": 3.6e-10},

@@ -13,50 +13,67 @@ from numbaconv.cpu._emit import I64, Isa, Vectors, vector_code
 
 TO_TILE, WHOLE, SOME = 0, 1, 2  # where `multiply` stores: in its tile, or in y whole vectors that are neighbours, or those lanes that count
 
-# Steps between what `multiply` reads of its rows and what it asks the caches for: 2048→1024 1×1 on 7×7, dgrad, whose steps are 4 KiB apart,
-# took 3.5 ms without, 2.7 with 32, 2.8 with 16 or 64.
-STEPS_AHEAD = 32
+UNROLLED = 4  # steps that `multiply` takes together: with fewer instructions it keeps its speed when another thread shares the core
+STEPS_AHEAD = 144  # between what `pack` reads and what it asks the caches for: a chunk, whose rows are packed next
 AHEAD = 4  # vectors between what `transpose` reads and what it asks the caches for
 
 
 @functools.cache
-def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = False) -> Any:
+def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = False, packed: bool = True) -> Any:
     """Return a compiled-code function for a register tile.
 
     Its sums over ``count`` ≥ 1 steps k, for ROWS rows r and ``vectors`` vectors of lanes l, are
 
-        s[r, l] = Σ_k a[ai + r·row + a_steps[as + k]] · b[bi + b_steps[bs + k] + l] (+ tile[ti + r·L + l] if ``add``).
+        s[r, l] = Σ_k a[ai + k·ROWS + r] · b[bi + k·L + l] (+ tile[ti + r·L + l] if ``add``),
 
-    Its parameters are (a, ai, row, valid, a_steps, as, b, bi, b_steps, bs, count, tile, ti, add, store, y, yi, y_row, masks, mi,
-    targets, di, bias, ci, relu). With ``store`` TO_TILE the sums go to the tile. Else bias[ci + r] (bias[ci + l] if ``per_lane``) is
-    added, negative ones are replaced by 0 if ``relu``, and vector v of row r goes to y[yi + r·y_row + targets[di + v]]: the lanes that
-    masks[mi + v] has bits for, side by side; or all of them, and those of v + 1 behind them, if WHOLE. It returns whether a sum stored
-    in y is not finite. VECTORS loads and ROWS broadcasts feed ROWS·VECTORS multiply-adds into as many registers; rows from
-    ``valid`` on repeat the last valid one. a_steps has STEPS_AHEAD more entries, of what to ask the caches for.
+    or if not ``packed`` of a[ai + r·row + k]. Its parameters are (a, ai, row, b, bi, count, tile, ti, add, store, y, yi, y_row, valid,
+    masks, mi, targets, di, bias, ci, relu, soon, si, soon_steps, ss, slow). With ``store`` TO_TILE the sums go to the tile. Else
+    bias[ci + r] (bias[ci + l] if ``per_lane``) is added, negative ones are replaced by 0 if ``relu``, and vector v of row r goes to
+    y[yi + r·y_row + targets[di + v]]: the lanes that masks[mi + v] has bits for, side by side; or all of them, and those of v + 1 behind
+    them, if WHOLE. It returns whether a sum stored in y is not finite. VECTORS loads and ROWS broadcasts feed ROWS·VECTORS multiply-adds
+    into as many registers. Steps are taken UNROLLED at a time: a and b have zeros up to there; what is not packed has as many. Rows
+    from ``valid`` on, which a packed one repeats, are those of the last valid one. Meanwhile it asks the caches for the lines of y that
+    it will store, and for those at soon[si + soon_steps[ss + n]], n = k / UNROLLED / 2^``slow``.
     """
-    rows = isa.rows
+    rows, size = isa.rows, 64 // dtype.itemsize
+    lines = -(-vectors * isa.vector_bytes // 64)
 
-    @vector_code(isa, dtype, "a[] row valid a_steps[] b[] b_steps[] count tile[] add store y[] y_row masks[] targets[] bias[] relu", returns=True)
-    def multiply(v: Vectors, a, row, valid, a_steps, b, b_steps, count, tile, add, store, y, y_row, masks, targets, bias, relu):  # type: ignore[no-untyped-def]
+    @vector_code(
+        isa, dtype, "a[] row b[] count tile[] add store y[] y_row valid masks[] targets[] bias[] relu soon[] soon_steps[] slow", returns=True
+    )
+    def multiply(v: Vectors, a, row, b, count, tile, add, store, y, y_row, valid, masks, targets, bias, relu, soon, soon_steps, slow):  # type: ignore[no-untyped-def]
         builder, last = v.builder, v.builder.sub(valid, I64(1))
         kept = [builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last) for r in range(rows)]
         row_at = [builder.mul(row, r) for r in kept]
+        groups = builder.sdiv(builder.add(count, I64(UNROLLED - 1)), I64(UNROLLED))
+        first = builder.select(builder.icmp_signed("<", groups, I64(rows // 2)), groups, I64(rows // 2))
+        first = builder.select(builder.icmp_signed("==", store, I64(TO_TILE)), I64(0), first)
+        result = v.at(y, builder.load(targets))
 
-        def step(k, sums):  # type: ignore[no-untyped-def]
-            here, lanes = (builder.gep(base, [builder.load(builder.gep(steps, [k]))]) for base, steps in ((a, a_steps), (b, b_steps)))
-            ahead = builder.gep(a, [builder.load(builder.gep(a_steps, [builder.add(k, I64(STEPS_AHEAD))]))])
-            v.prefetch(ahead)
-            v.prefetch(builder.gep(ahead, [row_at[-1]]))
-            loads, results = [v.load(lanes, n) for n in range(vectors)], []
-            for r in range(rows):
-                factor = v.splat(builder.load(builder.gep(here, [row_at[r]]) if r else here))
-                results += v.here([v.fma(factor, loads[n], sums[r * vectors + n]) for n in range(vectors)])
+        def group(k, sums):  # type: ignore[no-untyped-def]
+            factors, lanes, results = v.at(a, (k, UNROLLED * (rows if packed else 1))), v.at(b, (k, UNROLLED * vectors * v.width)), list(sums)
+            for u in range(UNROLLED):
+                loads = [v.load(lanes, u * vectors + n) for n in range(vectors)]
+                for r in range(rows):
+                    here = v.at(factors, u * rows + r) if packed else builder.gep(builder.gep(factors, [row_at[r]]), [I64(u)])
+                    factor = v.splat(builder.load(here))
+                    some = slice(r * vectors, (r + 1) * vectors)
+                    results[some] = v.here([v.fma(factor, loads[n], results[some][n]) for n in range(vectors)])
             return results
 
-        with builder.if_then(builder.icmp_signed("!=", store, I64(TO_TILE))):  # what a core waits for least if it is asked for first
-            for r, n in itertools.product(range(rows), range(vectors)):
-                v.prefetch(v.at(y, (y_row, kept[r]), builder.load(builder.gep(targets, [I64(n)]))), write=True)
-        sums = v.loop(count, [v.zero] * (rows * vectors), step)
+        def summing(k, sums):  # type: ignore[no-untyped-def]
+            there = builder.gep(soon, [builder.load(builder.gep(soon_steps, [builder.lshr(k, slow)]))])
+            for line in range(lines):
+                v.prefetch(v.at(there, line * size), level=2)
+            return group(k, sums)
+
+        def storing(k, sums):  # type: ignore[no-untyped-def]
+            for half, line in itertools.product((0, rows // 2), range(lines)):
+                v.prefetch(v.at(result, (y_row, builder.add(k, I64(half))), line * size), write=True)
+            return summing(k, sums)
+
+        sums = v.loop(first, [v.zero] * (rows * vectors), storing, True)
+        sums = v.loop(builder.sub(groups, first), sums, lambda k, sums: summing(builder.add(first, k), sums), True)
         results = v.choose(
             builder.icmp_signed("==", add, I64(0)), lambda: sums, lambda: [builder.fadd(s, v.load(tile, n)) for n, s in enumerate(sums)]
         )
@@ -116,6 +133,54 @@ def gather(isa: Isa, dtype: np.dtype[Any], vectors: int) -> Any:
 
 
 @functools.cache
+def pack(isa: Isa, dtype: np.dtype[Any]) -> Any:
+    """Return a compiled-code function (a, ai, row, valid, count, panel, ti) -> None for steps that are neighbours.
+
+    For W steps k and ROWS rows r it stores panel[ti + k·ROWS + r] = a[ai + r·row + k], and 0 from ``count`` on. Rows from ``valid`` on repeat
+    the last valid one.
+    """
+    rows = isa.rows
+
+    @vector_code(isa, dtype, "a[] row valid count panel[]")
+    def pack(v: Vectors, a, row, valid, count, panel):  # type: ignore[no-untyped-def]
+        builder, mask, vectors = v.builder, v.first(count), []
+        for r in range(rows):
+            here = v.at(a, (row, builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), builder.sub(valid, I64(1)))))
+            vectors.append(v.load(here, mask=mask))
+            v.prefetch(v.at(here, STEPS_AHEAD), level=2)
+        for n, value in enumerate(v.transpose(vectors)):
+            v.store(value, panel, n)
+
+    return pack
+
+
+@functools.cache
+def pack_beside(isa: Isa, dtype: np.dtype[Any]) -> Any:
+    """Return a compiled-code function (a, ai, a_steps, as, valid, count, panel, ti) -> None for rows that are neighbours.
+
+    For ``count`` ≥ 1 steps k and ROWS rows r it stores panel[ti + k·ROWS + r] = a[ai + a_steps[as + k] + r]. Rows from ``valid`` on repeat
+    the last valid one. Up to a vector behind the last may be written.
+    """
+    rows = isa.rows
+
+    @vector_code(isa, dtype, "a[] a_steps[] valid count panel[]")
+    def pack_beside(v: Vectors, a, a_steps, valid, count, panel):  # type: ignore[no-untyped-def]
+        builder, vectors, last = v.builder, -(-rows // v.width), v.builder.sub(valid, I64(1))
+        masks = [v.first(builder.sub(valid, I64(n * v.width))) for n in range(vectors)]
+
+        def step(k, _):  # type: ignore[no-untyped-def]
+            here, to = builder.gep(a, [builder.load(builder.gep(a_steps, [k]))]), v.at(panel, (k, rows))
+            others = v.splat(builder.load(builder.gep(here, [last])))
+            for n in range(vectors):
+                v.store(v.load(here, n, mask=masks[n], others=others), to, n)
+            return []
+
+        v.loop(count, [], step)
+
+    return pack_beside
+
+
+@functools.cache
 def multiply_few(isa: Isa, dtype: np.dtype[Any]) -> Any:
     """Return a compiled-code function (a, ai, row, valid, b, bi, b_row, count, tile, ti, add) -> None for a few columns.
 
@@ -151,24 +216,42 @@ def multiply_few(isa: Isa, dtype: np.dtype[Any]) -> Any:
 
 @functools.cache
 def multiply_beside(isa: Isa, dtype: np.dtype[Any], columns: int) -> Any:
-    """Return a compiled-code function (a, ai, a_steps, as, rows, b, bi, b_row, count, tile, ti, pitch, add) -> None for a few columns.
+    """Return a compiled-code function (a, ai, b, bi, pitch, count, tile, ti, add) -> None for a few columns c, whose rows are in the lanes.
 
-    The rows are in the lanes, W of them, of which the first ``rows`` are stored: over ``count`` ≥ 1 steps k,
+    Over ``count`` ≥ 1 steps k, for ROWS rows r,
 
-        tile[ti + c·pitch + r] = Σ_k a[ai + a_steps[as + k] + r] · b[bi + c·b_row + k]        (added to it if ``add``)
+        tile[ti + c·ROWS + r] = Σ_k a[ai + k·ROWS + r] · b[bi + c·pitch + k·ROWS + r]        (added to it if ``add``)
+
+    Steps are taken UNROLLED at a time: a and b have zeros up to there.
     """
+    rows, width = isa.rows, isa.width(dtype)
+    vectors, parts = UNROLLED * rows // width, max(1, rows // width)  # of a group of steps, and of a step
+    apart = min(vectors, max(2, parts))  # sums of a column, so that one need not wait for the other
 
-    @vector_code(isa, dtype, "a[] a_steps[] rows b[] b_row count tile[] pitch add")
-    def multiply_beside(v: Vectors, a, a_steps, rows, b, b_row, count, tile, pitch, add):  # type: ignore[no-untyped-def]
-        builder, mask = v.builder, v.first(rows)
+    @vector_code(isa, dtype, "a[] b[] pitch count tile[] add")
+    def multiply_beside(v: Vectors, a, b, pitch, count, tile, add):  # type: ignore[no-untyped-def]
+        builder = v.builder
 
-        def step(k, sums):  # type: ignore[no-untyped-def]
-            factors = v.load(v.at(a, builder.load(builder.gep(a_steps, [k]))), mask=mask)
-            return v.here([v.fma(factors, v.splat(builder.load(v.at(b, k, (b_row, c)))), sums[c]) for c in range(columns)])
+        def group(k, sums):  # type: ignore[no-untyped-def]
+            results, here = list(sums), builder.mul(k, I64(UNROLLED * rows))
+            for n in range(vectors):
+                factors = v.load(v.at(a, here), n)
+                for c in range(columns):
+                    at = c * apart + n % apart
+                    results[at] = v.fma(factors, v.load(v.at(b, here, (pitch, c)), n), results[at])
+            return v.here(results)
 
-        for c, total in enumerate(v.loop(count, [v.zero] * columns, step)):
-            here = v.at(tile, (pitch, c))
-            v.store(builder.fadd(total, v.load(here, mask=builder.and_(mask, v.nonzero(add)))), here, mask=mask)
+        groups = builder.sdiv(builder.add(count, I64(UNROLLED - 1)), I64(UNROLLED))
+        sums, mask = v.loop(groups, [v.zero] * (columns * apart), group), v.first(I64(rows))
+        for c in range(columns):
+            for part in range(parts):
+                total = functools.reduce(builder.fadd, sums[c * apart + part : (c + 1) * apart : parts])
+                half = v.width // 2
+                while half >= rows:
+                    total, half = builder.fadd(total, v.shuffle(total, total, [(lane + half) % v.width for lane in range(v.width)])), half // 2
+                here = v.at(tile, c * rows)
+                older = v.load(here, part, mask=builder.and_(mask, v.nonzero(add)))
+                v.store(builder.fadd(total, older), here, part, mask=mask)
 
     return multiply_beside
 
@@ -347,15 +430,3 @@ def move_lines(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
         v.loop(count, [], line)
 
     return move_lines
-
-
-@functools.cache
-def prefetch(isa: Isa, dtype: np.dtype[Any]) -> Any:
-    """Return a compiled-code function (array, index) -> None that asks for the 4 cache lines from there on in L2; any index will do."""
-
-    @vector_code(isa, dtype, "array[]")
-    def prefetch(v: Vectors, array):  # type: ignore[no-untyped-def]
-        for line in range(4):
-            v.prefetch(v.at(array, line * 64 // v.size), level=2)
-
-    return prefetch

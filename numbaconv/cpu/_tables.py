@@ -14,7 +14,6 @@ from numbaconv.cpu import _emit, _grid, _products
 from numbaconv.cpu._grid import Grid
 from numbaconv.cpu._product import ALL, CHUNK, COUNT, LINE, MASKS, MOST, NEIGHBOURS, PLACES, TARGETS
 from numbaconv.cpu._products import Shape
-from numbaconv.cpu._simd import STEPS_AHEAD
 from numbaconv.problem import ConvProblem, Op
 
 IN_CACHE = 512 << 10  # bytes of a sample that stay in L2: more is prefetched
@@ -27,6 +26,7 @@ class Tables(NamedTuple):
 
     geometry: Array
     a_steps: Array
+    runs: Array  # of each step, how many from it on are neighbours in a
     b_steps: Array
     blocks: Array
     columns: Array  # line after line
@@ -46,14 +46,13 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: 
     channels = p.in_channels // p.groups
     geometry = (
         tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
-        max(b_steps, default=0), shape.steps, *strides, every, apart, len(shape.parts), channels * _products.count_taps(shape.parts[:1]),
+        max(b_steps, default=0), int(shape.kept), *strides, every, apart, len(shape.parts), channels * _products.count_taps(shape.parts[:1]),
         math.prod(p.input) if _products.turns(p, op, g) else 0,
     )  # fmt: skip
-    a_steps = np.append(a_steps, np.resize(a_steps, STEPS_AHEAD) if len(a_steps) else np.zeros(STEPS_AHEAD, np.int64))
-    panel = [np.arange(CHUNK) * v * isa.width(dtype) for v in range(1, MOST + 1)]
     stretches, starts = _stretches(targets, apart, isa.width(dtype), p.output[2])
     tables = (
-        geometry, a_steps, np.concatenate([b_steps, *panel]), blocks, columns.reshape(-1), stretches, starts, np.reshape(tails, (-1, 3)), row_targets,
+        geometry, a_steps, _runs(np.asarray(a_steps)), np.append(b_steps, np.zeros(CHUNK, np.int64)), blocks, columns.reshape(-1), stretches,
+        starts, np.reshape(tails, (-1, 3)), row_targets,
     )  # fmt: skip
     return Tables(*(np.asarray(values, np.int64) for values in tables))
 
@@ -145,6 +144,12 @@ def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
         filters * channels * taps, 0, p.out_channels * channels * taps, channels * taps, 0, *reps[1:3],
     )  # fmt: skip
     return strides, a_steps, b_steps, blocks, (np.concatenate(lines), np.concatenate(tables), 1, []), []
+
+
+def _runs(steps: Array) -> Array:
+    """Return of each step how many from it on are neighbours."""
+    ends = np.flatnonzero(np.append(np.diff(steps) != 1, True)) + 1
+    return np.repeat(ends, np.diff(np.append(0, ends))) - np.arange(len(steps)) if len(steps) else np.zeros(0, np.int64)
 
 
 def _every(p: ConvProblem, g: Grid, shape: Shape, dtype: np.dtype[Any]) -> int:

@@ -71,6 +71,9 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         counted["call"] += 1
         lanes = shape.vectors * isa.width(dtype) + _grid.LEFT_OVER * shape.tails
         counted["fma"] += p.groups * shape.outer * shape.blocks * isa.rows * lanes * shape.reps * max(shape.steps, 1) * size
+        supers, groups = -(-shape.blocks // shape.blocks_each), 1 if shape.kept else -(-shape.lines // max(1, shape.lines_each))
+        packed = shape.blocks * isa.rows * groups * shape.packs + (0 if _products.turns(p, op, g) else shape.vectors * isa.width(dtype) * supers)
+        counted["pack"] += p.groups * shape.outer * packed * shape.reps * shape.steps * size
         counted["chunk"] += products * shape.reps * -(-shape.steps // CHUNK)
         counted["scatter" if shape.scatters else "store"] += products * isa.rows * (isa.width(dtype) if shape.scatters else 1)
     return counted
@@ -118,7 +121,7 @@ class Cut(NamedTuple):
 
     problem: ConvProblem
     p: ConvProblem  # the one whose input has zeros around it
-    products: list[tuple[_tables.Tables, int, int, int]]  # with their tiles, pieces of the sum and scratch
+    products: list[tuple[_tables.Tables, int, int, int, bool]]  # with their tiles, pieces of the sum and scratch, and whether rows are packed
     empty: bool  # no tap reaches the outputs of some phases, which have no product
     second: bool  # the input is the second operand
     copy: Callable[[Array], Array] | None  # of the input
@@ -142,10 +145,10 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         bias = bias.copy()
         bias[: cut.p.out_channels * cut.repeats] = options.bias if cut.repeats == 1 else np.repeat(options.bias, cut.repeats)
     code, broken = CODES[options.activation], np.zeros(1, np.int8)
-    kernel = _product.kernel(isa, dtype, cut.per_lane, code > 1)
     if cut.empty:
         fill(out, options, cut.p.channels_last)
-    for tables, tiles, pieces, scratch in cut.products:
+    for tables, tiles, pieces, scratch, packs in cut.products:
+        kernel = _product.kernel(isa, dtype, cut.per_lane, code > 1, packs)
         y = np.empty((pieces, out.size), dtype) if pieces > 1 or cut.apart else out
         arguments = (rows, lanes, y.reshape(-1), bias, cut.zeros, code, broken, *tables)
         _parallel.run(kernel, tiles, (scratch, dtype), arguments, cut.seconds)
@@ -168,8 +171,8 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
     cut = _cut(problem, op, isa, dtype)
     if len(cut.products) != 1 or cut.empty or cut.problem is not problem or cut.products[0][2] > 1 or _key(op, isa, dtype) not in problem.derived:
         return None
-    tables, tiles, _, scratch = cut.products[0]
-    compute, short = _product.kernel(isa, dtype, cut.per_lane, False).serial, seconds < _parallel.SERIAL_SECONDS
+    tables, tiles, _, scratch, packs = cut.products[0]
+    compute, short = _product.kernel(isa, dtype, cut.per_lane, False, packs).serial, seconds < _parallel.SERIAL_SECONDS
     padded, apart, zeros = cut.padded, cut.apart, cut.zeros
 
     def bound(a: Array, b: Array, out: Array) -> None:
@@ -251,7 +254,7 @@ def _put_in_order(cut: Cut, y: Array, out: Array) -> None:
 
 
 def _key(op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Any, ...]:
-    return "gemm", op, isa.name, dtype
+    return "gemm", op, isa.name, dtype, 1 if op == "wgrad" else _parallel.get_num_threads()  # threads do not change how sums are cut up
 
 
 def _cut(problem: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> Cut:
@@ -265,7 +268,7 @@ def _cut(problem: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> 
     repeats = shapes[0].phases
     some = sum(s.steps > 0 for s in shapes)  # a single product without terms is quicker stored than the whole result filled
     kept = [(t, s) for t, s in zip(tables, shapes, strict=True) if s.steps > 0 or (len(s.parts) > 1 and len(shapes) - some == 1)]
-    products = [(t, int(t.geometry[0]), s.pieces, s.scratch) for t, s in kept]
+    products = [(t, int(t.geometry[0]), s.pieces, s.scratch, s.packs) for t, s in kept]
     copier = _grid.pixels_copier if _products.channels_last(p, op) else _grid.planes_copier
     cut = Cut(
         dense, p, products, len(products) < len(tables), op == "wgrad" and p is dense,
