@@ -8,22 +8,23 @@ from __future__ import annotations
 from numbaconv.cpu import _emit
 
 SECONDS: dict[str, dict[str, dict[str, float]]] = {
-    # 2026-11, AMD EPYC (Zen 4), 111 Gflop/s a core in float32
+    # 2026-11, Intel Xeon (Emerald Rapids), 163 Gflop/s a core in float32
     "avx512": {
         "gemm": {
-            "call": 1e-05, "copy": 2.7e-10, "transpose": 3e-10, "pack": 1e-10, "fma": 1.8e-11, "chunk": 2.3e-08, "store": 1.6e-12, "scatter": 4.1e-10,
+            "call": 9.8e-06, "copy": 2.2e-10, "transpose": 6.5e-10, "pack": 5.6e-11, "fma": 1.4e-11, "chunk": 3e-08, "store": 1.5e-12,
+            "scatter": 3.6e-10,
         },
-        "dots": {"call": 5.3e-06, "copy": 1.9e-10, "fma": 2e-11, "sum": 3.3e-08, "store": 1.7e-10},
-        "winograd": {"call": 1.4e-05, "input": 1.5e-10, "weights": 1.2e-10, "fma": 1.9e-11, "output": 2.9e-10, "sum": 1e-10},
+        "dots": {"call": 7e-06, "copy": 2.6e-10, "fma": 2e-11, "sum": 3.3e-08, "store": 2.6e-10},
+        "winograd": {"call": 1.4e-05, "input": 2e-10, "weights": 2.3e-10, "fma": 1.9e-11, "output": 3.7e-10, "sum": 5.9e-11},
         "stencil": {
-            "call": 9.9e-06, "copy": 1.5e-10, "strided": 4.5e-10, "fma": 2.5e-11, "micro": 6.1e-08, "dot": 3.1e-11, "chain": 6.1e-08,
-            "pass": 5.6e-06, "row": 4.4e-11, "term": 1.1e-11, "load": 1.1e-11, "factor": 1.7e-11, "sum": 2.3e-11, "move": 4.7e-11,
+            "call": 1.1e-05, "copy": 2.4e-10, "strided": 6e-10, "fma": 1.9e-11, "micro": 7.6e-08, "dot": 2.6e-11, "chain": 6.5e-08,
+            "pass": 5.2e-06, "row": 1.9e-11, "term": 2.3e-11, "load": 7.5e-12, "factor": 1.1e-11, "sum": 9.7e-12, "move": 8.2e-11,
         },
-        "fir": {"call": 5.2e-06, "row": 5e-08, "output": 4e-11, "fma": 3e-11},
-        "fft": {"call": 1.4e-05, "element": 2.8e-10, "stage": 7.8e-11, "filter": 1e-10, "multiply": 2.8e-10, "pair": 2.4e-07, "line": 2.4e-08},
+        "fir": {"call": 9.1e-06, "row": 1e-07, "output": 1.8e-10, "fma": 2.4e-11},
+        "fft": {"call": 1.4e-05, "element": 1.1e-10, "stage": 9.7e-11, "filter": 1e-10, "multiply": 5.1e-10, "pair": 1.2e-07, "line": 2.9e-08},
         "direct": {
-            "call": 4.5e-06, "loop": 2e-08, "four": 1.6e-10, "one": 3.9e-11, "strided": 6.3e-10, "strided one": 4.9e-11,
-            "store": 4.2e-10, "dots": 4.1e-08, "dot": 2.9e-08, "four dots": 1.4e-12, "strided dots": 1.9e-10,
+            "call": 4.7e-06, "loop": 2.2e-08, "four": 1.7e-10, "one": 4e-11, "strided": 7.3e-10, "strided one": 4.7e-11,
+            "store": 2.6e-10, "dots": 4.8e-08, "dot": 2.6e-08, "four dots": 1.8e-12, "strided dots": 1.9e-10,
         },
     },
     # 2026-11, AMD EPYC (Zen 3), 87 Gflop/s a core in float32

@@ -164,9 +164,9 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
     load_gradient = make_load(gradient_to_positions, mv, 0)
 
     @inline
-    def load_weights(w, at, rows, geometry, strip, out, to, lanes, step):  # type: ignore[no-untyped-def]
-        # Transform a panel of ``lanes`` rows of weights: position i of a step goes to out[to + i·step + s·lanes + row].
-        channels, outer, taps, inner = geometry[1], geometry[2], geometry[11], geometry[12]
+    def load_weights(w, at, rows, channels, geometry, strip, out, to, lanes, step):  # type: ignore[no-untyped-def]
+        # Transform a panel of ``lanes`` rows of some channels' weights: position i of a step goes to out[to + i·step + s·lanes + row].
+        outer, taps, inner = geometry[2], geometry[11], geometry[12]
         row_stride, channel_stride, flipped = geometry[13], geometry[14], geometry[15]
         many = max(1, STRIP * 8 // taps) if channel_stride == taps else 1  # channels that are transposed together
         sign = -1 if flipped else 1
@@ -184,18 +184,18 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
                         weights_to_positions(strip, tap * width, sign * 3 * width, sign * width, out, place, nh * step, step)
 
     @inline
-    def products(u, ui, us, vectors, v, vi, vs, pitch, tiles, steps, out, os, lanes):  # type: ignore[no-untyped-def]
-        # out[tile, lane] = Σ_s v[tile, s] · u[s, lane] at every position, for a panel of weights.
+    def products(u, ui, us, vectors, v, vi, vs, pitch, tiles, steps, out, oi, os, lanes, more):  # type: ignore[no-untyped-def]
+        # out[tile, lane] = Σ_s v[tile, s] · u[s, lane] at every position, for a panel of weights; added to what is there if ``more``.
         n = vectors * width
         for position in range(positions):
             for s in range(0, steps, CHUNK):
                 ps, count = ui + position * us + s * n, min(CHUNK, steps - s)
                 for tile in range(0, tiles, height):
-                    rows, to = vi + position * vs + tile * pitch + s, position * os + tile * lanes
-                    multiply(vectors, u, ps, n, v, rows, pitch, 1, count, out, to, lanes, s)
+                    rows, to = vi + position * vs + tile * pitch + s, oi + position * os + tile * lanes
+                    multiply(vectors, u, ps, n, v, rows, pitch, 1, count, out, to, lanes, s + more)
 
     @inline
-    def store(m, lanes, step, strip, y, image, group, k0, channels, first, count, bias, code):  # type: ignore[no-untyped-def]
+    def store(m, mi, lanes, step, strip, y, image, group, k0, channels, first, count, bias, code):  # type: ignore[no-untyped-def]
         # Transform the products of ``count`` tiles to outputs and store them; return 0, or NaN if one is not finite.
         Z, TH, TW, P, Q = image[0], image[1], image[2], image[4], image[5]
         yn, yk, yd, yh, yw = image[9], image[10], image[11], image[12], image[13]
@@ -207,7 +207,7 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
                 run = min(first + count - tile, TW - j, segment)
                 columns = min(run * mh, Q - j * mh)
                 for q in range(run):
-                    to_outputs(m, (tile - first + q) * lanes + c, nh * step, step, strip, q * mh * width, STRIP * width, width)
+                    to_outputs(m, mi + (tile - first + q) * lanes + c, nh * step, step, strip, q * mh * width, STRIP * width, width)
                 for row in range(min(mv, P - i * mv)):
                     line = row * STRIP * width
                     for e in range(columns * width):
@@ -246,7 +246,7 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
                 v0, v1 = vectors * panel // panels, vectors * (panel + 1) // panels
                 at = group * rows * channels * taps + v0 * width * geometry[13]
                 to = group * positions * step + v0 * width * channels * outer
-                load_weights(w, at, rows - v0 * width, geometry, strip, packed, to, (v1 - v0) * width, step)
+                load_weights(w, at, rows - v0 * width, channels, geometry, strip, packed, to, (v1 - v0) * width, step)
 
     def by_tiles(first, last, workers, scratch, x, u, y, bias, code, flags, geometry, image, result):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y = Aᵀ [Σ_s u[s] ⊙ (Bᵀ d[s] B)] A, s = (outer tap, channel).
@@ -267,8 +267,8 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
                 for panel in range(panels):
                     k0, k1 = vectors * panel // panels * width, vectors * (panel + 1) // panels * width
                     ui, valid = group * positions * weight_step + k0 * steps, min(rows, k1) - k0
-                    products(u, ui, weight_step, (k1 - k0) // width, v, 0, step, pitch, count, steps, m, size * lanes + 16, lanes)
-                    zero += store(m, lanes, size * lanes + 16, strip, y, result, group, k0, valid, tile, count, bias, code)
+                    products(u, ui, weight_step, (k1 - k0) // width, v, 0, step, pitch, count, steps, m, 0, size * lanes + 16, lanes, 0)
+                    zero += store(m, 0, lanes, size * lanes + 16, strip, y, result, group, k0, valid, tile, count, bias, code)
                 flags[job] = zero
 
     def transform_tiles(first, last, workers, scratch, x, v, geometry, image):  # type: ignore[no-untyped-def]
@@ -288,7 +288,8 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
 
     def by_panels(first, last, workers, scratch, v, w, packed, y, bias, code, flags, geometry, image, result):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: as in by_tiles.
-        # THE SCHEDULE: a tile of work is a panel of weights, transformed once if they are not packed; it meets all blocks of tiles.
+        # THE SCHEDULE: a tile of work is a panel of weights; it meets all blocks of tiles. If they are not packed they are transformed,
+        # as many channels at a time as stay in L2, if the products of all tiles do, too.
         rows, channels, outer, tiles, size, blocks = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
         panels, pitch, lanes, step, taps = geometry[6], geometry[7], geometry[8], geometry[10], geometry[11]
         vectors, steps = (rows + width - 1) // width, channels * outer
@@ -299,18 +300,26 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
             for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 group, panel = job // panels, job % panels
                 k0, k1 = vectors * panel // panels * width, vectors * (panel + 1) // panels * width
-                u, ui, weight_step = w, group * positions * geometry[9] + k0 * steps, geometry[9]
+                u, ui, weight_step, each, n = w, group * positions * geometry[9] + k0 * steps, geometry[9], channels, k1 - k0
                 if not packed:
-                    u, ui, weight_step = local, 0, (k1 - k0) * steps + 16
-                    at = group * rows * channels * taps + k0 * geometry[13]
-                    load_weights(w, at, rows - k0, geometry, buffer, local, 0, k1 - k0, weight_step)
+                    u, ui, each = local, 0, geometry[23]
+                    weight_step = n * each * outer + 16
+                together, at_m = size * lanes + 16, positions * (size * lanes + 16) if each < channels else 0
                 zero = strip.dtype.type(0)
-                for block in range(blocks):
-                    tile, vi = block * size, (group * blocks + block) * positions * step
-                    count = min(size, tiles - tile)
-                    products(u, ui, weight_step, (k1 - k0) // width, v, vi, step, pitch, count, steps, m, size * lanes + 16, lanes)
-                    valid = min(rows, k1) - k0
-                    zero += store(m, lanes, size * lanes + 16, strip, y, result, group, k0, valid, tile, count, bias, code)
+                for c in range(0, channels, each):
+                    some = min(each, channels - c)
+                    if not packed:
+                        at = group * rows * channels * taps + k0 * geometry[13] + c * geometry[14]
+                        load_weights(w, at, rows - k0, some, geometry, buffer, local, 0, n, weight_step)
+                    for block in range(blocks):
+                        tile, vi = block * size, (group * blocks + block) * positions * step
+                        count = min(size, tiles - tile)
+                        for o in range(outer if some < channels else 1):
+                            which, terms = ui + o * some * n, some if some < channels else steps
+                            products(u, which, weight_step, n // width, v, vi + o * channels + c, step, pitch, count, terms, m, block * at_m,
+                                     together, lanes, c + o)  # fmt: skip
+                        if c + some == channels:
+                            zero += store(m, block * at_m, lanes, together, strip, y, result, group, k0, min(rows, k1) - k0, tile, count, bias, code)
                 flags[job] = zero
 
     def wgrad(first, last, workers, scratch, x, dy, pieces, flags, geometry, image, result):  # type: ignore[no-untyped-def]

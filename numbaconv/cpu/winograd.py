@@ -26,6 +26,7 @@ from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 EXACT = False  # its errors are several times those of the direct sum
 TILES = 64  # tiles of a block at the most
 BLOCK = 3 << 18  # elements of a block's transformed tiles at the most: 3 MiB of float32
+LOCAL, PRODUCTS = 1 << 18, 1 << 19  # elements of transformed weights, and of products, that stay in L2: 1 and 2 MiB of float32
 FILTERS, CHANNELS = 128, 96  # of a job of wgrad, at the most: its products at all positions are 1.7 MiB of float32
 SPLITS = 16  # jobs that wgrad is cut into at the least, and blocks that a piece of its sum has at the most:
 MOST_BLOCKS = 64
@@ -185,7 +186,7 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _emit.Isa, dtype: np.dtype
     most = TILES if op == "wgrad" else min(TILES, max(isa.rows, BLOCK // (positions * steps)))
     block = _share(tiles, most, isa.rows)
     blocks, vectors = -(-tiles // block), -(-rows // width)
-    panels, splits, row_blocks, column_blocks = -(-vectors // isa.vectors), 1, 1, 1
+    panels, splits, row_blocks, column_blocks, each = -(-vectors // isa.vectors), 1, 1, 1, channels
     panels += panels % 2 if 2 < panels < 8 else 0  # few jobs that two threads share evenly: 320→320 on 10² 935 → 772 µs, and no slower on one
     stationary = tiles < rows and op != "wgrad"
     lanes, pitch = -(-vectors // panels) * width, channels * (outer - 1) + _up(channels, width)
@@ -210,8 +211,11 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _emit.Isa, dtype: np.dtype
     else:
         jobs = p.groups * (panels if stationary else blocks)
         # Scratch behind the strip: transformed tiles or weights, weights before the transform, products.
-        local = lanes * steps if stationary else block * pitch
-        parts = (positions * (local + 16), buffer, positions * (block * lanes + 16))
+        products, size = positions * (block * lanes + 16), dtype.itemsize // 4
+        if stationary and positions * lanes * steps * size > LOCAL and blocks * products * size <= PRODUCTS:
+            each, products = _share(channels, max(1, LOCAL // (positions * lanes * outer * size)), 4), blocks * products
+        local = lanes * min(each, channels) * outer if stationary else block * pitch
+        parts = (positions * (local + 16), buffer, products)
         work = {
             "call": 1,
             "input": scale * tiles * _up(channels, width) * outer,
@@ -226,7 +230,7 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _emit.Isa, dtype: np.dtype
     geometry = (
         rows, channels, outer, tiles, block, blocks, panels, pitch, lanes, weight_step, tile_step, taps, inner,
         *((taps, rows * taps) if op == "dgrad" else (channels * taps, taps)), int(p.flipped), 1 if tile[0] > 1 else p.filter[1],
-        strip, strip + parts[0], strip + parts[0] + parts[1], splits, row_blocks, column_blocks,
+        strip, strip + parts[0], strip + parts[0] + parts[1], splits, row_blocks, column_blocks, each,
     )  # fmt: skip
     image = (*per_image, *p.input, *p.low, *p.strides("x"), channels)
     result = (*per_image, *p.output, 0, 0, 0, *p.strides("y"), rows)
