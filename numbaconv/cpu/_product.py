@@ -14,6 +14,7 @@ from numbaconv.cpu.bias import activate
 
 CHUNK = 144  # steps summed in registers at the most: a panel of lanes stays in an L1, and rounding within 8 eps (tests/test_numerics.py)
 CHUNKS = 56  # chunks added in one place; sums of longer ones are added in a second (the rounding of both is that of 32 terms)
+TOGETHER = 4  # blocks of rows that are packed together if they are neighbours
 BESIDE = 4  # columns left over that are multiplied together
 MOST = 3  # vectors of a tile's row: what a line of the table of columns has room for
 # A line of the table of columns: how many vectors, whether they are neighbours, and per vector its place, its lanes (bits) and their place in y.
@@ -34,7 +35,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     tiles = [_simd.multiply(isa, dtype, v, bias_per_lane, packs) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
     gather_one, gather_two, gather_three = (_simd.gather(isa, dtype, v) for v in (1, 2, 3))
-    pack, pack_beside = _simd.pack(isa, dtype), _simd.pack_beside(isa, dtype)
+    pack, pack_beside, pack_blocks = _simd.pack(isa, dtype), _simd.pack_beside(isa, dtype), _simd.pack_blocks(isa, dtype, TOGETHER)
     store, store_second, store_pair = (_simd.store(isa, dtype, bias_per_lane, *how) for how in ((1,), (2,), (2, True)))
     soon_written = _simd_stencil.prefetch(True)
     transpose = _simd.transpose(isa, dtype)
@@ -89,9 +90,27 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     @inline
     def pack_rows(panel, base, a, place, a_row, blocks, first, filled, a_steps, runs, step, count):  # type: ignore[no-untyped-def]
         # A chunk of a tile's rows, block after block, of each step its rows side by side.
+        done, end = 0, first + filled - 1
+        if a_row == 1 and blocks[end, 0] - blocks[first, 0] == (filled - 1) * height:
+            done = (filled if blocks[end, 1] == height else filled - 1) // TOGETHER * TOGETHER
+        if done:
+            pack_blocks(a, place + blocks[first, 0], a_steps, step, count, done // TOGETHER, panel, base, height * CHUNK)
+        if a_row != 1 and count > 1 and runs[step] == 1:  # step after step, whose rows share cache lines with those of other blocks
+            done = filled
+            for k in range(count):
+                for block in range(filled):
+                    at, to, valid = (
+                        place + blocks[first + block, 0] + a_steps[step + k],
+                        base + (block * CHUNK + k) * height,
+                        blocks[first + block, 1],
+                    )
+                    for r in range(height):
+                        panel[unsigned(to + r)] = a[unsigned(at + min(r, valid - 1) * a_row)]
         for block in range(filled):
             at, valid, to = place + blocks[first + block, 0], blocks[first + block, 1], base + block * height * CHUNK
-            if a_row == 1:
+            if block < done:
+                pass
+            elif a_row == 1:
                 pack_beside(a, at, a_steps, step, valid, count, panel, to)
             else:
                 k = 0

@@ -16,9 +16,10 @@ from numbaconv.problem import ConvProblem, Op
 SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2
 BLOCKS, LINES = 32, 8  # blocks of rows and lines of columns of a tile, at most
 PACKED_BYTES = 640 << 10  # of a tile's packed rows that are kept for the next tiles: a quarter of an L2
-FEW_LINES = 4  # of a product that does not pack its rows
+FEW_LINES, MORE_LINES = 4, 40  # of a product that does not pack its rows, and of wgrad
 SHARES = 8  # tiles for each thread beside the first
 ROWS_COST = 2  # of packing an element of the rows, beside one of the lanes
+PIECE = 256  # steps that are worth a piece of wgrad's sum
 MOST_STEPS = 1 << 16  # of one table: wgrad of larger images goes by planes or lines
 MOST_IN_LANES = _product.CHUNK * _product.CHUNKS  # steps of a sum that may have columns left over: those are added up in one place
 Parts = tuple[Reads, Reads, Reads]
@@ -116,12 +117,13 @@ def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: in
         (vectors, tails), scatters = _vectors(p, g, parts, steps, width), any(r.every > 1 for r in part)
         each = row_vectors(part, vectors, tails, width)
         lines = vectors // each * line_counts(each, isa.vectors)[0] if starts_anew(each) else line_counts(vectors, isa.vectors)[0]
-    units, fewest = reps * -(-steps // CHUNK), _parallel.fewest_tiles(p.macs)
+    units, fewest = reps * -(-steps // PIECE), _parallel.fewest_tiles(p.macs)
     most = 1 if turns(p, op, g) else fewest  # what is transposed for each tile is rather shared as pieces of the sum
     kept_bytes = isa.rows * count_chunks(parts, channels) * CHUNK * dtype.itemsize  # of a block
     blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, most, isa, vectors * width, len(parts), kept_bytes)
     in_order = op == "fprop" and not p.channels_last and np.array_equal(_grid.taps(p, part), np.arange(math.prod(p.filter)))
-    packs = not in_order or lines > FEW_LINES or steps % UNROLLED > 0
+    in_order |= op == "wgrad" and not p.channels_last and together[0] == 1
+    packs = not in_order or lines > (MORE_LINES if op == "wgrad" else FEW_LINES) or steps % UNROLLED > 0
     kept = packs and op != "wgrad" and blocks_each * kept_bytes <= PACKED_BYTES
     tiles = p.groups * outer * -(-blocks // blocks_each)
     groups = max(1, -(-lines // lines_each))

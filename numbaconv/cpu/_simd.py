@@ -181,6 +181,44 @@ def pack_beside(isa: Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
+def pack_blocks(isa: Isa, dtype: np.dtype[Any], blocks: int) -> Any:
+    """Return a compiled-code function (a, ai, a_steps, as, count, times, panel, ti, pitch) -> None for blocks of rows that are all neighbours.
+
+    For ``count`` ≥ 1 steps k, ROWS rows r and each block n of ``times`` ≥ 1 times as many as ``blocks`` it stores
+
+        panel[ti + n·pitch + k·ROWS + r] = a[ai + a_steps[as + k] + n·ROWS + r],
+
+    step after step, so that a is read in long runs.
+    """
+    rows = isa.rows
+
+    @vector_code(isa, dtype, "a[] a_steps[] count times panel[] pitch")
+    def pack_blocks(v: Vectors, a, a_steps, count, times, panel, pitch):  # type: ignore[no-untyped-def]
+        builder, mask = v.builder, v.first(I64(rows))
+
+        def step(k, _):  # type: ignore[no-untyped-def]
+            start = builder.gep(a, [builder.load(builder.gep(a_steps, [k]))])
+
+            def some(time, _):  # type: ignore[no-untyped-def]
+                here = v.at(start, (time, blocks * rows))
+                vectors = [v.load(here, n) for n in range(-(-blocks * rows // v.width))]
+                for row in range(0, blocks * rows, min(rows, v.width)):
+                    value, lane = vectors[row // v.width], row % v.width
+                    if lane:
+                        value = v.shuffle(value, value, [(lane + n) % v.width for n in range(v.width)])
+                    to = v.at(panel, (k, rows), (pitch, time, blocks), (pitch, row // rows), row % rows)
+                    v.store(value, to, mask=mask if v.width > rows else None)
+                return []
+
+            v.loop(times, [], some)
+            return []
+
+        v.loop(count, [], step)
+
+    return pack_blocks
+
+
+@functools.cache
 def multiply_few(isa: Isa, dtype: np.dtype[Any]) -> Any:
     """Return a compiled-code function (a, ai, row, valid, b, bi, b_row, count, tile, ti, add) -> None for a few columns.
 
