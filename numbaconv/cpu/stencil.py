@@ -29,6 +29,7 @@ from numbaconv.problem import ConvProblem, Op, Options, Run, Unsupported
 soon_written = _simd_stencil.prefetch(True)
 MOST_TAPS = 1 << 14  # each has an entry in a table
 MOST_INTERLEAVED = 32  # outputs of a row: longer ones fill vectors by themselves (benchmarks/layers.py: 0.12 ms for 0.17 at 28, 0.42 for 0.36 at 56)
+MANY, CACHED = 8, 4 << 20  # filters of a group, and bytes of the results, from which on planes that lie far apart cost more
 SPLITS = 32  # pieces of wgrad's sum when there are too few groups to share
 
 SECONDS = _seconds.of("stencil")  # for one of each that `work` counts
@@ -46,10 +47,11 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     if op == "wgrad" and problem.input_dilation != (1, 1, 1):
         raise Unsupported("needs an input that is not dilated for wgrad")
     p = _forward(problem, op)
+    far = {"far": _far(p, dtype)} if op != "wgrad" else {}
     if rolls := _strips(p, op, dtype):
-        return _rolls.work(rolls, p, dtype)
+        return _rolls.work(rolls, p, dtype) | far
     if found := _slabs.passes(p, op, dtype):
-        return _slabs.work(found, p, op, dtype)
+        return _slabs.work(found, p, op, dtype) | far
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad" and (scratch := _wgrad_scratch(blocks, dtype)) > 2 * LARGEST:
         raise Unsupported(f"needs fewer channels or taps: their sums take {scratch} elements")
@@ -61,7 +63,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     counts = {"call": 1, "strided" if strided else "copy": copied}
     if op == "wgrad":
         return counts | {"dot": multiplied, "chain": bands // sizes[12] * len(blocks.columns)}
-    return counts | {"fma": multiplied, "micro": bands * sizes[13] * len(blocks.calls)}
+    return counts | far | {"fma": multiplied, "micro": bands * sizes[13] * len(blocks.calls)}
 
 
 def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
@@ -301,6 +303,12 @@ def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
     if "transposed" not in problem.derived:
         problem.derived["transposed"] = problem.transpose()
     return problem.derived["transposed"]
+
+
+def _far(p: ConvProblem, dtype: np.dtype[Any]) -> float:
+    """Return the elements of y that caches do not hold while the planes of many filters are written a piece at a time."""
+    bytes_ = math.prod(p.shape("y")) * dtype.itemsize
+    return max(0, bytes_ - CACHED) / 4 if p.out_channels >= MANY * p.groups else 0
 
 
 def _strips(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _rolls.Rolls | None:
