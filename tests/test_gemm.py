@@ -1,4 +1,4 @@
-"""gemm's ways of storing: rows of pixels in tiles of their own, phases of a stride together, phases that read alike in one product."""
+"""gemm: operands that are packed or not; ways of storing: rows of pixels in tiles of their own, phases of a stride together or in one product."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _emit, _grid, _products, _tables, gemm
+from numbaconv.cpu import _emit, _grid, _products, _simd, _tables, gemm
+from numbaconv.cpu._product import CHUNK
 from numbaconv.problem import ConvProblem, Op, Options
 
 
@@ -211,3 +212,42 @@ def test_a_plane_for_each_column_of_taps_is_bounded() -> None:
     p = ConvProblem.from_shapes((16, 512, 14, 14), (2048, 512, 3, 3), rank=2, stride=2, padding=1)
     g = _grid.grid(p, split=True)[0]
     assert not g.axes[2].apart, "the copy would take more than 2 MiB more"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", _emit.ISAS)
+def test_rows_and_lanes_are_packed(dtype: str, isa: str, rng, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    for x, w, options in (
+        ((2, 300, 7, 7), (37, 300, 1, 1), {}),  # few lines: rows are read where they lie; a column left over
+        ((2, 301, 7, 7), (37, 301, 1, 1), {}),  # not in steps of four: they are not
+        ((3, 24, 30, 30), (60, 12, 1, 1), {"groups": 2}),  # rows that serve the next tiles, of two groups and three samples
+        ((1, 20, 17, 17), (40, 20, 3, 3), {"stride": 2, "padding": 1}),  # dgrad: rows whose steps are no neighbours
+        ((1, 1, 20, 16), (16, 1, 3, 3), {}),  # of one channel, channels last: pixels that are neighbours, but for the ends of lines
+        ((2, 1, 8, 8), (16, 1, 3, 3), {}),
+    ):
+        for last in (False, True):
+            shape = (x[0], *x[2:], x[1]) if last else x
+            p = ConvProblem.from_shapes(shape, w, rank=2, channels_last=last, **options)
+            for op in ("fprop", "dgrad", "wgrad"):
+                check(p, op, rng, dtype)
+
+
+def test_estimates_do_not_depend_on_threads() -> None:
+    p = ConvProblem.from_shapes((1, 128, 7, 7), (256, 128, 3, 3), rank=2, padding=1)
+    costs = []
+    for threads in (1, 2, 16):
+        with nc.num_threads(threads):
+            costs.append([gemm.cost(p, op, np.dtype(np.float32)) for op in ("fprop", "dgrad", "wgrad")])
+    assert costs[0] == costs[1] == costs[2]
+
+
+def test_what_is_asked_for_is_in_the_table() -> None:
+    for filters in range(8, 8 * 33, 8):
+        p = ConvProblem.from_shapes((1, 769, 16, 16), (filters, 769, 1, 1), rank=2)
+        (shape,) = shapes(p, "fprop")
+        (tables, *_), *_ = gemm._cut(p, "fprop", _emit.host(), np.dtype(np.float32)).products
+        filled, unrolled = shape.blocks_each, _simd.UNROLLED
+        slow = max(n for n in range(9) if n == 0 or unrolled << n <= filled)
+        furthest = shape.steps + CHUNK * (filled - 1) // filled + (CHUNK // unrolled - 1 >> slow)
+        assert furthest < len(tables.b_steps)

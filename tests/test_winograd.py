@@ -138,3 +138,20 @@ def test_nan_stays_where_it_is_and_an_overflow_of_the_transform_does_no_harm(rng
     assert np.isnan(y[..., 9:12, 10:13]).all() and np.isnan(y).sum() == 16 * 9
     y = compute(problem, "fprop", np.full_like(x, 1e38), np.full_like(w, 1e-3))
     assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("op", ["fprop", "dgrad"])
+def test_weights_in_pieces_that_stay_in_the_cache(op, rng, monkeypatch):
+    monkeypatch.setattr(winograd, "LOCAL", 36 * 48 * 8)
+    for x, w, options in (
+        ((1, 75, 14, 14), (80, 75, 3, 3), {"padding": 1}),
+        ((1, 70, 4, 8, 8), (96, 70, 3, 3, 3), {"padding": 1}),
+        ((1, 3, 12, 6, 6), (48, 3, 10, 3, 3), {}),  # fewer channels than a piece would have
+    ):
+        problem = problem_of(x, w, options, False)
+        a, b = operands(problem, op, "float32", rng, "signed")
+        magnitude = reference.run(problem, op, abs(a).astype(np.float64), abs(b).astype(np.float64))
+        bound = allowed(magnitude, "float32", problem.gemm_shape(op)[2], "winograd", channels_last=False)
+        found = compute(problem, op, a, b)
+        assert np.all(abs(found - exact_sum(problem, op, a, b)) <= bound), problem
+        np.testing.assert_array_equal(compute(problem, op, a, b, winograd.prepare(problem, op, b)), found)

@@ -143,17 +143,17 @@ def _in_line(p: ConvProblem, g: Grid, per_axis: list[list[Reads]]) -> Grid:
     phases = sorted({offset for part in per_axis[2] for _, offset in part.taps})
     narrow = Grid((*g.axes[:2], Axis(w.stride, tuple(phases) or (0,), 0, q, q, 1, True)), True)
     lines, lanes = (z - 1) * h.pitch + y - 1, _emit.host().width(np.dtype(np.float32))
-    now, then = (_filled_lanes(lines * pitch + q, lanes, p.flipped) for pitch in (w.pitch, q))
+    now, then = (_filled_lanes(lines * pitch + q, lanes) for pitch in (w.pitch, q))
     now = min(now, z * y * -(-q // lanes) * lanes)
     more = p.batch * p.in_channels * (narrow.plane - g.plane)
     saved = p.macs / math.prod(p.input_dilation) * (now - then) / (z * y * q)
     return narrow if _pays(saved, more) else g
 
 
-def _filled_lanes(outputs: int, lanes: int, whole: bool) -> float:
+def _filled_lanes(outputs: int, lanes: int) -> float:
     """Return the lanes that outputs side by side take: whole vectors, or what columns left over are worth."""
     left = outputs % lanes
-    return outputs - left + (LEFT_OVER * left if left <= lanes // 2 and not whole else lanes)
+    return outputs - left + (LEFT_OVER * left if left <= lanes // 2 else lanes)
 
 
 def _pays(saved: float, more: int) -> bool:

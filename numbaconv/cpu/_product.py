@@ -13,14 +13,13 @@ from numbaconv.cpu import _emit, _simd, _simd_stencil
 from numbaconv.cpu.bias import activate
 
 CHUNK = 144  # steps summed in registers at the most: a panel of lanes stays in an L1, and rounding within 8 eps (tests/test_numerics.py)
-CHUNKS = 56  # chunks added in one place; sums of longer ones are added in a second (the rounding of both is that of 32 terms)
+CHUNKS = 56  # chunks added in one place; sums of longer ones are added in a second (each with the rounding of so many terms at the most)
 TOGETHER = 4  # blocks of rows that are packed together if they are neighbours
 BESIDE = 4  # columns left over that are multiplied together
 MOST = 3  # vectors of a tile's row: what a line of the table of columns has room for
-# A line of the table of columns: how many vectors, whether they are neighbours, and per vector its place, its lanes (bits) and their place in y.
-# NEIGHBOURS is ALL if all lanes of all of them count and their places in y are neighbours too.
-ALL = 2
-COUNT, NEIGHBOURS, PLACES, MASKS, TARGETS, LINE = 0, 1, 2, 2 + MOST, 2 + 2 * MOST, 2 + 3 * MOST
+# A line of the table of columns: how many vectors, whether they are whole, and per vector its place, its lanes (bits) and their place in y.
+# WHOLE says whether all lanes of all of them count and their places in y are neighbours.
+COUNT, WHOLE, PLACES, MASKS, TARGETS, LINE = 0, 1, 2, 2 + MOST, 2 + 2 * MOST, 2 + 3 * MOST
 STEPS = 8  # where the geometry says how many terms a sum has
 Array = np.ndarray[Any, Any]
 
@@ -90,9 +89,10 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     @inline
     def pack_rows(panel, base, a, place, a_row, blocks, first, filled, a_steps, runs, step, count):  # type: ignore[no-untyped-def]
         # A chunk of a tile's rows, block after block, of each step its rows side by side.
-        done, end = 0, first + filled - 1
-        if a_row == 1 and blocks[end, 0] - blocks[first, 0] == (filled - 1) * height:
-            done = (filled if blocks[end, 1] == height else filled - 1) // TOGETHER * TOGETHER
+        done = 0
+        while a_row == 1 and done < filled and blocks[first + done, 1] == height and blocks[first + done, 0] - blocks[first, 0] == done * height:
+            done += 1
+        done = done // TOGETHER * TOGETHER
         if done:
             pack_blocks(a, place + blocks[first, 0], a_steps, step, count, done // TOGETHER, panel, base, height * CHUNK)
         if a_row != 1 and count > 1 and runs[step] == 1:  # step after step, whose rows share cache lines with those of other blocks
@@ -126,11 +126,11 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
 
     @inline
     def multiply_rows(rows, rows_at, a_row, blocks, first, filled, panel, count, columns, line, sums, sums_at, add, store, y, y_place, y_row,  # type: ignore[no-untyped-def]
-                      bias, bias_at, relu, b, ahead, b_steps, ahead_step, every):  # fmt: skip
+                      bias, bias_at, relu, b, ahead, b_steps, ahead_step, far):  # fmt: skip
         # Each block of a line; while it is multiplied the caches are asked for its share of what lies ``ahead``.
-        vectors, broken, slow = columns[line + COUNT], 0, 0 if every else 62
+        vectors, broken, slow = columns[line + COUNT], 0, 0 if far else 62
         size, masks, targets = height * vectors * width, line + MASKS, line + TARGETS
-        while every and unrolled << slow + 1 <= filled:
+        while far and unrolled << slow + 1 <= filled:
             slow += 1
         for block in range(filled):
             valid, to, soon = blocks[first + block, 1], sums_at + block * size, ahead_step + count * block // filled
@@ -292,7 +292,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
 
     @inline
     def add_lines(rows, rows_at, a_row, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, first, filled, b_steps, step, stop,  # type: ignore[no-untyped-def]
-                  count, sums, base, panel, add, last, y, y_place, y_row, bias, bias_at, relu, every):  # fmt: skip
+                  count, sums, base, panel, add, last, y, y_place, y_row, bias, bias_at, relu, far):  # fmt: skip
         # A chunk of a tile's lines; ahead lies the next line, behind the last the next chunk, or the next tile. The last chunk of a sum
         # goes to y, the others to the sums. Numba would compile `multiply_rows` once more for literals.
         broken, lines = 0, columns.size // LINE
@@ -303,14 +303,14 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 ahead_step = step + count
                 if ahead_step >= stop:
                     ahead, ahead_step = at_b + columns[min(line0 + count_lines, lines - 1) * LINE + PLACES], 0
-            store = 0 if not last else _simd.WHOLE if columns[line + NEIGHBOURS] == ALL else _simd.SOME
+            store = 0 if not last else _simd.WHOLE if columns[line + WHOLE] else _simd.SOME
             if turned:
                 turn(panel, b, at_b + b_steps[step], columns, line, turned, count)
             else:
                 gather(panel, b, at_b, columns, line, b_steps, step, count, reach)
             fill_up(panel, 0, count, columns[line + COUNT] * width)
             broken |= multiply_rows(rows, rows_at, a_row, blocks, first, filled, panel, count, columns, line, sums, base + i * span, add, store,
-                                    y, y_place, y_row, bias, bias_at, relu, b, ahead, b_steps, ahead_step, every)  # fmt: skip
+                                    y, y_place, y_row, bias, bias_at, relu, b, ahead, b_steps, ahead_step, far)  # fmt: skip
         return broken
 
     @inline
@@ -335,7 +335,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         pieces, reps, steps, reach, kept = geometry[6], geometry[7], geometry[STEPS], geometry[9], geometry[10]
         a_group, a_outer, a_row, b_group, b_outer = geometry[11], geometry[12], geometry[16], geometry[17], geometry[18]
         y_group, y_outer, y_piece, y_row, bias_group = geometry[22], geometry[23], geometry[24], geometry[25], geometry[26]
-        planes, lines_of, every, apart, parts, first_steps = geometry[27], geometry[28], geometry[29], geometry[30], geometry[31], geometry[32]
+        planes, lines_of, far, apart, parts, first_steps = geometry[27], geometry[28], geometry[29], geometry[30], geometry[31], geometry[32]
         turned, span, lines = geometry[33], blocks_each * height * MOST * width, columns.size // LINE
         room, panel_room, per_chunk = lines_each * span, most * CHUNK, height * blocks_each * CHUNK
         first_chunks = (first_steps + CHUNK - 1) // CHUNK if parts > 1 else 0
@@ -374,7 +374,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                             pack_rows(packed, slot, a, at_a, a_row, blocks, block0, filled, a_steps, runs, step, count)
                         broken |= add_lines(rows, rows_at, a_row, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, block0,
                                             filled, b_steps, step, stop, count, sums, base, panel, add, last_chunk, y, place, y_row, bias,
-                                            bias_at, code == 1, every)  # fmt: skip
+                                            bias_at, code == 1, far)  # fmt: skip
                         if len(tails) and line0 + count_lines == lines:
                             multiply_tails(
                                 rows, rows_at, a_row, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums, base_tails, panel, add

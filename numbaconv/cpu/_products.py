@@ -17,6 +17,7 @@ SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2
 BLOCKS, LINES = 32, 8  # blocks of rows and lines of columns of a tile, at most
 PACKED_BYTES = 640 << 10  # of a tile's packed rows that are kept for the next tiles: a quarter of an L2
 FEW_LINES, MORE_LINES = 4, 40  # of a product that does not pack its rows, and of wgrad
+AHEAD = CHUNK + CHUNK // UNROLLED  # entries behind a table of steps, of what the caches are asked for
 SHARES = 8  # tiles for each thread beside the first
 ROWS_COST = 2  # of packing an element of the rows, beside one of the lanes
 PIECE = 256  # steps that are worth a piece of wgrad's sum
@@ -74,14 +75,14 @@ def pitch(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
     return -(-(p.out_channels // p.groups) // width) * width
 
 
-def shapes(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Grid, list[Shape]]:
-    """Return the grid of the input and the products that make up an operation, whose forward problem is p."""
+def shapes(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], threads: int = 1) -> tuple[Grid, list[Shape]]:
+    """Return the grid of the input and the products that make up an operation, whose forward problem is p, cut for some threads."""
     g, parts = _grid.grid(p, split=not channels_last(p, op))
     if op == "dgrad" and not p.channels_last and _alike(p, g, parts):  # type: ignore[arg-type]
-        return g, [_shape(p, op, g, (parts[0],), len(parts), isa, dtype)]  # type: ignore[arg-type]
+        return g, [_shape(p, op, g, (parts[0],), len(parts), isa, dtype, threads)]  # type: ignore[arg-type]
     together = 2 if p.input_dilation[2] == 2 and p.output[2] > 1 and not p.channels_last else 1
     products = [tuple(parts[n : n + together]) for n in range(0, len(parts), together)]
-    return g, [_shape(p, op, g, some, 1, isa, dtype) for some in products]  # type: ignore[arg-type]
+    return g, [_shape(p, op, g, some, 1, isa, dtype, threads) for some in products]  # type: ignore[arg-type]
 
 
 def _alike(p: ConvProblem, g: Grid, parts: list[Parts]) -> bool:
@@ -98,7 +99,7 @@ def _alike(p: ConvProblem, g: Grid, parts: list[Parts]) -> bool:
     return taps.min() == 0 and np.array_equal(taps - taps[:1], np.broadcast_to(np.arange(len(parts))[:, None], taps.shape))
 
 
-def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> Shape:
+def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: int, isa: _emit.Isa, dtype: np.dtype[Any], threads: int) -> Shape:
     part, width, channels, filters, tails = parts[0], isa.width(dtype), p.in_channels // p.groups, p.out_channels // p.groups, 0
     steps, outer, reps, together, scatters = channels * count_taps(parts), p.batch, 1, (1, 1, 1, 1), False
     blocks = -(-filters * phases // isa.rows)
@@ -118,6 +119,7 @@ def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: in
         each = row_vectors(part, vectors, tails, width)
         lines = vectors // each * line_counts(each, isa.vectors)[0] if starts_anew(each) else line_counts(vectors, isa.vectors)[0]
     units, fewest = reps * -(-steps // PIECE), _parallel.fewest_tiles(p.macs)
+    fewest = fewest if op == "wgrad" else min(fewest, SHARES * (threads - 1))  # nobody to share with: what packs least
     most = 1 if turns(p, op, g) else fewest  # what is transposed for each tile is rather shared as pieces of the sum
     kept_bytes = isa.rows * count_chunks(parts, channels) * CHUNK * dtype.itemsize  # of a block
     blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, most, isa, vectors * width, len(parts), kept_bytes)
@@ -129,7 +131,7 @@ def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: in
     groups = max(1, -(-lines // lines_each))
     pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
     scratch = _product.scratch(blocks_each, lines_each, len(parts), tails, count_chunks(parts, channels) if kept else 1, isa, dtype)
-    entries = 3 * steps + CHUNK + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
+    entries = 3 * steps + AHEAD + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
     return Shape(
         parts,
         phases,
@@ -169,7 +171,6 @@ def _tile_size(
     With ``whole`` all lines are together if they can: the sum is shared among threads, too.
     """
     block_bytes = isa.rows * MOST * isa.vector_bytes * sums  # of a block and a line
-    fewest = fewest if whole else min(fewest, SHARES * (_parallel.get_num_threads() - 1))  # nobody to share with: what packs least
     first, found, each = isa.vectors * isa.vector_bytes // 4, [], max(1, min(BLOCKS, blocks))  # lanes that nothing is multiplied beside
     while True:
         most = max(1, min(lines if whole else LINES, lines, SUMS_BYTES // (each * block_bytes)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from numbaconv.cpu import _emit, _grid, _products
 from numbaconv.cpu._grid import Grid
-from numbaconv.cpu._product import ALL, CHUNK, COUNT, LINE, MASKS, MOST, NEIGHBOURS, PLACES, TARGETS
+from numbaconv.cpu._product import COUNT, LINE, MASKS, MOST, PLACES, TARGETS, WHOLE
 from numbaconv.cpu._products import Shape
 from numbaconv.problem import ConvProblem, Op
 
@@ -42,17 +42,17 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: 
     strides, a_steps, b_steps, blocks, (columns, targets, apart, tails), row_targets = make(p, op, g, shape, isa, dtype)
     supers, line_groups = -(-shape.blocks // shape.blocks_each), max(1, -(-shape.lines // shape.lines_each))
     tiles = p.groups * supers * shape.outer * line_groups * shape.pieces
-    every = 0 if _products.channels_last(p, op) else _every(p, g, shape, dtype)
+    far = not _products.channels_last(p, op) and p.in_channels * g.plane * dtype.itemsize > IN_CACHE
     channels = p.in_channels // p.groups
     geometry = (
         tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
-        max(b_steps, default=0), int(shape.kept), *strides, every, apart, len(shape.parts), channels * _products.count_taps(shape.parts[:1]),
+        max(b_steps, default=0), int(shape.kept), *strides, int(far), apart, len(shape.parts), channels * _products.count_taps(shape.parts[:1]),
         math.prod(p.input) if _products.turns(p, op, g) else 0,
     )  # fmt: skip
     stretches, starts = _stretches(targets, apart, isa.width(dtype), p.output[2])
     tables = (
-        geometry, a_steps, _runs(np.asarray(a_steps)), np.append(b_steps, np.zeros(CHUNK, np.int64)), blocks, columns.reshape(-1), stretches,
-        starts, np.reshape(tails, (-1, 3)), row_targets,
+        geometry, a_steps, _runs(np.asarray(a_steps)), np.append(b_steps, np.zeros(_products.AHEAD, np.int64)), blocks, columns.reshape(-1),
+        stretches, starts, np.reshape(tails, (-1, 3)), row_targets,
     )  # fmt: skip
     return Tables(*(np.asarray(values, np.int64) for values in tables))
 
@@ -152,14 +152,6 @@ def _runs(steps: Array) -> Array:
     return np.repeat(ends, np.diff(np.append(0, ends))) - np.arange(len(steps)) if len(steps) else np.zeros(0, np.int64)
 
 
-def _every(p: ConvProblem, g: Grid, shape: Shape, dtype: np.dtype[Any]) -> int:
-    """Return which steps' lines of the input to prefetch: taps that are neighbours read the same; 0 for a sample that stays in L2."""
-    if p.in_channels * g.plane * dtype.itemsize <= IN_CACHE:
-        return 0
-    neighbours = p.dilation[2] == p.stride[2] == 1 and not g.axes[2].apart
-    return max(1, min(len(part[2].taps) for part in shape.parts)) if neighbours else 1
-
-
 def _columns(places: Array, masks: Array, firsts: Array, width: int, most: int, each: int = 0) -> tuple[Array, Array, Array]:
     """Return the table of columns of vectors, a new line after ``each`` of them if given, and each vector's line and slot in it."""
     vectors = len(places)
@@ -174,11 +166,9 @@ def _columns(places: Array, masks: Array, firsts: Array, width: int, most: int, 
     for column, values in ((PLACES, places), (MASKS, masks), (TARGETS, firsts)):
         columns[line, column + slot] = values
     gaps = np.zeros(lines, np.int64)
-    np.add.at(gaps, line[1:], (slot[1:] > 0) & (np.diff(places) != width))
-    columns[:, NEIGHBOURS] = gaps == 0
     np.add.at(gaps, line, masks != (1 << width) - 1)
     np.add.at(gaps, line[1:], (slot[1:] > 0) & (np.diff(firsts) != width))
-    columns[gaps == 0, NEIGHBOURS] = ALL
+    columns[:, WHOLE] = gaps == 0
     return columns, line, slot
 
 

@@ -273,18 +273,21 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
 
     def transform_tiles(first, last, workers, scratch, x, v, geometry, image):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: v = Bᵀ d B for all tiles and steps.
-        # THE SCHEDULE: a tile of work is a vector of channels of a block of tiles of one group.
+        # THE SCHEDULE: a tile of work is a vector of channels of a block of tiles of one group; all of them where the last one, of fewer
+        # channels, reaches into the next outer tap, which must be written after it.
         channels, outer, tiles, size, blocks = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
-        pitch, step, R, vectors = geometry[7], geometry[10], geometry[16], (channels + width - 1) // width
+        pitch, step, R = geometry[7], geometry[10], geometry[16]
+        each = channels if outer > 1 and channels % width else width
+        vectors = (channels + each - 1) // each
         for worker in prange(workers):
             strip = scratch[worker][_line_start(scratch[worker]) :]
             for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                c, block = job % vectors * width, job // vectors
+                c, block = job % vectors * each, job // vectors
                 group, tile = block // blocks, block % blocks * size
                 count, to = min(size, tiles - tile), block * positions * step + c
                 for o in range(outer):
                     at = (group * channels + c) * image[10]
-                    load_input(x, image, at, min(width, channels - c), tile, count, o // R, o % R, strip, v, to + o * channels, pitch, step)
+                    load_input(x, image, at, min(each, channels - c), tile, count, o // R, o % R, strip, v, to + o * channels, pitch, step)
 
     def by_panels(first, last, workers, scratch, v, w, packed, y, bias, code, flags, geometry, image, result):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: as in by_tiles.
@@ -300,10 +303,9 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
             for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 group, panel = job // panels, job % panels
                 k0, k1 = vectors * panel // panels * width, vectors * (panel + 1) // panels * width
-                u, ui, weight_step, each, n = w, group * positions * geometry[9] + k0 * steps, geometry[9], channels, k1 - k0
+                u, ui, weight_step, each, n = w, group * positions * geometry[9] + k0 * steps, geometry[9], geometry[23], k1 - k0
                 if not packed:
-                    u, ui, each = local, 0, geometry[23]
-                    weight_step = n * each * outer + 16
+                    u, ui, weight_step = local, 0, n * each * outer + 16
                 together, at_m = size * lanes + 16, positions * (size * lanes + 16) if each < channels else 0
                 zero = strip.dtype.type(0)
                 for c in range(0, channels, each):
@@ -315,7 +317,7 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
                         tile, vi = block * size, (group * blocks + block) * positions * step
                         count = min(size, tiles - tile)
                         for o in range(outer if some < channels else 1):
-                            which, terms = ui + o * some * n, some if some < channels else steps
+                            which, terms = ui + (o * channels + c if packed else o * some) * n, some if some < channels else steps
                             products(u, which, weight_step, n // width, v, vi + o * channels + c, step, pitch, count, terms, m, block * at_m,
                                      together, lanes, c + o)  # fmt: skip
                         if c + some == channels:

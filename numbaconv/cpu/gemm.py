@@ -10,8 +10,9 @@ Every operation is rows times lanes, summed over steps (per group):
     wgrad   both            k              (s, c)       pixels of y     dy as it is      x, channels last (of one tap: transposed in panels)
 
 With the zeros of the padding around it (`_grid`), the address of an input element is place[pixel] + offset[step], whatever the
-stride and dilation. So both operands are read where they lie, by tables of places and offsets, and nothing is gathered, as
-cuDNN does it on a GPU (S. Chetlur et al., arXiv:1410.0759) and E. Georganas et al. on CPUs (arXiv:1808.05567).
+stride and dilation. So tables of places and offsets say where both operands lie, and no matrix is laid out: pieces of them are packed
+for the caches while they are multiplied, as cuDNN does it on a GPU (S. Chetlur et al., arXiv:1410.0759); the tile and its loops are those
+of K. Goto and R. van de Geijn (doi:10.1145/1356052.1356053).
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the input with its zeros, weights in another order, tables, sums, and wgrad's pieces."""
     p, isa, whole, problem = _forward(problem, op), _emit.host(), problem, _dense(problem, op)
-    g, shapes = _products.shapes(p, op, isa, dtype)
+    g, shapes = _products.shapes(p, op, isa, dtype, _parallel.get_num_threads())
     elements = math.prod(problem.shape("x")) if problem is not whole else 0
     elements += p.batch * p.in_channels * g.plane + g.slack * p.in_channels if _products.copies(p, op, g) else 0
     weights = math.prod(p.shape("w"))
@@ -263,7 +264,7 @@ def _cut(problem: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> 
     if key in problem.derived:
         return problem.derived[key]
     dense, p = _dense(problem, op), _forward(problem, op)
-    g, shapes = _products.shapes(p, op, isa, dtype)
+    g, shapes = _products.shapes(p, op, isa, dtype, _parallel.get_num_threads())
     tables = [_tables.build(p, op, g, shape, isa, dtype) for shape in shapes]
     repeats = shapes[0].phases
     some = sum(s.steps > 0 for s in shapes)  # a single product without terms is quicker stored than the whole result filled

@@ -213,8 +213,9 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _emit.Isa, dtype: np.dtype
         # Scratch behind the strip: transformed tiles or weights, weights before the transform, products.
         products, size = positions * (block * lanes + 16), dtype.itemsize // 4
         if stationary and positions * lanes * steps * size > LOCAL and blocks * products * size <= PRODUCTS:
-            each, products = _share(channels, max(1, LOCAL // (positions * lanes * outer * size)), 4), blocks * products
-        local = lanes * min(each, channels) * outer if stationary else block * pitch
+            each = min(channels, _share(channels, max(1, LOCAL // (positions * lanes * outer * size)), 4))
+            products *= blocks
+        local = lanes * each * outer if stationary else block * pitch
         parts = (positions * (local + 16), buffer, products)
         work = {
             "call": 1,
@@ -232,9 +233,10 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _emit.Isa, dtype: np.dtype
         *((taps, rows * taps) if op == "dgrad" else (channels * taps, taps)), int(p.flipped), 1 if tile[0] > 1 else p.filter[1],
         strip, strip + parts[0], strip + parts[0] + parts[1], splits, row_blocks, column_blocks, each,
     )  # fmt: skip
+    pieces = p.groups * blocks * (1 if outer > 1 and channels % width else -(-channels // width))
     image = (*per_image, *p.input, *p.low, *p.strides("x"), channels)
     result = (*per_image, *p.output, 0, 0, 0, *p.strides("y"), rows)
     return Layout(
-        tile, work, geometry, image, result, jobs, p.groups * blocks * -(-channels // width), panels, splits, stationary, weights, transformed,
+        tile, work, geometry, image, result, jobs, pieces, panels, splits, stationary, weights, transformed,
         strip + sum(parts) + ALIGNMENT // dtype.itemsize, shared,
     )  # fmt: skip
