@@ -11,7 +11,7 @@ from scipy.special import expit
 import numbaconv as nc
 from numbaconv import reference
 from numbaconv.cpu import _emit, _grid, _products, _simd, _tables, gemm
-from numbaconv.cpu._product import CHUNK, WHOLE
+from numbaconv.cpu._panels import CHUNK, WHOLE
 from numbaconv.problem import ConvProblem, Op, Options
 
 

@@ -18,7 +18,7 @@ from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.arrays import empty
-from numbaconv.cpu import _emit, _parallel, _seconds, _simd
+from numbaconv.cpu import _emit, _parallel, _seconds, _simd_move
 from numbaconv.problem import ConvProblem
 
 # Seconds for an element of float32 on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
@@ -213,7 +213,7 @@ def _lines(size: tuple[int, int, int], g: Grid, width: int) -> Array:
 
 @functools.cache
 def _small_planes(isa: _emit.Isa, dtype: np.dtype[Any], stride: int) -> Kernel:
-    move_lines = _simd.move_lines(isa, dtype, stride)
+    move_lines = _simd_move.move_lines(isa, dtype, stride)
 
     def small_planes(first, last, workers, scratch, x, out, table, size, plane):  # type: ignore[no-untyped-def]
         # THE SCHEDULE: a tile is one channel of one sample; where its lines are from is the same for all, and in a table.
@@ -227,7 +227,7 @@ def _small_planes(isa: _emit.Isa, dtype: np.dtype[Any], stride: int) -> Kernel:
 
 @functools.cache
 def _planes(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
-    one, two, four = (_simd.move(isa, dtype, min(stride, isa.width(dtype))) for stride in (1, 2, 4))
+    one, two, four = (_simd_move.move(isa, dtype, min(stride, isa.width(dtype))) for stride in (1, 2, 4))
     width = isa.width(dtype)
 
     def planes(first, last, workers, scratch, x, out, geometry, phases):  # type: ignore[no-untyped-def]
@@ -273,7 +273,7 @@ def pixels_copier(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> Callable[[Ar
 
 def _transposer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
     """Return the function (x, xi, row, rows, columns, y, yi, column) that stores the transpose of rows × columns elements."""
-    block, width = _simd.transpose(isa, dtype), isa.width(dtype)
+    block, width = _simd_move.transpose(isa, dtype), isa.width(dtype)
 
     @inline
     def transpose(x, xi, row, rows, columns, y, yi, column):  # type: ignore[no-untyped-def]
@@ -365,7 +365,7 @@ def exchanged(x: Array, count: int, rows: int, columns: int, run: int, out: Arra
 
 @functools.cache
 def _runs(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
-    move, width = _simd.move(isa, dtype, 1), isa.width(dtype)
+    move, width = _simd_move.move(isa, dtype, 1), isa.width(dtype)
 
     def exchange(first, last, workers, scratch, x, out, rows, columns, run, strips):  # type: ignore[no-untyped-def]
         # THE SCHEDULE: a tile is STRIP rows, so that runs are read and written near those before.

@@ -9,19 +9,9 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _emit, _simd, _simd_stencil
-from numbaconv.cpu.bias import activate
-
-CHUNK = 144  # steps summed in registers at the most: a panel of lanes stays in an L1, and rounding within 8 eps (tests/test_numerics.py)
-CHUNKS = 56  # chunks added in one place; sums of longer ones are added in a second (each with the rounding of so many terms at the most)
-TOGETHER = 4  # blocks of rows that are packed together if they are neighbours
-BESIDE = 4  # columns left over that are multiplied together
-MOST = 3  # vectors of a tile's row: what a line of the table of columns has room for
-# A line of the table of columns: how many vectors, whether they are whole, and per vector its place, its lanes (bits) and their place in y.
-# WHOLE says whether all lanes of all of them count and their places in y are neighbours.
-COUNT, WHOLE, PLACES, MASKS, TARGETS, LINE = 0, 1, 2, 2 + MOST, 2 + 2 * MOST, 2 + 3 * MOST
-STEPS = 8  # where the geometry says how many terms a sum has
-Array = np.ndarray[Any, Any]
+from numbaconv.cpu import _emit, _panels, _product_store, _simd
+from numbaconv.cpu._panels import BESIDE, CHUNK, CHUNKS, COUNT, LINE, MASKS, MOST, PLACES, STEPS, TARGETS, WHOLE
+from numbaconv.cpu._simd import UNROLLED
 
 
 @functools.cache
@@ -33,96 +23,11 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     width, height = isa.width(dtype), isa.rows
     tiles = [_simd.multiply(isa, dtype, v, bias_per_lane, packs) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
-    gather_one, gather_two, gather_three = (_simd.gather(isa, dtype, v) for v in (1, 2, 3))
-    pack, pack_beside, pack_blocks = _simd.pack(isa, dtype), _simd.pack_beside(isa, dtype), _simd.pack_blocks(isa, dtype, TOGETHER)
-    store, store_second, store_pair = (_simd.store(isa, dtype, bias_per_lane, *how) for how in ((1,), (2,), (2, True)))
-    soon_written = _simd_stencil.prefetch(True)
-    transpose = _simd.transpose(isa, dtype)
     most = max(MOST * width, BESIDE * height)  # elements of a step in a panel
-    unrolled, beside, zero = _simd.UNROLLED, _simd.multiply_beside(isa, dtype, BESIDE), dtype.type(0)
-    few, few_columns = _simd.multiply_few(isa, dtype), max(1, width // height)
-
-    @inline
-    def gather(panel, b, place, columns, line, b_steps, step, count, reach):  # type: ignore[no-untyped-def]
-        # Vectors side by side, those that end behind the array element by element.
-        vectors, last = columns[line + COUNT], 0
-        for v in range(vectors):
-            last = max(last, columns[line + PLACES + v])
-        if place + last + reach + width <= b.size:
-            if vectors == 1:
-                gather_one(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
-            elif vectors == 2:
-                gather_two(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
-            else:
-                gather_three(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
-            return
-        for k in range(count):
-            for v in range(vectors):
-                source, to = place + columns[line + PLACES + v] + b_steps[step + k], (k * vectors + v) * width
-                for i in range(width):
-                    panel[unsigned(to + i)] = b[source + i] if source + i < b.size else 0
-
-    @inline
-    def turn(panel, b, place, columns, line, channel, count):  # type: ignore[no-untyped-def]
-        # The same of vectors whose lanes are ``channel`` elements apart, and whose steps are neighbours.
-        vectors = columns[line + COUNT]
-        for v in range(vectors):
-            lanes, mask = 0, columns[line + MASKS + v]
-            while mask:
-                lanes, mask = lanes + 1, mask >> 1
-            for k in range(0, count, width):
-                transpose(b, place + columns[line + PLACES + v] + k, channel, lanes, count - k, panel, (k * vectors + v) * width, vectors * width)
-
-    @inline
-    def even_chunks(terms):  # type: ignore[no-untyped-def]
-        # Chunks of nearly the same size: how many steps, and how many there are.
-        most = max(1, (terms + CHUNK - 1) // CHUNK)
-        chunk = max(1, ((terms + most - 1) // most + unrolled - 1) // unrolled) * unrolled
-        return chunk, (terms + chunk - 1) // chunk
-
-    @inline
-    def fill_up(panel, at, count, each):  # type: ignore[no-untyped-def]
-        # Zeros for the steps up to where `multiply` takes the last ones together.
-        for i in range(at + count * each, at + (count + unrolled - 1) // unrolled * unrolled * each):
-            panel[unsigned(i)] = 0
-
-    @inline
-    def pack_rows(panel, base, a, place, a_row, blocks, first, filled, a_steps, runs, step, count):  # type: ignore[no-untyped-def]
-        # A chunk of a tile's rows, block after block, of each step its rows side by side.
-        done = 0
-        while a_row == 1 and done < filled and blocks[first + done, 1] == height and blocks[first + done, 0] - blocks[first, 0] == done * height:
-            done += 1
-        done = done // TOGETHER * TOGETHER
-        if done:
-            pack_blocks(a, place + blocks[first, 0], a_steps, step, count, done // TOGETHER, panel, base, height * CHUNK)
-        if a_row != 1 and count > 1 and runs[step] == 1:  # step after step, whose rows share cache lines with those of other blocks
-            done = filled
-            for k in range(count):
-                for block in range(filled):
-                    at, to, valid = (
-                        place + blocks[first + block, 0] + a_steps[step + k],
-                        base + (block * CHUNK + k) * height,
-                        blocks[first + block, 1],
-                    )
-                    for r in range(height):
-                        panel[unsigned(to + r)] = a[unsigned(at + min(r, valid - 1) * a_row)]
-        for block in range(filled):
-            at, valid, to = place + blocks[first + block, 0], blocks[first + block, 1], base + block * height * CHUNK
-            if block < done:
-                pass
-            elif a_row == 1:
-                pack_beside(a, at, a_steps, step, valid, count, panel, to)
-            else:
-                k = 0
-                while k < count:
-                    run = min(runs[step + k], width, count - k)
-                    if run > 1:
-                        pack(a, at + a_steps[step + k], a_row, valid, run, panel, to + k * height)
-                    else:
-                        for r in range(height):
-                            panel[unsigned(to + k * height + r)] = a[unsigned(at + a_steps[step + k] + min(r, valid - 1) * a_row)]
-                    k += run
-            fill_up(panel, to, count, height)
+    beside, few, zero = _simd.multiply_beside(isa, dtype, BESIDE), _simd.multiply_few(isa, dtype), dtype.type(0)
+    together = BESIDE if packs else max(1, width // height)  # columns left over that are multiplied at once
+    even_chunks, (pack_lanes, pack_rows) = _panels.even_chunks, _panels.packers(isa, dtype)
+    store_tile, store_tails, activate_rows = _product_store.stores(isa, dtype, bias_per_lane, smooth, together)
 
     @inline
     def multiply_rows(rows, rows_at, a_row, blocks, first, filled, panel, count, columns, line, sums, sums_at, add, store, y, y_place, y_row,  # type: ignore[no-untyped-def]
@@ -130,7 +35,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         # Each block of a line; while it is multiplied the caches are asked for its share of what lies ``ahead``.
         vectors, broken, slow = columns[line + COUNT], 0, 0 if far else 62
         size, masks, targets = height * vectors * width, line + MASKS, line + TARGETS
-        while far and unrolled << slow + 1 <= filled:
+        while far and UNROLLED << slow + 1 <= filled:
             slow += 1
         for block in range(filled):
             valid, to, soon = blocks[first + block, 1], sums_at + block * size, ahead_step + count * block // filled
@@ -148,147 +53,23 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         return broken
 
     @inline
-    def finish(sums, at, vectors, valid, columns, line, bias, bias_at, code):  # type: ignore[no-untyped-def]
-        # Activations other than relu are applied before the store, which then adds zeros; returns whether a sum is not finite.
-        broken = 0
-        for r in range(valid):
-            for v in range(vectors):
-                first, shift_at = at + (r * vectors + v) * width, bias_at + (v * width if bias_per_lane else r)
-                for i in range(width):
-                    sums[first + i] += bias[shift_at + i if bias_per_lane else shift_at]
-                    if columns[line + MASKS + v] >> i & 1 and not np.isfinite(sums[first + i]):
-                        broken = 1
-        activate(sums, at, valid * vectors * width, code)
-        return broken
-
-    @inline
-    def store_some(sums, at, mask, y, to, apart, bias, bias_at, relu):  # type: ignore[no-untyped-def]
-        # The lanes of a mask, ``apart`` elements from each other.
-        if apart == 1:
-            return store(sums, at, y, to, mask, bias, bias_at, relu)
-        if apart == 2:
-            return store_second(sums, at, y, to, mask, bias, bias_at, relu)
-        broken = 0
-        for i in range(width):
-            if mask >> i & 1:
-                value = sums[at + i] + bias[bias_at + (i if bias_per_lane else 0)]
-                y[to] = 0 if relu and value < 0 else value
-                broken |= not np.isfinite(value)
-                to += apart
-        return broken
-
-    @inline
     def multiply_tails(rows, rows_at, a_row, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, base, panel, add):  # type: ignore[no-untyped-def]
-        # Columns left over have the rows in the lanes, and each of their elements beside each row; or the steps, if rows are not packed.
-        if not packs:
-            columns = (len(tails) + few_columns - 1) // few_columns * few_columns
-            for c in range(columns):
-                source, to = at_b + tails[min(c, len(tails) - 1), 0], c * CHUNK
-                for k in range(count):
-                    panel[unsigned(to + k)] = b[unsigned(source + b_steps[step + k])]
-                for k in range(count, (count + width - 1) // width * width):
-                    panel[unsigned(to + k)] = 0
-            for c in range(0, columns, few_columns):
-                for block in range(filled):
-                    at, valid, to = rows_at + blocks[first + block, 0], blocks[first + block, 1], base + (block * columns + c) * height
-                    few(rows, at, a_row, valid, panel, c * CHUNK, CHUNK, count, sums, to, add)
-            return
-        padded, columns = (count + unrolled - 1) // unrolled * unrolled, (len(tails) + BESIDE - 1) // BESIDE * BESIDE
-        for c0 in range(0, columns, BESIDE):
-            for c in range(BESIDE):
-                source, to = at_b + tails[min(c0 + c, len(tails) - 1), 0], c * CHUNK * height
+        # Columns left over: beside packed rows each of their elements is there ROWS times; others have the steps in their lanes.
+        each, multiple = (height, UNROLLED) if packs else (1, width)
+        padded, columns = (count + multiple - 1) // multiple * multiple, (len(tails) + together - 1) // together * together
+        for c0 in range(0, columns, together):
+            for c in range(together):
+                source, to = at_b + tails[min(c0 + c, len(tails) - 1), 0], c * CHUNK * each
                 for k in range(padded):
                     value = b[unsigned(source + b_steps[step + k])] if k < count else zero
-                    for r in range(height):
-                        panel[unsigned(to + k * height + r)] = value
+                    for r in range(each):
+                        panel[unsigned(to + k * each + r)] = value
             for block in range(filled):
                 to = base + (block * columns + c0) * height
-                beside(rows, rows_at + block * height * CHUNK, panel, 0, CHUNK * height, count, sums, to, add)
-
-    @inline
-    def store_tails(sums, base, part, tails, row_targets, blocks, first, filled, place, y, y_row, bias, bias_at, code):  # type: ignore[no-untyped-def]
-        together = BESIDE if packs else few_columns
-        columns, broken = (len(tails) + together - 1) // together * together, 0
-        for block in range(filled):
-            for c in range(len(tails)):
-                for r in range(blocks[first + block, 1]):
-                    at = base + (block * columns + c) * height + r
-                    sums[at] += bias[bias_at + blocks[first + block, 3] + r]
-                    broken |= not np.isfinite(sums[at])
-        if smooth:
-            activate(sums, base, filled * height * columns, code)
-        for block in range(filled):
-            for r in range(blocks[first + block, 1]):
-                here = row_targets[blocks[first + block, 3] + r] if row_targets.size else blocks[first + block, 2] + r * y_row
-                for c in range(len(tails)):
-                    if part > tails[c, 2]:
-                        continue
-                    value = sums[base + (block * columns + c) * height + r]
-                    y[place + here + tails[c, 1] + part] = 0 if code == 1 and value < 0 else value
-        return broken
-
-    @inline
-    def activate_rows(y, place, y_row, columns, line0, count_lines, blocks, first, filled, code):  # type: ignore[no-untyped-def]
-        # What was stored straight from the registers, with activations that those do not know.
-        if count_lines == 0 or code <= 1:
-            return
-        start, line = columns[line0 * LINE + TARGETS], (line0 + count_lines - 1) * LINE
-        last = columns[line + COUNT] - 1
-        stop, mask = columns[line + TARGETS + last], columns[line + MASKS + last]
-        while mask:
-            stop, mask = stop + (mask & 1), mask >> 1
-        for block in range(first, first + filled):
-            for r in range(blocks[block, 1]):
-                activate(y, place + blocks[block, 2] + r * y_row + start, stop - start, code)
-
-    @inline
-    def ask_rows(columns, stretches, starts, row_targets, line0, count_lines, blocks, block, place, y, y_row):  # type: ignore[no-untyped-def]
-        # A core waits for every line that it stores to: these are asked for while others are stored.
-        for r in range(blocks[block, 1]):
-            here = place + (row_targets[blocks[block, 3] + r] if row_targets.size else blocks[block, 2] + r * y_row)
-            for i in range(line0, line0 + count_lines):
-                for v in range(0 if starts.size else columns[i * LINE + COUNT]):
-                    soon_written(y, here + columns[i * LINE + TARGETS + v])
-                for n in range(starts[i] if starts.size else 0, starts[i + 1] if starts.size else 0):
-                    soon_written(y, here + stretches[n, 2])
-                    soon_written(y, here + stretches[n, 2] + width)
-
-    @inline
-    def store_rows(sums, span, second, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, block, slot, place, y,  # type: ignore[no-untyped-def]
-                   y_row, bias, bias_at, zeros, code):  # fmt: skip
-        # Line after line of a row, so that neighbours in y are written together.
-        valid, broken = blocks[block, 1], 0
-        shifts = zeros if code > 1 else bias  # the store itself knows relu alone
-        if smooth:
-            for i in range(count_lines if code > 1 else 0):
-                line = (line0 + i) * LINE
-                vectors, shift_at = columns[line + COUNT], bias_at + (columns[line + TARGETS] if bias_per_lane else blocks[block, 3])
-                at = i * span + slot * height * vectors * width
-                broken |= finish(sums, at, vectors, valid, columns, line, bias, shift_at, code)
-                if second:
-                    broken |= finish(sums, second + at, vectors, valid, columns, line, bias, shift_at, code)
-        # The even and the odd columns of a transposed stride of 2, neighbours in y, are stored together: sums of their own, or a row and the next.
-        merged = apart == 2 and row_targets.size > 0 and row_targets[1] - row_targets[0] == 1
-        for r in range(0, valid, 1 + merged):
-            here = place + (row_targets[blocks[block, 3] + r] if row_targets.size else blocks[block, 2] + r * y_row)
-            for i in range(count_lines):
-                line = (line0 + i) * LINE
-                vectors = columns[line + COUNT]
-                source = i * span + (slot * height + r) * vectors * width
-                shift_at = 0 if code > 1 else bias_at + (columns[line + TARGETS] if bias_per_lane else blocks[block, 3] + r)
-                for v in range(0 if starts.size else vectors):
-                    which = shift_at + (v * width if bias_per_lane else 0)
-                    to, mask = here + columns[line + TARGETS + v], columns[line + MASKS + v]
-                    broken |= store(sums, source + v * width, y, to, mask, shifts, which, code == 1)
-                for n in range(starts[line0 + i] if starts.size else 0, starts[line0 + i + 1] if starts.size else 0):
-                    v, mask, to = stretches[n, 0], stretches[n, 1], here + stretches[n, 2]
-                    which = shift_at + (v * width if bias_per_lane else 0)
-                    if second or merged:
-                        other = second if second else vectors * width
-                        broken |= store_pair(sums, source + v * width, other, y, to, mask, stretches[n, 3], shifts, which, code == 1)
-                    else:
-                        broken |= store_some(sums, source + v * width, mask, y, to, apart, shifts, which, code == 1)
-        return broken
+                if packs:
+                    beside(rows, rows_at + block * height * CHUNK, panel, 0, CHUNK * height, count, sums, to, add)
+                else:
+                    few(rows, rows_at + blocks[first + block, 0], a_row, blocks[first + block, 1], panel, 0, CHUNK, count, sums, to, add)
 
     @inline
     def add_lines(rows, rows_at, a_row, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, first, filled, b_steps, step, stop,  # type: ignore[no-untyped-def]
@@ -304,26 +85,26 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                 if ahead_step >= stop:
                     ahead, ahead_step = at_b + columns[min(line0 + count_lines, lines - 1) * LINE + PLACES], 0
             store = 0 if not last else _simd.WHOLE if columns[line + WHOLE] else _simd.SOME
-            if turned:
-                turn(panel, b, at_b + b_steps[step], columns, line, turned, count)
-            else:
-                gather(panel, b, at_b, columns, line, b_steps, step, count, reach)
-            fill_up(panel, 0, count, columns[line + COUNT] * width)
+            pack_lanes(panel, b, at_b, turned, reach, columns, line, b_steps, step, count)
             broken |= multiply_rows(rows, rows_at, a_row, blocks, first, filled, panel, count, columns, line, sums, base + i * span, add, store,
                                     y, y_place, y_row, bias, bias_at, relu, b, ahead, b_steps, ahead_step, far)  # fmt: skip
         return broken
 
     @inline
-    def store_tile(sums, span, second, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, first, filled, place, y,  # type: ignore[no-untyped-def]
-                   y_row, bias, bias_at, zeros, code):  # fmt: skip
-        ask_rows(columns, stretches, starts, row_targets, line0, count_lines, blocks, first, place, y, y_row)
-        broken = 0
-        for slot in range(filled):
-            if slot + 1 < filled:
-                ask_rows(columns, stretches, starts, row_targets, line0, count_lines, blocks, first + slot + 1, place, y, y_row)
-            broken |= store_rows(sums, span, second, columns, stretches, starts, apart, row_targets, line0, count_lines, blocks, first + slot,
-                                 slot, place, y, y_row, bias, bias_at, zeros, code)  # fmt: skip
-        return broken
+    def find(unit, chunk, chunks, start, stop, group, n, geometry):  # type: ignore[no-untyped-def]
+        # A unit of a sum, which is a chunk of a repetition: its first step, how many there are, and where their operands begin.
+        rep, step, planes, rows = unit // chunks, start + unit % chunks * chunk, geometry[27], geometry[28]
+        sample, plane, row = rep // rows // planes, rep // rows % planes, rep % rows
+        at_a = group * geometry[11] + n * geometry[12] + sample * geometry[13] + plane * geometry[14] + row * geometry[15]
+        at_b = group * geometry[17] + n * geometry[18] + sample * geometry[19] + plane * geometry[20] + row * geometry[21]
+        return step, min(chunk, stop - step), at_a, at_b
+
+    @inline
+    def carry(sums, base, upper, size, first):  # type: ignore[no-untyped-def]
+        # Sums of CHUNKS chunks are added to those of the chunks before.
+        for i in range(size):
+            sums[unsigned(base + i)] += 0 if first else upper[unsigned(i)]
+            upper[unsigned(i)] = sums[unsigned(base + i)]
 
     def product(first, last, workers, scratch, a, b, y, bias, zeros, code, strange,  # type: ignore[no-untyped-def]
                 geometry, a_steps, runs, b_steps, blocks, columns, stretches, starts, tails, row_targets):  # fmt: skip
@@ -333,10 +114,10 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         # in L2. strange[0] says whether a sum is not finite.
         blocks_each, supers, outer, lines_each, line_groups = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
         pieces, reps, steps, reach, kept = geometry[6], geometry[7], geometry[STEPS], geometry[9], geometry[10]
-        a_group, a_outer, a_row, b_group, b_outer = geometry[11], geometry[12], geometry[16], geometry[17], geometry[18]
+        a_row, rows_alike = geometry[16], outer if geometry[12] == 0 else 1  # samples that read the same rows
         y_group, y_outer, y_piece, y_row, bias_group = geometry[22], geometry[23], geometry[24], geometry[25], geometry[26]
-        planes, lines_of, far, apart, parts, first_steps = geometry[27], geometry[28], geometry[29], geometry[30], geometry[31], geometry[32]
-        turned, span, lines = geometry[33], blocks_each * height * MOST * width, columns.size // LINE
+        far, apart, parts, first_steps, turned = geometry[29], geometry[30], geometry[31], geometry[32], geometry[33]
+        span, lines = blocks_each * height * MOST * width, columns.size // LINE
         room, panel_room, per_chunk = lines_each * span, most * CHUNK, height * blocks_each * CHUNK
         first_chunks = (first_steps + CHUNK - 1) // CHUNK if parts > 1 else 0
         all_chunks = first_chunks + (steps - (first_steps if parts > 1 else 0) + CHUNK - 1) // CHUNK
@@ -348,8 +129,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
             packed, tail_sums = panel[panel_room:], panel[panel_room + packed_room :]
             room_tails, have = len(tail_sums) // parts, -1
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                wanted, line0 = tile // line_groups, tile % line_groups * lines_each  # of tiles that follow each other, the rows are the same
-                rest, n = wanted // outer, wanted % outer
+                rest, line0 = tile // line_groups, tile % line_groups * lines_each
+                wanted, rest, n = rest // rows_alike, rest // outer, rest % outer  # rows of the tiles before may be wanted again
                 rest, block0 = rest // supers, rest % supers * blocks_each
                 group, piece = rest // pieces, rest % pieces
                 filled, count_lines = min(blocks_each, blocks.shape[0] - block0), min(lines_each, lines - line0)
@@ -362,12 +143,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                     begin, end = reps * chunks * piece // pieces, reps * chunks * (piece + 1) // pieces
                     straight = parts == 1 and 0 < end - begin <= CHUNKS and starts.size == 0
                     for unit in range(begin, end):
-                        rep, step, done = unit // chunks, start + unit % chunks * chunk, unit - begin
-                        sample, plane, row = rep // lines_of // planes, rep // lines_of % planes, rep % lines_of
-                        at_a = group * a_group + n * a_outer + sample * geometry[13] + plane * geometry[14] + row * geometry[15]
-                        at_b = group * b_group + n * b_outer + sample * geometry[19] + plane * geometry[20] + row * geometry[21]
-                        count, add = min(chunk, stop - step), int(done % CHUNKS != 0)
-                        last_chunk = straight and unit == end - 1
+                        step, count, at_a, at_b = find(unit, chunk, chunks, start, stop, group, n, geometry)
+                        add, last_chunk = int((unit - begin) % CHUNKS != 0), straight and unit == end - 1
                         slot = (part * first_chunks + unit if kept else 0) * per_chunk
                         rows, rows_at = packed if packs else a, slot if packs else at_a + a_steps[step]
                         if packs and have != wanted:
@@ -379,10 +156,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                             multiply_tails(
                                 rows, rows_at, a_row, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums, base_tails, panel, add
                             )
-                        if end - begin > CHUNKS and (done % CHUNKS == CHUNKS - 1 or unit == end - 1):
-                            for i in range(count_lines * span):
-                                sums[unsigned(base + i)] += upper[unsigned(i)] if done >= CHUNKS else 0
-                                upper[unsigned(i)] = sums[unsigned(base + i)]
+                        if end - begin > CHUNKS and ((unit - begin) % CHUNKS == CHUNKS - 1 or unit == end - 1):
+                            carry(sums, base, upper, count_lines * span, unit - begin < CHUNKS)
                     if kept and part + 1 == parts:
                         have = wanted
                     if begin == end:

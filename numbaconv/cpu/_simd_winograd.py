@@ -36,27 +36,6 @@ def transform_tile(isa: Isa, dtype: np.dtype[Any], vertical: tuple[int, Formula]
 
 
 @functools.cache
-def load_transposed(isa: Isa, dtype: np.dtype[Any]) -> Any:
-    """Return a compiled-code function (source, at, stride, rows, first, last, ahead, out, to) -> None for a square of vectors.
-
-    It computes out[to + j·width + r] = source[at + min(r, rows − 1)·stride + j] for first ≤ j < last, zeros for other j,
-    and prefetches what lies ``ahead`` elements behind each row.
-    """
-
-    @vector_code(isa, dtype, "source[] stride rows first last ahead out[]")
-    def load(v: Vectors, source, stride, rows, first, last, ahead, out):  # type: ignore[no-untyped-def]
-        mask, last_row, loaded = v.between(first, last), v.builder.sub(rows, I64(1)), []
-        for r in range(v.width):
-            row = v.at(source, (v.builder.select(v.builder.icmp_signed("<", I64(r), rows), I64(r), last_row), stride))
-            loaded.append(v.load(row, mask=mask))
-            v.prefetch(v.at(row, ahead), level=2)
-        for j, value in enumerate(v.transpose(loaded)):
-            v.store(value, out, j)
-
-    return load
-
-
-@functools.cache
 def store_transposed(isa: Isa, dtype: np.dtype[Any]) -> Any:
     """Return a compiled-code function (source, at, out, to, stride, rows, last, ahead) -> None for a square of vectors.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from numbaconv.cpu import _emit, _grid, _products
 from numbaconv.cpu._grid import Grid
-from numbaconv.cpu._product import COUNT, LINE, MASKS, MOST, PLACES, TARGETS, WHOLE
+from numbaconv.cpu._panels import COUNT, LINE, MASKS, MOST, PLACES, TARGETS, WHOLE
 from numbaconv.cpu._products import Shape
 from numbaconv.problem import ConvProblem, Op
 

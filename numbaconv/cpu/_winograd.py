@@ -10,7 +10,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _emit, _simd_winograd
+from numbaconv.cpu import _emit, _simd_move, _simd_winograd
 from numbaconv.cpu.bias import activate
 
 STRIP = 64  # columns of the image that are transposed at a time: 6 × 64 × 16 floats stay in L1
@@ -118,7 +118,7 @@ def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kerne
     to_outputs = transform((nv, vertical.output), (nh, horizontal.output))
     gradient_to_positions = transform((mv, vertical.gradient), (mh, horizontal.gradient))
     to_taps = transform((nv, vertical.taps), (nh, horizontal.taps))
-    load_transposed, store_transposed = _simd_winograd.load_transposed(isa, dtype), _simd_winograd.store_transposed(isa, dtype)
+    load_transposed, store_transposed = _simd_move.load_transposed(isa, dtype, width), _simd_winograd.store_transposed(isa, dtype)
     load_lanes, store_lanes = _simd_winograd.copy_lanes(isa, dtype, True), _simd_winograd.copy_lanes(isa, dtype, False)
     one, two, three = (_simd_winograd.multiply_strided(isa, dtype, min(v, most)) for v in (1, 2, 3))
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.cpu import _emit, _grid, _parallel, _product, _products, _seconds, _tables, direct
-from numbaconv.cpu._product import CHUNK
+from numbaconv.cpu._panels import CHUNK, MOST
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES, fill
 from numbaconv.problem import ConvProblem, Op, Options, Run, Unsupported
@@ -274,7 +274,7 @@ def _cut(problem: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> 
     cut = Cut(
         dense, p, products, len(products) < len(tables), op == "wgrad" and p is dense,
         copier(p, g, dtype) if _products.copies(p, op, g) else None, g.copied, p.channels_last and op != "wgrad",
-        op == "wgrad" and not _as_stored(p, dense), repeats, np.zeros(p.out_channels * repeats + _product.MOST * isa.width(dtype), dtype),
+        op == "wgrad" and not _as_stored(p, dense), repeats, np.zeros(p.out_channels * repeats + MOST * isa.width(dtype), dtype),
         cost(problem, op, dtype) / len(shapes),
     )  # fmt: skip
     if sum(shape.entries for shape in shapes) <= MOST_KEPT:

@@ -26,7 +26,8 @@ from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 EXACT = False  # its errors are several times those of the direct sum
 TILES = 64  # tiles of a block at the most
 BLOCK = 3 << 18  # elements of a block's transformed tiles at the most: 3 MiB of float32
-LOCAL, PRODUCTS = 1 << 18, 1 << 19  # elements of transformed weights, and of products, that stay in L2: 1 and 2 MiB of float32
+# Elements of transformed weights, and of products, that stay in L2: 1 and 2 MiB of float32 (512→512 on 14×14 7.2 → 5.8 ms, in turns).
+LOCAL, PRODUCTS = 1 << 18, 1 << 19
 FILTERS, CHANNELS = 128, 96  # of a job of wgrad, at the most: its products at all positions are 1.7 MiB of float32
 SPLITS = 16  # jobs that wgrad is cut into at the least, and blocks that a piece of its sum has at the most:
 MOST_BLOCKS = 64

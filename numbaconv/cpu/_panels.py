@@ -1,0 +1,124 @@
+"""The panels of `gemm`: pieces of both operands in the order in which its register tiles read them.
+
+A panel of lanes is a chunk of one line of columns, for L1; a panel of rows a chunk of one block, for L2, of each step its rows side by side.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from numbaconv._jit import inline, unsigned
+from numbaconv.cpu import _emit, _simd_move
+from numbaconv.cpu._simd import UNROLLED
+
+CHUNK = 144  # steps summed in registers at the most: a panel of lanes stays in an L1, and rounding within 8 eps (tests/test_numerics.py)
+CHUNKS = 56  # chunks added in one place; sums of longer ones are added in a second (each with the rounding of so many terms at the most)
+TOGETHER = 4  # blocks of rows that are packed together if they are neighbours: two lines of the caches
+BESIDE = 4  # columns left over that are multiplied together
+MOST = 3  # vectors of a tile's row: what a line of the table of columns has room for
+# A line of the table of columns: how many vectors, whether they are whole, and per vector its place, its lanes (bits) and their place in y.
+# WHOLE says whether all lanes of all of them count and their places in y are neighbours.
+COUNT, WHOLE, PLACES, MASKS, TARGETS, LINE = 0, 1, 2, 2 + MOST, 2 + 2 * MOST, 2 + 3 * MOST
+STEPS = 8  # where the geometry says how many terms a sum has
+
+
+@functools.cache
+def packers(isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Return the compiled-code functions `pack_lanes` and `pack_rows`."""
+    width, height = isa.width(dtype), isa.rows
+    gather_one, gather_two, gather_three = (_simd_move.gather(isa, dtype, v) for v in (1, 2, 3))
+    transpose, load_transposed = _simd_move.transpose(isa, dtype), _simd_move.load_transposed(isa, dtype, height)
+    pack_beside, pack_blocks = _simd_move.pack_beside(isa, dtype), _simd_move.pack_blocks(isa, dtype, TOGETHER)
+
+    @inline
+    def gather(panel, b, place, columns, line, b_steps, step, count, reach):  # type: ignore[no-untyped-def]
+        # Vectors side by side, those that end behind the array element by element.
+        vectors, last = columns[line + COUNT], 0
+        for v in range(vectors):
+            last = max(last, columns[line + PLACES + v])
+        if place + last + reach + width <= b.size:
+            if vectors == 1:
+                gather_one(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
+            elif vectors == 2:
+                gather_two(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
+            else:
+                gather_three(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
+            return
+        for k in range(count):
+            for v in range(vectors):
+                source, to = place + columns[line + PLACES + v] + b_steps[step + k], (k * vectors + v) * width
+                for i in range(width):
+                    panel[unsigned(to + i)] = b[source + i] if source + i < b.size else 0
+
+    @inline
+    def turn(panel, b, place, columns, line, channel, count):  # type: ignore[no-untyped-def]
+        # The same of vectors whose lanes are ``channel`` elements apart, and whose steps are neighbours.
+        vectors = columns[line + COUNT]
+        for v in range(vectors):
+            lanes, mask = 0, columns[line + MASKS + v]
+            while mask:
+                lanes, mask = lanes + 1, mask >> 1
+            for k in range(0, count, width):
+                transpose(b, place + columns[line + PLACES + v] + k, channel, lanes, count - k, panel, (k * vectors + v) * width, vectors * width)
+
+    @inline
+    def fill_up(panel, at, count, each):  # type: ignore[no-untyped-def]
+        # Zeros for the steps up to where `multiply` takes the last ones together.
+        for i in range(at + count * each, at + (count + UNROLLED - 1) // UNROLLED * UNROLLED * each):
+            panel[unsigned(i)] = 0
+
+    @inline
+    def pack_lanes(panel, b, place, turned, reach, columns, line, b_steps, step, count):  # type: ignore[no-untyped-def]
+        if turned:
+            turn(panel, b, place + b_steps[step], columns, line, turned, count)
+        else:
+            gather(panel, b, place, columns, line, b_steps, step, count, reach)
+        fill_up(panel, 0, count, columns[line + COUNT] * width)
+
+    @inline
+    def pack_rows(panel, base, a, place, a_row, blocks, first, filled, a_steps, runs, step, count):  # type: ignore[no-untyped-def]
+        # A chunk of a tile's rows, block after block, of each step its rows side by side.
+        done = 0
+        while a_row == 1 and done < filled and blocks[first + done, 1] == height and blocks[first + done, 0] - blocks[first, 0] == done * height:
+            done += 1
+        done = done // TOGETHER * TOGETHER
+        if done:
+            pack_blocks(a, place + blocks[first, 0], a_steps, step, count, done // TOGETHER, panel, base, height * CHUNK)
+        if a_row != 1 and count > 1 and runs[step] == 1:  # step after step, whose rows share cache lines with those of other blocks
+            done = filled
+            for k in range(count):
+                for block in range(filled):
+                    at, valid = place + blocks[first + block, 0] + a_steps[step + k], blocks[first + block, 1]
+                    to = base + (block * CHUNK + k) * height
+                    for r in range(height):
+                        panel[unsigned(to + r)] = a[unsigned(at + min(r, valid - 1) * a_row)]
+        for block in range(filled):
+            at, valid, to = place + blocks[first + block, 0], blocks[first + block, 1], base + block * height * CHUNK
+            if block < done:
+                pass
+            elif a_row == 1:
+                pack_beside(a, at, a_steps, step, valid, count, panel, to)
+            else:
+                k = 0
+                while k < count:
+                    run = min(runs[step + k], width, count - k)
+                    if run > 1:
+                        load_transposed(a, at + a_steps[step + k], a_row, valid, 0, run, CHUNK, panel, to + k * height)
+                    else:
+                        for r in range(height):
+                            panel[unsigned(to + k * height + r)] = a[unsigned(at + a_steps[step + k] + min(r, valid - 1) * a_row)]
+                    k += run
+            fill_up(panel, to, count, height)
+
+    return pack_lanes, pack_rows
+
+
+@inline
+def even_chunks(terms):  # type: ignore[no-untyped-def]
+    """Return how many steps chunks of nearly the same size have, and how many there are."""
+    most = max(1, (terms + CHUNK - 1) // CHUNK)
+    chunk = max(1, ((terms + most - 1) // most + UNROLLED - 1) // UNROLLED) * UNROLLED
+    return chunk, (terms + chunk - 1) // chunk
