@@ -27,6 +27,11 @@ from numba.core import serialize
 from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 
+try:
+    from numbaconv._callee import OPTIONS as CALLEE
+except ImportError:  # it builds on what is private to Numba: without it we merely compile for longer
+    CALLEE = {}
+
 # Sums may be reordered and multiply-adds contracted; NaN, Inf and signed zeros keep their meaning.
 FASTMATH = {"reassoc", "contract"}
 MAGIC = b"numbaconv-cache-1\n"
@@ -50,12 +55,12 @@ def inline(function: Callable[..., Any]) -> Any:
     It counts no references, so it can make views of its arguments but no arrays: Numba's code counts every array that a function is
     given, by two locked instructions each, which took a fifth of the time of small tiles. Numba's own functions use this option, too.
     """
-    return numba.njit(nogil=True, fastmath=FASTMATH, inline="never", error_model="numpy", _nrt=False)(named_apart(function))
+    return numba.njit(nogil=True, fastmath=FASTMATH, inline="never", error_model="numpy", _nrt=False, **CALLEE)(named_apart(function))
 
 
 def exact(function: Callable[..., Any]) -> Any:
     """Compile arithmetic whose order matters, and that LLVM must see inside the loops which call it."""
-    return numba.njit(nogil=True, fastmath={"contract"}, forceinline=True, error_model="numpy", _nrt=False)(named_apart(function))
+    return numba.njit(nogil=True, fastmath={"contract"}, forceinline=True, error_model="numpy", _nrt=False, **CALLEE)(named_apart(function))
 
 
 class Kernel:
@@ -200,10 +205,10 @@ def cache_folder() -> Path | None:
 
 @cache
 def source_hash() -> str | None:
-    """Hash of this file and of every kernel source, since a kernel's code may come from any of them."""
+    """Hash of this file, of the compiler's and of every kernel source, since a kernel's code may come from any of them."""
     here = Path(__file__).parent
     try:
-        sources = [Path(__file__), *sorted((here / "cpu").glob("*.py"))]
+        sources = [Path(__file__), here / "_callee.py", *sorted((here / "cpu").glob("*.py"))]
         return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
     except OSError:
         return None

@@ -1,0 +1,64 @@
+"""How functions that only kernels call are compiled: no further than to LLVM's code, which each kernel takes in.
+
+Numba optimizes every function and makes machine code of it, and wrappers for Python and C, before it links the function into a caller
+and does all of that again. What is called three levels down would be optimized and translated three times: more than half of the time
+that a kernel of many functions takes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from numba import _dynfunc
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering
+
+
+class _Unfinished(JITCodeLibrary):
+    """LLVM code to be linked into others, which are optimized and translated."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        ll_module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _Lower(NativeLowering):
+    """Make LLVM code of a function. To call it from Python is a TypeError."""
+
+    _name = "numbaconv_lower_callee"
+
+    def run_pass(self, state: Any) -> bool:
+        state.library = _Unfinished(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.flags.no_compile = True
+        super().run_pass(state)
+        lowered = state["cr"]
+        # Callers know a function by its entry point, which has to be an object of its own. This one calls itself as an object, which fails.
+        address = ctypes.cast(ctypes.pythonapi.PyObject_Call, ctypes.c_void_p).value
+        module, name = lowered.fndesc.lookup_module(), lowered.fndesc.qualname
+        entry = _dynfunc.make_function(module, name, "called by kernels only", address, lowered.env, (state.library,))
+        state.targetctx.insert_user_function(entry, lowered.fndesc, [state.library])
+        state["cr"] = lowered._replace(cfunc=entry)
+        return True
+
+
+class CalleeCompiler(CompilerBase):
+    """Numba's passes for nopython code, with that lowering."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Return the passes."""
+        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes.passes = [(_Lower if kind is NativeLowering else kind, text) for kind, text in passes.passes]
+        passes.finalize()
+        return [passes]
+
+
+OPTIONS = {"pipeline_class": CalleeCompiler, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}

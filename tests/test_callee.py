@@ -1,0 +1,44 @@
+"""Functions that only kernels call: they are compiled into these, and no further by themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numba import prange
+
+from numbaconv._callee import CalleeCompiler
+from numbaconv._jit import Kernel, exact, inline
+
+
+def test_what_a_kernel_calls_is_compiled_into_it_alone() -> None:
+    @exact
+    def third(x, i):  # type: ignore[no-untyped-def]
+        return x[i] / 3
+
+    @inline
+    def more(x, i):  # type: ignore[no-untyped-def]
+        return third(x, i) + 1
+
+    def kernel(first, last, workers, scratch, x, y):  # type: ignore[no-untyped-def]
+        for i in prange(first, last):
+            y[i] = more(x, i)
+
+    x = np.random.default_rng(0).standard_normal(7)
+    for compute in (Kernel(kernel, "-test-callee").serial, Kernel(kernel, "-test-callee").parallel):
+        y = np.full(7, np.nan)
+        compute(0, 7, 1, np.zeros((1, 0)), x, y)
+        np.testing.assert_allclose(y, x / 3 + 1, rtol=1e-15)
+    for function in (third, more):
+        assert function._compiler.pipeline_class is CalleeCompiler
+        for compiled in function.overloads.values():
+            library = compiled.library
+            assert library.get_pointer_to_function(compiled.fndesc.llvm_func_name) == 0  # there is no machine code of it
+
+
+def test_python_cannot_call_it() -> None:
+    @inline
+    def twice(x):  # type: ignore[no-untyped-def]
+        return 2 * x
+
+    with pytest.raises(TypeError, match="not callable"):
+        twice(1.5)
