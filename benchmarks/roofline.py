@@ -20,16 +20,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 
 from benchmarks.cases import Array, Layer, random
-from numbaconv._jit import inline
+from numbaconv._jit import FASTMATH
 from numbaconv.cpu import _emit, _simd
 
 CACHED = 16 << 20  # bytes; between the two working sets below
 NEAR, FAR = 8 << 20, 96 << 20  # bytes of the triads' three arrays, of all threads together
 SECONDS = 1.0  # for each measurement: long enough to outlast what a neighbour does
 STEPS = 128  # of the micro-kernel: its panel takes half of a 48 KB cache
+compiled = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", _nrt=False)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def _products(dtype: np.dtype[Any]) -> tuple[int, Callable[[], Callable[[], Any]
     isa, repeats = _emit.host(), 1000
     multiply, lanes, ones = _simd.multiply(isa, dtype, isa.vectors), isa.lanes(dtype), np.zeros(1, np.int64)
 
-    @inline
+    @compiled
     def products(panel: Array, weights: Array, tile: Array) -> None:
         for _ in range(repeats):
             multiply(weights, 0, 1, panel, 0, STEPS, tile, 0, 0, 0, tile, 0, 0, 1, ones, 0, ones, 0, tile, 0, 0, tile, 0, ones, 0, 62)
@@ -136,7 +138,7 @@ def _call(dtype: str, calls: int = 1000) -> float:
     return min(times)
 
 
-@inline
+@compiled
 def _triad(a: Array, b: Array, c: Array, s: Any, repeats: int) -> None:
     for _ in range(repeats):
         for i in range(a.size):
