@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba import prange
 from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _emit, _grid, _products, _simd, _tables, gemm
+from numbaconv._jit import Kernel
+from numbaconv.cpu import _emit, _grid, _products, _simd, _simd_move, _tables, gemm
 from numbaconv.cpu._panels import CHUNK, WHOLE
 from numbaconv.problem import ConvProblem, Op, Options
 
@@ -231,6 +233,48 @@ def test_rows_and_lanes_are_packed(dtype: str, isa: str, rng, monkeypatch) -> No
             p = ConvProblem.from_shapes(shape, w, rank=2, channels_last=last, **options)
             for op in ("fprop", "dgrad", "wgrad"):
                 check(p, op, rng, dtype)
+
+
+@pytest.mark.parametrize("isa", _emit.ISAS)
+def test_steps_near_each_other_are_packed_together(isa: str, rng, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    for filters, taps, options in (
+        (21, (3, 3), {"stride": 2, "padding": 1}),  # taps 0, 2, 6, 8 of a phase, and a block of five rows
+        (40, (5, 5), {"stride": 2}),  # further apart than a vector has lanes
+        (12, (1, 31), {"stride": 3}),
+        (12, (3, 3), {"dilation": 2, "padding": 2}),  # all of them, in the order of w though the filter is flipped
+        (33, (7, 7), {"padding": 3}),
+    ):
+        p = ConvProblem.from_shapes((2, 19, 12, 36), (filters, 19, *taps), rank=2, **options)
+        check(p, "dgrad", rng, "float32")
+
+
+def test_runs_of_steps(rng: np.random.Generator) -> None:
+    for _ in range(50):
+        steps = np.cumsum(rng.choice([1, 1, 1, 2, 5, -3, 40], rng.integers(1, 60)))
+        for k, (neighbours, near) in enumerate(_tables._runs(steps, 16)):
+            behind = steps[k:] - steps[k]
+            assert neighbours == next((n for n in range(len(behind)) if behind[n] != n), len(behind))
+            ends = (n for n in range(1, len(behind)) if not behind[n - 1] < behind[n] < 16)
+            assert near == next(ends, len(behind))
+    assert _tables._runs(np.zeros(0, np.int64), 16).shape == (0, 2)
+
+
+def test_lanes_that_do_not_count_are_zero_in_a_panel() -> None:
+    """What is left in the scratch may be denormal: a wgrad of 40 filters took fifty times as long with such numbers there."""
+    turn = _simd_move.transpose(_emit.host(), np.dtype(np.float32), True)
+    width = _emit.host().width(np.dtype(np.float32))
+
+    def run(first, last, workers, scratch, x, panel, rows):  # type: ignore[no-untyped-def]
+        for _ in prange(1):
+            turn(x, 0, 20, rows, 5, panel, 0, width)
+
+    x, panel = np.arange(400, dtype=np.float32), np.full(16 * width, np.nan, np.float32)
+    Kernel(run, "-test-turn").serial(0, 1, 1, np.zeros((1, 0), np.float32), x, panel, width - 3)
+    expected = np.zeros((5, width), np.float32)
+    expected[:, : width - 3] = x[: 20 * (width - 3)].reshape(-1, 20)[:, :5].T
+    np.testing.assert_array_equal(panel[: 5 * width].reshape(5, width), expected)
+    assert np.isnan(panel[5 * width :]).all()
 
 
 def test_estimates_do_not_depend_on_threads() -> None:

@@ -96,3 +96,18 @@ def test_copies_with_zeros_around(name: str, dtype: type, monkeypatch: pytest.Mo
 
 def test_the_host_is_in_the_table() -> None:
     assert _emit.host() in _emit.ISAS.values()
+
+
+@pytest.mark.parametrize("name", list(_emit.ISAS))
+def test_vectors_of_pixels_are_taken_together_where_they_are_whole(name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+    for x_shape, w_shape, options in (
+        ((3, 7, 13, 41), (11, 7, 1, 1), {}),  # one line of 533 pixels
+        ((2, 3, 9, 115), (9, 3, 3, 3), {"stride": 2}),  # lines of 57
+        ((3, 2, 5, 224), (8, 2, 2, 2), {"stride": 2}),  # of 112, seven vectors each
+        ((40, 4, 2, 2), (5, 4, 1, 1), {}),  # none is whole
+    ):
+        p = ConvProblem.from_shapes(x_shape, w_shape, rank=2, **options)
+        x, dy = (rng.integers(-4, 5, p.shape(t)).astype(np.float32) for t in "xy")
+        found = nc.conv2d_grad_weight(x.reshape(x_shape), dy.reshape(p.shape("y", 2)), w_shape, method="dots", **options)
+        assert np.array_equal(found.reshape(p.shape("w")), reference.run(p, "wgrad", dy, x))

@@ -191,6 +191,36 @@ class Vectors:
         """Return a·b + c."""
         return self.call(f"llvm.fmuladd.{self.suffix}", self.type, a, b, c)
 
+    def reads_factors(self) -> bool:
+        """Return whether `fma_memory` can be had."""
+        return self.isa.masks == "registers" == _widest().masks and platform.machine() in ("x86_64", "AMD64")
+
+    def rows(self, first: Any, apart: Any, valid: Any) -> list[Any]:
+        """Return pointers to ROWS rows that are ``apart`` elements from each other; from ``valid`` on to the last valid one."""
+        found = [first]
+        for r in range(1, self.isa.rows):
+            found.append(self.at(found[-1], self.builder.select(self.builder.icmp_signed("<", I64(r), valid), apart, I64(0))))
+        return found
+
+    def fma_memory(self, pointer: Any, element: int, values: list[Any], sums: list[Any]) -> list[Any]:
+        """Return pointer[element] · values + sums. AVX-512's instructions read it themselves: LLVM would load it once for all of them.
+
+        As with `here`, what follows comes after it.
+        """
+        llvm.initialize_native_asmparser()
+        count, letter = len(sums), "s" if self.size == 4 else "d"
+        place = f"{element * self.size}(${2 * count})"
+        text = [f"vfmadd231p{letter} {place}{{1to{self.width}}}, ${count + n}, ${n}" for n in range(count)]
+        constraints = ["=v"] * count + ["v"] * count + ["r"] + [str(n) for n in range(count)]
+        return self._assembly("; ".join(text), constraints, [*values, pointer, *sums], count)
+
+    def _assembly(self, text: str, constraints: list[str], arguments: list[Any], count: int) -> list[Any]:
+        result = self.type if count == 1 else ir.LiteralStructType([self.type] * count)
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        found = self.builder.asm(kind, text, ",".join([*constraints, "~{memory}"]), arguments, True)
+        found.attributes.add("convergent")
+        return [found] if count == 1 else [self.builder.extract_value(found, n) for n in range(count)]
+
     def lower_bound(self, relu: Any) -> Any:
         """Return what `at_least` needs for a relu if an integer is not 0, and else to change nothing."""
         zero, lowest = (ir.Constant(self.scalar, bound) for bound in (0.0, float("-inf")))
@@ -272,12 +302,8 @@ class Vectors:
         letter = {"x86_64": "v", "AMD64": "v", "aarch64": "w", "arm64": "w"}.get(platform.machine())
         if letter is None or not values or self.isa.vector_bytes > _widest().vector_bytes:  # vectors of another CPU, which tests force here
             return values
-        kinds = [value.type for value in values]
-        result = kinds[0] if len(values) == 1 else ir.LiteralStructType(kinds)
-        constraints = ",".join([f"={letter}"] * len(values) + [str(n) for n in range(len(values))] + ["~{memory}"])
-        through = self.builder.asm(ir.FunctionType(result, kinds), "", constraints, values, True)
-        through.attributes.add("convergent")
-        return [through] if len(values) == 1 else [self.builder.extract_value(through, n) for n in range(len(values))]
+        constraints = [f"={letter}"] * len(values) + [str(n) for n in range(len(values))]
+        return self._assembly("", constraints, values, len(values))
 
     def loop(self, count: Any, initial: list[Any], body: Callable[[Any, list[Any]], list[Any]], perhaps: bool = False) -> list[Any]:
         """Run body(k, values) → values for k below count, the values in registers, and return them: at least once, unless ``perhaps`` not."""
@@ -303,6 +329,21 @@ class Vectors:
             phi.add_incoming(first, before)
             phi.add_incoming(later, last)
         return found
+
+    def until(self, stop: Any, initial: list[Any], body: Callable[[Any, list[Any]], tuple[Any, list[Any]]]) -> list[Any]:
+        """Run body(k, values) → (next k, values) from k = 0 on, at least once, until k is at ``stop``, and return the values."""
+        builder = self.builder
+        before, loop, after = builder.block, builder.append_basic_block("until"), builder.append_basic_block("after")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k, phis = builder.phi(I64), [builder.phi(value.type) for value in initial]
+        following, results = body(k, list(phis))
+        for phi, first, later in zip((k, *phis), (I64(0), *initial), (following, *results), strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, builder.block)
+        builder.cbranch(builder.icmp_signed("<", following, stop), loop, after)
+        builder.position_at_end(after)
+        return results
 
     def prefetch(self, pointer: Any, write: bool = False, level: int = 3) -> None:
         """Ask for a cache line that will soon be read or written, in all caches (3) or from L2 on (2); any address will do."""

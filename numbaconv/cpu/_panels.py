@@ -30,7 +30,8 @@ def packers(isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any]:
     """Return the compiled-code functions `pack_lanes` and `pack_rows`."""
     width, height = isa.width(dtype), isa.rows
     gather_one, gather_two, gather_three = (_simd_move.gather(isa, dtype, v) for v in (1, 2, 3))
-    transpose, load_transposed = _simd_move.transpose(isa, dtype), _simd_move.load_transposed(isa, dtype, height)
+    transpose, load_transposed = _simd_move.transpose(isa, dtype, True), _simd_move.load_transposed(isa, dtype, height)
+    pack_apart, pack_near = _simd_move.pack_apart(isa, dtype), _simd_move.pack_near(isa, dtype)
     pack_beside, pack_blocks = _simd_move.pack_beside(isa, dtype), _simd_move.pack_blocks(isa, dtype, TOGETHER)
 
     @inline
@@ -55,7 +56,8 @@ def packers(isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any]:
 
     @inline
     def turn(panel, b, place, columns, line, channel, count):  # type: ignore[no-untyped-def]
-        # The same of vectors whose lanes are ``channel`` elements apart, and whose steps are neighbours.
+        # The same of vectors whose lanes are ``channel`` elements apart, and whose steps are neighbours. Lanes that do not count are 0:
+        # what lay there before may be denormal, and a multiply-add of such numbers takes a hundred times as long.
         vectors = columns[line + COUNT]
         for v in range(vectors):
             lanes, mask = 0, columns[line + MASKS + v]
@@ -79,38 +81,31 @@ def packers(isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any]:
         fill_up(panel, 0, count, columns[line + COUNT] * width)
 
     @inline
-    def pack_rows(panel, base, a, place, a_row, blocks, first, filled, a_steps, runs, step, count):  # type: ignore[no-untyped-def]
-        # A chunk of a tile's rows, block after block, of each step its rows side by side.
+    def pack_rows(panel, base, aside, a, place, a_row, blocks, first, filled, a_steps, runs, step, count):  # type: ignore[no-untyped-def]
+        # A chunk of a tile's rows, block after block, of each step its rows side by side. Room ``aside`` in the panel is for a square of them.
         done = 0
         while a_row == 1 and done < filled and blocks[first + done, 1] == height and blocks[first + done, 0] - blocks[first, 0] == done * height:
             done += 1
         done = done // TOGETHER * TOGETHER
         if done:
             pack_blocks(a, place + blocks[first, 0], a_steps, step, count, done // TOGETHER, panel, base, height * CHUNK)
-        if a_row != 1 and count > 1 and runs[step] == 1:  # step after step, whose rows share cache lines with those of other blocks
-            done = filled
-            for k in range(count):
-                for block in range(filled):
-                    at, valid = place + blocks[first + block, 0] + a_steps[step + k], blocks[first + block, 1]
-                    to = base + (block * CHUNK + k) * height
-                    for r in range(height):
-                        panel[unsigned(to + r)] = a[unsigned(at + min(r, valid - 1) * a_row)]
+        along, k = runs[step, 0] >= count, 0
+        while a_row != 1 and not along and k < count:  # steps near each other are read together, those of all blocks after one another
+            near = min(runs[step + k, 1], count - k)
+            for block in range(filled):
+                at, valid = place + blocks[first + block, 0] + a_steps[step + k], blocks[first + block, 1]
+                to = base + (block * CHUNK + k) * height
+                if near > 1:
+                    pack_near(a, at, a_row, valid, a_steps, step + k, near, panel, aside, panel, to)
+                else:
+                    pack_apart(a, at, a_row, valid, panel, to)
+            k += near
         for block in range(filled):
             at, valid, to = place + blocks[first + block, 0], blocks[first + block, 1], base + block * height * CHUNK
-            if block < done:
-                pass
-            elif a_row == 1:
+            if a_row == 1 and block >= done:
                 pack_beside(a, at, a_steps, step, valid, count, panel, to)
-            else:
-                k = 0
-                while k < count:
-                    run = min(runs[step + k], width, count - k)
-                    if run > 1:
-                        load_transposed(a, at + a_steps[step + k], a_row, valid, 0, run, CHUNK, panel, to + k * height)
-                    else:
-                        for r in range(height):
-                            panel[unsigned(to + k * height + r)] = a[unsigned(at + a_steps[step + k] + min(r, valid - 1) * a_row)]
-                    k += run
+            for k in range(0, count if a_row != 1 and along else 0, width):
+                load_transposed(a, at + a_steps[step + k], a_row, valid, 0, count - k, CHUNK, panel, to + k * height)
             fill_up(panel, to, count, height)
 
     return pack_lanes, pack_rows

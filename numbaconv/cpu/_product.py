@@ -24,7 +24,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     tiles = [_simd.multiply(isa, dtype, v, bias_per_lane, packs) for v in range(1, isa.vectors + 1)]
     one, two, three = (tiles + tiles[-1:] * 2)[:3]
     most = max(MOST * width, BESIDE * height)  # elements of a step in a panel
-    beside, few, zero = _simd.multiply_beside(isa, dtype, BESIDE), _simd.multiply_few(isa, dtype), dtype.type(0)
+    beside, beside_one = (_simd.multiply_beside(isa, dtype, columns) for columns in (BESIDE, 1))
+    few, zero = _simd.multiply_few(isa, dtype), dtype.type(0)
     together = BESIDE if packs else max(1, width // height)  # columns left over that are multiplied at once
     even_chunks, (pack_lanes, pack_rows) = _panels.even_chunks, _panels.packers(isa, dtype)
     store_tile, store_tails, activate_rows = _product_store.stores(isa, dtype, bias_per_lane, smooth, together)
@@ -58,7 +59,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         each, multiple = (height, UNROLLED) if packs else (1, width)
         padded, columns = (count + multiple - 1) // multiple * multiple, (len(tails) + together - 1) // together * together
         for c0 in range(0, columns, together):
-            for c in range(together):
+            for c in range(1 if packs and len(tails) - c0 == 1 else together):
                 source, to = at_b + tails[min(c0 + c, len(tails) - 1), 0], c * CHUNK * each
                 for k in range(padded):
                     value = b[unsigned(source + b_steps[step + k])] if k < count else zero
@@ -66,7 +67,9 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                         panel[unsigned(to + k * each + r)] = value
             for block in range(filled):
                 to = base + (block * columns + c0) * height
-                if packs:
+                if packs and len(tails) - c0 == 1:
+                    beside_one(rows, rows_at + block * height * CHUNK, panel, 0, CHUNK * height, count, sums, to, add)
+                elif packs:
                     beside(rows, rows_at + block * height * CHUNK, panel, 0, CHUNK * height, count, sums, to, add)
                 else:
                     few(rows, rows_at + blocks[first + block, 0], a_row, blocks[first + block, 1], panel, 0, CHUNK, count, sums, to, add)
@@ -121,7 +124,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
         room, panel_room, per_chunk = lines_each * span, most * CHUNK, height * blocks_each * CHUNK
         first_chunks = (first_steps + CHUNK - 1) // CHUNK if parts > 1 else 0
         all_chunks = first_chunks + (steps - (first_steps if parts > 1 else 0) + CHUNK - 1) // CHUNK
-        packed_room = per_chunk * (all_chunks if kept else 1) + height * width
+        packed_room = per_chunk * (all_chunks if kept else 1) + 2 * height * width
         second = room if parts > 1 else 0
         for worker in prange(workers):
             sums, upper = scratch[worker][: parts * room], scratch[worker][parts * room :][:room]
@@ -148,7 +151,8 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
                         slot = (part * first_chunks + unit if kept else 0) * per_chunk
                         rows, rows_at = packed if packs else a, slot if packs else at_a + a_steps[step]
                         if packs and have != wanted:
-                            pack_rows(packed, slot, a, at_a, a_row, blocks, block0, filled, a_steps, runs, step, count)
+                            aside = packed_room - 2 * height * width
+                            pack_rows(packed, slot, aside, a, at_a, a_row, blocks, block0, filled, a_steps, runs, step, count)
                         broken |= add_lines(rows, rows_at, a_row, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, block0,
                                             filled, b_steps, step, stop, count, sums, base, panel, add, last_chunk, y, place, y_row, bias,
                                             bias_at, code == 1, far)  # fmt: skip
@@ -181,5 +185,5 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
 def scratch(blocks_each: int, lines_each: int, parts: int, tails: int, chunks: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
     """Elements that a thread needs: a tile's sums of each part and once more, its panels, and the sums of the columns left over."""
     width, height, most = isa.width(dtype), isa.rows, max(BESIDE, isa.width(dtype) // isa.rows)
-    room, packed = MOST * width * lines_each * blocks_each * height, height * (blocks_each * chunks * CHUNK + width)
+    room, packed = MOST * width * lines_each * blocks_each * height, height * (blocks_each * chunks * CHUNK + 2 * width)
     return (parts + 1) * room + max(MOST * width, BESIDE * height) * CHUNK + packed + parts * -(-tails // most) * most * blocks_each * height

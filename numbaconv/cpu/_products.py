@@ -133,7 +133,7 @@ def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: in
     groups = max(1, -(-lines // lines_each))
     pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
     scratch = _product.scratch(blocks_each, lines_each, len(parts), tails, count_chunks(parts, channels) if kept else 1, isa, dtype)
-    entries = 3 * steps + AHEAD + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
+    entries = 4 * steps + AHEAD + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
     return Shape(
         parts, phases, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, packs, kept,
         scratch, entries,

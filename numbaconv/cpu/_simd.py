@@ -16,6 +16,7 @@ TO_TILE, WHOLE, SOME = 0, 1, 2  # where `multiply` stores: in its tile, or in y 
 # Steps that `multiply` takes together: on a core whose units another thread shares it then reaches 0.96 of the speed of multiply-adds alone,
 # and 0.87 one at a time with tables for both operands (36 and 43 instructions for 24 of them).
 UNROLLED = 4
+PIXELS = 2  # vectors of pixels that `multiply_pixels` takes together where they are whole
 
 
 @functools.cache
@@ -44,20 +45,22 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
     def multiply(v: Vectors, a, row, b, count, tile, add, store, y, y_row, valid, masks, targets, bias, relu, soon, soon_steps, slow):  # type: ignore[no-untyped-def]
         builder, last = v.builder, v.builder.sub(valid, I64(1))
         kept = [builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last) for r in range(rows)]
-        row_at = [builder.mul(row, r) for r in kept]
+        apart = [] if packed else v.rows(a, row, valid)
         groups = builder.sdiv(builder.add(count, I64(UNROLLED - 1)), I64(UNROLLED))
         first = builder.select(builder.icmp_signed("<", groups, I64(rows // 2)), groups, I64(rows // 2))
         first = builder.select(builder.icmp_signed("==", store, I64(TO_TILE)), I64(0), first)
         result = v.at(y, builder.load(targets))
 
         def group(k, sums):  # type: ignore[no-untyped-def]
-            factors, lanes, results = v.at(a, (k, UNROLLED * (rows if packed else 1))), v.at(b, (k, UNROLLED * vectors * v.width)), list(sums)
+            factors, lanes, results = v.at(a, (k, UNROLLED * rows)), v.at(b, (k, UNROLLED * vectors * v.width)), list(sums)
             for u in range(UNROLLED):
                 loads = [v.load(lanes, u * vectors + n) for n in range(vectors)]
                 for r in range(rows):
-                    here = v.at(factors, u * rows + r) if packed else builder.gep(builder.gep(factors, [row_at[r]]), [I64(u)])
-                    factor = v.splat(builder.load(here))
                     some = slice(r * vectors, (r + 1) * vectors)
+                    if packed and r % 2 and v.reads_factors():
+                        results[some] = v.fma_memory(factors, u * rows + r, loads, results[some])
+                        continue
+                    factor = v.splat(builder.load(v.at(factors, u * rows + r) if packed else v.at(apart[r], (k, UNROLLED), u)))
                     results[some] = v.here([v.fma(factor, loads[n], results[some][n]) for n in range(vectors)])
             return results
 
@@ -189,33 +192,48 @@ def multiply_beside(isa: Isa, dtype: np.dtype[Any], columns: int) -> Any:
 def multiply_pixels(isa: Isa, dtype: np.dtype[Any], columns: int) -> Any:
     """Return a compiled-code function for dot products.
 
-    Its parameters are (a, ai, row, valid, a_steps, as, b, bi, places, pi, b_steps, bs, lanes, ls, count, tile, ti, add). Over
+    Its parameters are (a, ai, row, valid, a_steps, as, b, bi, places, pi, b_steps, bs, lanes, ls, wholes, ws, count, tile, ti, add). Over
     ``count`` ≥ 1 vectors k of lanes[ls + k] lanes l, for ROWS rows r and ``columns`` columns c, it computes
 
         tile[ti + c·ROWS + r] = Σ_k Σ_l a[ai + r·row + a_steps[as + k] + l] · b[bi + places[pi + c] + b_steps[bs + k] + l]
 
-    (added to it if ``add``). Rows from ``valid`` on repeat the last valid one.
+    (added to it if ``add``). Rows from ``valid`` on repeat the last valid one. From vector k on wholes[ws + k] have all lanes and follow each
+    other in a and in b.
     """
     rows = isa.rows
 
-    @vector_code(isa, dtype, "a[] row valid a_steps[] b[] places[] b_steps[] lanes[] count tile[] add")
-    def multiply_pixels(v: Vectors, a, row, valid, a_steps, b, places, b_steps, lanes, count, tile, add):  # type: ignore[no-untyped-def]
-        builder, last = v.builder, v.builder.sub(valid, I64(1))
+    @vector_code(isa, dtype, "a[] row valid a_steps[] b[] places[] b_steps[] lanes[] wholes[] count tile[] add")
+    def multiply_pixels(v: Vectors, a, row, valid, a_steps, b, places, b_steps, lanes, wholes, count, tile, add):  # type: ignore[no-untyped-def]
+        builder, last, together = v.builder, v.builder.sub(valid, I64(1)), I64(PIXELS)
         row_at = [builder.mul(row, builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last)) for r in range(rows)]
         column_at = [builder.load(builder.gep(places, [I64(c)])) for c in range(columns)]
 
-        def step(k, sums):  # type: ignore[no-untyped-def]
-            mask, results = v.first(builder.load(builder.gep(lanes, [k]))), list(sums)
-            here, there = (builder.gep(base, [builder.load(builder.gep(steps, [k]))]) for base, steps in ((a, a_steps), (b, b_steps)))
-            values = [v.load(builder.gep(there, [column_at[c]]), mask=mask) for c in range(columns)]
-            for r in range(rows):
-                factors = v.load(builder.gep(here, [row_at[r]]), mask=mask)
-                some = v.here([v.fma(factors, values[c], sums[c * rows + r]) for c in range(columns)])
-                for c in range(columns):
-                    results[c * rows + r] = some[c]
+        def take(here, there, sums, vectors, mask=None):  # type: ignore[no-untyped-def]
+            results = list(sums)
+            for n in range(vectors):
+                values = [v.load(builder.gep(there, [column_at[c]]), n, mask) for c in range(columns)]
+                for r in range(rows):
+                    factors = v.load(builder.gep(here, [row_at[r]]), n, mask)
+                    results[r::rows] = v.here([v.fma(factors, values[c], results[c * rows + r]) for c in range(columns)])
             return results
 
-        _add_sums(v, v.loop(count, [v.zero] * (rows * columns), step), tile, add)
+        def some(k, sums):  # type: ignore[no-untyped-def]
+            here, there = (builder.gep(base, [builder.load(builder.gep(steps, [k]))]) for base, steps in ((a, a_steps), (b, b_steps)))
+            whole, left = builder.load(builder.gep(wholes, [k])), builder.sub(count, k)
+            groups = builder.sdiv(builder.select(builder.icmp_signed("<", whole, left), whole, left), together)
+
+            def many():  # type: ignore[no-untyped-def]
+                step = (PIXELS * v.width,)
+                taken = v.loop(groups, sums, lambda n, sums: take(v.at(here, (n, *step)), v.at(there, (n, *step)), sums, PIXELS))
+                return [builder.mul(groups, together), *taken]
+
+            def one():  # type: ignore[no-untyped-def]
+                return [I64(1), *take(here, there, sums, 1, v.first(builder.load(builder.gep(lanes, [k]))))]
+
+            taken, *sums = v.choose(builder.icmp_signed(">", groups, I64(0)), many, one)
+            return builder.add(k, taken), sums
+
+        _add_sums(v, v.until(count, [v.zero] * (rows * columns), some), tile, add)
 
     return multiply_pixels
 

@@ -73,10 +73,10 @@ def move_lines(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
 
 
 @functools.cache
-def transpose(isa: Isa, dtype: np.dtype[Any]) -> Any:
+def transpose(isa: Isa, dtype: np.dtype[Any], whole: bool = False) -> Any:
     """Return a compiled-code function (x, xi, row, rows, columns, y, yi, column) -> None.
 
-    For r < min(rows, W) and l < min(columns, W) it stores y[yi + l·column + r] = x[xi + r·row + l].
+    For r < min(rows, W) and l < min(columns, W) it stores y[yi + l·column + r] = x[xi + r·row + l], and if ``whole`` zeros for other r < W.
     """
 
     @vector_code(isa, dtype, "x[] row rows columns y[] column")
@@ -88,7 +88,7 @@ def transpose(isa: Isa, dtype: np.dtype[Any]) -> Any:
             vectors.append(v.load(v.at(x, (row, r)), mask=here))
             v.prefetch(v.at(x, (row, r), AHEAD * v.width))
         for r, vector in enumerate(v.transpose(vectors)):
-            here = builder.select(builder.icmp_signed("<", I64(r), columns), in_rows, v.none)
+            here = builder.select(builder.icmp_signed("<", I64(r), columns), v.first(I64(v.width)) if whole else in_rows, v.none)
             v.store(vector, v.at(y, (column, r)), mask=here)
 
     return transpose
@@ -113,6 +113,52 @@ def load_transposed(isa: Isa, dtype: np.dtype[Any], height: int) -> Any:
             v.store(value, out, j)
 
     return load
+
+
+@functools.cache
+def pack_apart(isa: Isa, dtype: np.dtype[Any]) -> Any:
+    """Return a compiled-code function (a, ai, row, valid, panel, ti) -> None for a step of rows that are apart.
+
+    For ROWS rows r it stores panel[ti + r] = a[ai + min(r, valid − 1)·row].
+    """
+
+    @vector_code(isa, dtype, "a[] row valid panel[]")
+    def pack_apart(v: Vectors, a, row, valid, panel):  # type: ignore[no-untyped-def]
+        for r, value in enumerate([v.builder.load(here) for here in v.rows(a, row, valid)]):
+            v.builder.store(value, v.at(panel, r))
+
+    return pack_apart
+
+
+@functools.cache
+def pack_near(isa: Isa, dtype: np.dtype[Any]) -> Any:
+    """Return a compiled-code function (a, ai, row, valid, a_steps, as, count, square, si, panel, ti) -> None for steps near each other.
+
+    For ``count`` steps k, none of them W or more elements behind the first, which is at ``ai``, and ROWS rows r, it stores
+
+        panel[ti + k·ROWS + r] = a[ai + min(r, valid − 1)·row + a_steps[as + k] − a_steps[as]]
+
+    by way of a transposed square of W steps.
+    """
+    rows = isa.rows
+
+    @vector_code(isa, dtype, "a[] row valid a_steps[] count square[] panel[]")
+    def pack_near(v: Vectors, a, row, valid, a_steps, count, square, panel):  # type: ignore[no-untyped-def]
+        builder, start = v.builder, v.builder.load(a_steps)
+        span = builder.add(builder.sub(builder.load(v.at(a_steps, count, -1)), start), I64(1))
+        there, mask = v.first(span), v.first(I64(rows))
+        for j, value in enumerate(v.transpose([v.load(here, mask=there) for here in v.rows(a, row, valid)])):
+            v.store(value, square, j)
+
+        def step(k, _):  # type: ignore[no-untyped-def]
+            here, to = v.at(square, (builder.sub(builder.load(v.at(a_steps, k)), start), rows)), v.at(panel, (k, rows))
+            for n in range(-(-rows // v.width)):
+                v.store(v.load(here, n), to, n, mask=mask if v.width > rows else None)
+            return []
+
+        v.loop(count, [], step)
+
+    return pack_near
 
 
 @functools.cache

@@ -26,7 +26,7 @@ class Tables(NamedTuple):
 
     geometry: Array
     a_steps: Array
-    runs: Array  # of each step, how many from it on are neighbours in a
+    runs: Array  # of each step, how many from it on are neighbours in a, and how many lie within a vector
     b_steps: Array
     blocks: Array
     columns: Array  # line after line
@@ -50,9 +50,9 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: 
         math.prod(p.input) if _products.turns(p, op, g) else 0,
     )  # fmt: skip
     stretches, starts = _stretches(targets, apart, isa.width(dtype), p.output[2])
+    runs, longer = _runs(np.asarray(a_steps), isa.width(dtype)), np.append(b_steps, np.zeros(_products.AHEAD, np.int64))
     tables = (
-        geometry, a_steps, _runs(np.asarray(a_steps)), np.append(b_steps, np.zeros(_products.AHEAD, np.int64)), blocks, columns.reshape(-1),
-        stretches, starts, np.reshape(tails, (-1, 3)), row_targets,
+        geometry, a_steps, runs, longer, blocks, columns.reshape(-1), stretches, starts, np.reshape(tails, (-1, 3)), row_targets,
     )  # fmt: skip
     return Tables(*(np.asarray(values, np.int64) for values in tables))
 
@@ -75,8 +75,11 @@ def _pixel_lanes(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
         targets = _grid.sums([first * unit for first, unit in zip(firsts, (P * Q, Q, 1), strict=True)])
         rows, row, orders = filters * shape.phases, 1, [orders[0] - orders[0].min()]
         row_targets = np.add.outer(np.arange(filters) * volume, targets).reshape(-1)
-    a_steps = np.concatenate([np.add.outer(np.arange(channels) * step, order).reshape(-1) for order in orders])
-    b_steps = np.concatenate([np.add.outer(np.arange(channels) * g.plane, g.offsets(part)).reshape(-1) for part in shape.parts])
+    sorts = [np.argsort(order) for order in orders]  # neighbours in w follow each other
+    a_steps = np.concatenate([np.add.outer(np.arange(channels) * step, order[sort]).reshape(-1) for order, sort in zip(orders, sorts, strict=True)])
+    b_steps = np.concatenate(
+        [np.add.outer(np.arange(channels) * g.plane, g.offsets(part)[sort]).reshape(-1) for part, sort in zip(shape.parts, sorts, strict=True)]
+    )
     first = np.arange(0, rows, isa.rows)
     blocks = np.stack([first * row, np.minimum(isa.rows, rows - first), first * volume, first], 1)
     strides = (
@@ -146,10 +149,17 @@ def _wgrad(p, op, g, shape, isa, dtype):  # type: ignore[no-untyped-def]
     return strides, a_steps, b_steps, blocks, (np.concatenate(lines), np.concatenate(tables), 1, []), []
 
 
-def _runs(steps: Array) -> Array:
-    """Return of each step how many from it on are neighbours."""
+def _runs(steps: Array, width: int) -> Array:
+    """Return of each step how many from it on are neighbours, and how many follow each other less than ``width`` elements behind it."""
+    count = len(steps)
+    if count == 0:
+        return np.zeros((0, 2), np.int64)
     ends = np.flatnonzero(np.append(np.diff(steps) != 1, True)) + 1
-    return np.repeat(ends, np.diff(np.append(0, ends))) - np.arange(len(steps)) if len(steps) else np.zeros(0, np.int64)
+    neighbours, near, still = np.repeat(ends, np.diff(np.append(0, ends))) - np.arange(count), np.ones(count, np.int64), np.ones(count, bool)
+    for further in range(1, min(width, count)):
+        still = still[:-1] & (np.diff(steps)[further - 1 :] > 0) & (steps[further:] - steps[:-further] < width)
+        near[: count - further] += still
+    return np.stack([neighbours, near], 1)
 
 
 def _columns(places: Array, masks: Array, firsts: Array, width: int, most: int, each: int = 0) -> tuple[Array, Array, Array]:

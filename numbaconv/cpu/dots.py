@@ -69,7 +69,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     s = _shape(problem, g, _emit.host(), dtype)
     elements = problem.batch * problem.in_channels * g.plane + g.slack if g.copied else 0
     elements += s.pieces * math.prod(problem.shape("w")) if s.pieces > 1 else 0
-    return (elements + s.scratch * _parallel.get_num_threads()) * dtype.itemsize + 8 * (3 * s.steps + s.triples * COLUMNS)
+    return (elements + s.scratch * _parallel.get_num_threads()) * dtype.itemsize + 8 * (4 * s.steps + s.triples * COLUMNS)
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
@@ -122,12 +122,13 @@ def _shape(p: ConvProblem, g: _grid.Grid, isa: _emit.Isa, dtype: np.dtype[Any]) 
 
 
 class Tables(NamedTuple):
-    """What the kernel takes besides its operands: sizes, the places of each vector of pixels in dy and x, its lanes, and the columns' places."""
+    """What the kernel takes besides its operands: sizes, of each vector of pixels its places in dy and x and its lanes, and the columns' places."""
 
     geometry: Array
     dy_steps: Array
     x_steps: Array
     lanes: Array
+    wholes: Array  # of each vector, how many from it on have all lanes and follow each other in dy and x
     columns: Array
 
 
@@ -145,7 +146,11 @@ def _tables(p: ConvProblem, g: _grid.Grid, part: tuple[_grid.Reads, ...], s: Sha
         s.together * p.out_channels * volume, s.together * p.in_channels * g.plane, channels * g.plane,
     )  # fmt: skip
     columns = np.append(columns, np.full(s.triples * COLUMNS - len(columns), columns[-1]))
-    return Tables(*(np.asarray(table, np.int64) for table in (geometry, dy_steps, x_steps, lanes, columns)))
+    width = isa.width(dtype)
+    after = (lanes[:-1] == width) & (lanes[1:] == width) & (np.diff(dy_steps) == width) & (np.diff(x_steps) == width)
+    ends = np.flatnonzero(np.append(~after, True)) + 1
+    wholes = (np.repeat(ends, np.diff(np.append(0, ends))) - np.arange(len(lanes))) * (lanes == width)
+    return Tables(*(np.asarray(table, np.int64) for table in (geometry, dy_steps, x_steps, lanes, wholes, columns)))
 
 
 @functools.cache
@@ -154,7 +159,7 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
     multiply, height = _simd.multiply_pixels(isa, dtype, COLUMNS), isa.rows
     size = height * COLUMNS
 
-    def dots(first, last, workers, scratch, dy, x, y, flags, geometry, dy_steps, x_steps, lanes, columns):  # type: ignore[no-untyped-def]
+    def dots(first, last, workers, scratch, dy, x, y, flags, geometry, dy_steps, x_steps, lanes, wholes, columns):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: dw[k, column] = Σ_pixel dy[k, place(pixel)] · x[place(column) + place(pixel)].
         # THE SCHEDULE: a tile is some blocks of filters times some triples of columns, for one piece of the sum. A block of dy, CHUNK
         # vectors of pixels, stays in L1 for all triples; the sums of the tile stay in the caches.
@@ -185,7 +190,7 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
                         at, valid = at_dy + block * height * volume, min(height, filters - (block0 + block) * height)
                         for triple in range(wide):
                             multiply(dy, at, volume, valid, dy_steps, step, x, at_x, columns, (triple0 + triple) * COLUMNS, x_steps, step,
-                                     lanes, step, count, sums, (block * wide + triple) * size, add)  # fmt: skip
+                                     lanes, step, wholes, step, count, sums, (block * wide + triple) * size, add)  # fmt: skip
                     if end - begin > CHUNKS and (done % CHUNKS == CHUNKS - 1 or unit == end - 1):
                         for i in range(high * wide * size):
                             sums[unsigned(i)] += upper[unsigned(i)] if done >= CHUNKS else 0
