@@ -14,7 +14,7 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
             "call": 9.8e-06, "copy": 2.2e-10, "transpose": 6.5e-10, "pack": 5.6e-11, "fma": 1.4e-11, "chunk": 3e-08, "store": 1.5e-12,
             "scatter": 3.6e-10,
         },
-        "dots": {"call": 7e-06, "copy": 2.6e-10, "fma": 2e-11, "sum": 3.3e-08, "store": 2.6e-10},
+        "dots": {"call": 7e-06, "copy": 3.1e-10, "fma": 1.6e-11, "sum": 4.2e-08, "store": 3.6e-10},
         "winograd": {"call": 1.4e-05, "input": 2e-10, "weights": 2.3e-10, "fma": 1.9e-11, "output": 3.7e-10, "sum": 5.9e-11},
         "stencil": {
             "call": 1.1e-05, "copy": 2.4e-10, "strided": 6e-10, "fma": 1.9e-11, "micro": 7.6e-08, "dot": 2.6e-11, "chain": 6.5e-08,

@@ -48,6 +48,8 @@ def total(parts, size, width, chunks):  # type: ignore[no-untyped-def]
 
 def add_pairwise(pieces: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Add up pieces[0], pieces[1], …, in place and in an order that depends on their number alone."""
+    if len(pieces) == 1:
+        return pieces[0]
     with np.errstate(invalid="ignore", over="ignore"):  # as in the kernels, ∞ − ∞ is NaN and no more said
         while len(pieces) > 1:
             half = len(pieces) // 2

@@ -170,9 +170,9 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
     if seconds > _parallel.BATCH_SECONDS:
         return None
     cut = _cut(problem, op, isa, dtype)
-    if len(cut.products) != 1 or cut.empty or cut.problem is not problem or cut.products[0][2] > 1 or _key(op, isa, dtype) not in problem.derived:
+    if len(cut.products) != 1 or cut.empty or cut.problem is not problem or _key(op, isa, dtype) not in problem.derived:
         return None
-    tables, tiles, _, scratch, packs = cut.products[0]
+    tables, tiles, pieces, scratch, packs = cut.products[0]
     compute, short = _product.kernel(isa, dtype, cut.per_lane, False, packs).serial, seconds < _parallel.SERIAL_SECONDS
     padded, apart, zeros = cut.padded, cut.apart, cut.zeros
 
@@ -181,10 +181,12 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
             return whole(a, b, out)
         rows, lanes, other = _operands(cut, op, a, b)
         flat, broken = out.ravel(), np.zeros(1, np.int8)
-        y = np.empty(out.size, dtype) if apart else flat
-        compute(0, tiles, 1, _parallel.own_scratch(scratch, dtype), rows, lanes, y, zeros, zeros, 0, broken, *tables)
+        y = np.empty((pieces, out.size), dtype) if apart or pieces > 1 else flat
+        compute(0, tiles, 1, _parallel.own_scratch(scratch, dtype), rows, lanes, y.reshape(-1), zeros, zeros, 0, broken, *tables)
         if apart:
-            _put_in_order(cut, y, flat)
+            _put_in_order(cut, add_pairwise(y), flat)
+        elif pieces > 1:
+            flat[:] = add_pairwise(y)
         if broken[0] and padded and not np.isfinite(other).all():
             whole(a, b, out)
         return None
