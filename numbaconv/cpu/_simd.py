@@ -29,7 +29,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
 
     or if not ``packed`` of a[ai + r·row + k]. Its parameters are (a, ai, row, b, bi, count, tile, ti, add, store, y, yi, y_row, valid,
     masks, mi, targets, di, bias, ci, relu, soon, si, soon_steps, ss, slow). With ``store`` TO_TILE the sums go to the tile. Else
-    bias[ci + r] (bias[ci + l] if ``per_lane``) is added, negative ones are replaced by 0 if ``relu``, and vector v of row r goes to
+    they begin with bias[ci + r] (bias[ci + l] if ``per_lane``), negative ones are replaced by 0 if ``relu``, and vector v of row r goes to
     y[yi + r·y_row + targets[di + v]]: the lanes that masks[mi + v] has bits for, side by side; or all of them, and those of v + 1 behind
     them, if WHOLE. It returns whether a sum stored in y is not finite. VECTORS loads and ROWS broadcasts feed ROWS·VECTORS multiply-adds
     into as many registers. Steps are taken UNROLLED at a time: a and b have zeros up to there; what is not packed has as many. Rows
@@ -48,7 +48,8 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
         apart = [] if packed else v.rows(a, row, valid)
         groups = builder.sdiv(builder.add(count, I64(UNROLLED - 1)), I64(UNROLLED))
         first = builder.select(builder.icmp_signed("<", groups, I64(rows // 2)), groups, I64(rows // 2))
-        first = builder.select(builder.icmp_signed("==", store, I64(TO_TILE)), I64(0), first)
+        stored = builder.icmp_signed("!=", store, I64(TO_TILE))
+        first = builder.select(stored, first, I64(0))
         result = v.at(y, builder.load(targets))
 
         def group(k, sums):  # type: ignore[no-untyped-def]
@@ -75,29 +76,34 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
                 v.prefetch(v.at(result, (y_row, builder.add(k, I64(half))), line * size), write=True)
             return summing(k, sums)
 
-        sums = v.loop(first, [v.zero] * (rows * vectors), storing, True)
+        if per_lane:
+            shifts = [builder.select(stored, v.load(bias, n), v.zero) for n in range(vectors)] * rows
+        else:
+            nothing = ir.Constant(v.scalar, 0.0)
+            each = [v.splat(builder.select(stored, builder.load(builder.gep(bias, [r])), nothing)) for r in kept]
+            shifts = [shift for shift in each for _ in range(vectors)]
+        sums = v.loop(first, shifts, storing, True)
         sums = v.loop(builder.sub(groups, first), sums, lambda k, sums: summing(builder.add(first, k), sums), True)
         results = v.choose(
             builder.icmp_signed("==", add, I64(0)), lambda: sums, lambda: [builder.fadd(s, v.load(tile, n)) for n, s in enumerate(sums)]
         )
 
         def finished(whole):  # type: ignore[no-untyped-def]
-            lower, strange = v.lower_bound(relu), v.zero
+            lower, strange = v.lower_bound(relu), [v.zero] * vectors  # apart, so that none waits for the others
             bits = [builder.load(builder.gep(masks, [I64(n)])) for n in range(vectors)]
             chosen, lanes = [v.mask(some) for some in bits], [v.first(builder.ctpop(some)) for some in bits]
             places = [builder.load(builder.gep(targets, [I64(n)])) for n in range(vectors)]
             for r in range(rows):
                 here = v.at(y, (y_row, kept[r]))
                 for n in range(vectors):
-                    shift = v.load(bias, n) if per_lane else v.splat(builder.load(builder.gep(bias, [kept[r]])))
-                    value = builder.fadd(results[r * vectors + n], shift)
+                    value = results[r * vectors + n]
                     if whole:
-                        strange = v.note_strange(value, strange)
+                        strange[n] = v.note_strange(value, strange[n])
                         v.store(v.at_least(value, lower), v.at(here, places[0]), n)
                         continue
-                    strange = v.note_strange(builder.select(chosen[n], value, v.zero), strange)
+                    strange[n] = v.note_strange(builder.select(chosen[n], value, v.zero), strange[n])
                     v.store(v.compress(v.at_least(value, lower), bits[n]), v.at(here, places[n]), mask=lanes[n])
-            return [v.any_strange(strange)]
+            return [v.any_strange(functools.reduce(builder.fadd, strange))]
 
         def to_tile():  # type: ignore[no-untyped-def]
             for n, value in enumerate(results):
@@ -107,7 +113,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
         def to_y():  # type: ignore[no-untyped-def]
             return v.choose(builder.icmp_signed("==", store, I64(WHOLE)), lambda: finished(True), lambda: finished(False))
 
-        return v.choose(builder.icmp_signed("==", store, I64(TO_TILE)), to_tile, to_y)[0]
+        return v.choose(stored, to_y, to_tile)[0]
 
     return multiply
 
