@@ -277,6 +277,28 @@ def test_lanes_that_do_not_count_are_zero_in_a_panel() -> None:
     assert np.isnan(panel[5 * width :]).all()
 
 
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
+def test_columns_left_over_do_not_see_each_other(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A longest chunk of steps is no whole number of vectors."""
+    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    for steps in (CHUNK, 2 * CHUNK - 4, 2 * CHUNK):
+        for pixels in (9, 10, 17, 20):
+            x, w = np.ones((1, steps, 1, pixels), np.float32), np.ones((8, steps, 1, 1), np.float32)
+            x[0, :, 0, -1] = np.inf
+            y = nc.conv2d(x, w, method="gemm")[0, :, 0]
+            assert (y[:, :-1] == steps).all() and np.isposinf(y[:, -1]).all()
+
+
+def test_a_large_bias_does_not_drown_the_sum(rng: np.random.Generator) -> None:
+    x, w, bias = (rng.standard_normal(shape) * scale for shape, scale in (((1, 16, 20, 20), 0.03), ((24, 16, 3, 3), 0.03), ((24,), 1.0)))
+    x, w, bias = (array.astype(np.float32) for array in (x, w, bias))
+    for layout in ("NCHW", "NHWC"):
+        a = x if layout == "NCHW" else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        y = nc.conv2d(a, w, bias, method="gemm", layout=layout)
+        exact, size = (nc.conv2d(f(a.astype(float)), f(w.astype(float)), f(bias.astype(float)), layout=layout) for f in (lambda v: v, np.abs))
+        assert (np.abs(y - exact) / size).max() < 2 * np.finfo(np.float32).eps
+
+
 def test_estimates_do_not_depend_on_threads() -> None:
     p = ConvProblem.from_shapes((1, 128, 7, 7), (256, 128, 3, 3), rank=2, padding=1)
     costs = []

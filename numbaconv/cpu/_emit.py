@@ -211,7 +211,7 @@ class Vectors:
         count, letter = len(sums), "s" if self.size == 4 else "d"
         place = f"{element * self.size}(${2 * count})"
         text = [f"vfmadd231p{letter} {place}{{1to{self.width}}}, ${count + n}, ${n}" for n in range(count)]
-        constraints = ["=v"] * count + ["v"] * count + ["r"] + [str(n) for n in range(count)]
+        constraints = ["=&v"] * count + ["v"] * count + ["r"] + [str(n) for n in range(count)]
         return self._assembly("; ".join(text), constraints, [*values, pointer, *sums], count)
 
     def _assembly(self, text: str, constraints: list[str], arguments: list[Any], count: int) -> list[Any]:

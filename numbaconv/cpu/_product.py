@@ -57,10 +57,11 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     def multiply_tails(rows, rows_at, a_row, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, base, panel, add):  # type: ignore[no-untyped-def]
         # Columns left over: beside packed rows each of their elements is there ROWS times; others have the steps in their lanes.
         each, multiple = (height, UNROLLED) if packs else (1, width)
+        pitch = (CHUNK + multiple - 1) // multiple * multiple * each
         padded, columns = (count + multiple - 1) // multiple * multiple, (len(tails) + together - 1) // together * together
         for c0 in range(0, columns, together):
             for c in range(1 if packs and len(tails) - c0 == 1 else together):
-                source, to = at_b + tails[min(c0 + c, len(tails) - 1), 0], c * CHUNK * each
+                source, to = at_b + tails[min(c0 + c, len(tails) - 1), 0], c * pitch
                 for k in range(padded):
                     value = b[unsigned(source + b_steps[step + k])] if k < count else zero
                     for r in range(each):
@@ -68,11 +69,13 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
             for block in range(filled):
                 to = base + (block * columns + c0) * height
                 if packs and len(tails) - c0 == 1:
-                    beside_one(rows, rows_at + block * height * CHUNK, panel, 0, CHUNK * height, count, sums, to, add)
+                    for i in range(height, 0 if add else together * height):  # the others, which activations see, too
+                        sums[unsigned(to + i)] = 0
+                    beside_one(rows, rows_at + block * height * CHUNK, panel, 0, pitch, count, sums, to, add)
                 elif packs:
-                    beside(rows, rows_at + block * height * CHUNK, panel, 0, CHUNK * height, count, sums, to, add)
+                    beside(rows, rows_at + block * height * CHUNK, panel, 0, pitch, count, sums, to, add)
                 else:
-                    few(rows, rows_at + blocks[first + block, 0], a_row, blocks[first + block, 1], panel, 0, CHUNK, count, sums, to, add)
+                    few(rows, rows_at + blocks[first + block, 0], a_row, blocks[first + block, 1], panel, 0, pitch, count, sums, to, add)
 
     @inline
     def add_lines(rows, rows_at, a_row, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, first, filled, b_steps, step, stop,  # type: ignore[no-untyped-def]

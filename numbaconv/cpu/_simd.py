@@ -29,7 +29,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
 
     or if not ``packed`` of a[ai + r·row + k]. Its parameters are (a, ai, row, b, bi, count, tile, ti, add, store, y, yi, y_row, valid,
     masks, mi, targets, di, bias, ci, relu, soon, si, soon_steps, ss, slow). With ``store`` TO_TILE the sums go to the tile. Else
-    they begin with bias[ci + r] (bias[ci + l] if ``per_lane``), negative ones are replaced by 0 if ``relu``, and vector v of row r goes to
+    bias[ci + r] (bias[ci + l] if ``per_lane``) is added, negative ones are replaced by 0 if ``relu``, and vector v of row r goes to
     y[yi + r·y_row + targets[di + v]]: the lanes that masks[mi + v] has bits for, side by side; or all of them, and those of v + 1 behind
     them, if WHOLE. It returns whether a sum stored in y is not finite. VECTORS loads and ROWS broadcasts feed ROWS·VECTORS multiply-adds
     into as many registers. Steps are taken UNROLLED at a time: a and b have zeros up to there; what is not packed has as many. Rows
@@ -76,13 +76,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
                 v.prefetch(v.at(result, (y_row, builder.add(k, I64(half))), line * size), write=True)
             return summing(k, sums)
 
-        if per_lane:
-            shifts = [builder.select(stored, v.load(bias, n), v.zero) for n in range(vectors)] * rows
-        else:
-            nothing = ir.Constant(v.scalar, 0.0)
-            each = [v.splat(builder.select(stored, builder.load(builder.gep(bias, [r])), nothing)) for r in kept]
-            shifts = [shift for shift in each for _ in range(vectors)]
-        sums = v.loop(first, shifts, storing, True)
+        sums = v.loop(first, [v.zero] * (rows * vectors), storing, True)
         sums = v.loop(builder.sub(groups, first), sums, lambda k, sums: summing(builder.add(first, k), sums), True)
         results = v.choose(
             builder.icmp_signed("==", add, I64(0)), lambda: sums, lambda: [builder.fadd(s, v.load(tile, n)) for n, s in enumerate(sums)]
@@ -96,7 +90,8 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
             for r in range(rows):
                 here = v.at(y, (y_row, kept[r]))
                 for n in range(vectors):
-                    value = results[r * vectors + n]
+                    shift = v.load(bias, n) if per_lane else v.splat(builder.load(builder.gep(bias, [kept[r]])))
+                    value = builder.fadd(results[r * vectors + n], shift)
                     if whole:
                         strange[n] = v.note_strange(value, strange[n])
                         v.store(v.at_least(value, lower), v.at(here, places[0]), n)
