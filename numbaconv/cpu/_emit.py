@@ -307,28 +307,15 @@ class Vectors:
 
     def loop(self, count: Any, initial: list[Any], body: Callable[[Any, list[Any]], list[Any]], perhaps: bool = False) -> list[Any]:
         """Run body(k, values) → values for k below count, the values in registers, and return them: at least once, unless ``perhaps`` not."""
-        builder = self.builder
-        before, loop, after = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
-        if perhaps:
-            builder.cbranch(builder.icmp_signed("<", I64(0), count), loop, after)
-        else:
-            builder.branch(loop)
-        builder.position_at_end(loop)
-        k, phis = builder.phi(I64), [builder.phi(value.type) for value in initial]
-        results = body(k, list(phis))
-        following, last = builder.add(k, I64(1)), builder.block
-        for phi, first, later in zip((k, *phis), (I64(0), *initial), (following, *results), strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, last)
-        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
-        builder.position_at_end(after)
-        if not perhaps:
-            return results
-        found = [builder.phi(value.type) for value in initial]
-        for phi, first, later in zip(found, initial, results, strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, last)
-        return found
+
+        def step(k: Any, values: list[Any]) -> tuple[Any, list[Any]]:
+            results = body(k, values)
+            return self.builder.add(k, I64(1)), results
+
+        def run() -> list[Any]:
+            return self.until(count, initial, step)
+
+        return self.choose(self.builder.icmp_signed("<", I64(0), count), run, lambda: initial) if perhaps else run()
 
     def until(self, stop: Any, initial: list[Any], body: Callable[[Any, list[Any]], tuple[Any, list[Any]]]) -> list[Any]:
         """Run body(k, values) → (next k, values) from k = 0 on, at least once, until k is at ``stop``, and return the values."""

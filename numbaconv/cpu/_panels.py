@@ -14,7 +14,7 @@ from numbaconv._jit import inline, unsigned
 from numbaconv.cpu import _emit, _simd_move
 from numbaconv.cpu._simd import UNROLLED
 
-CHUNK = 148  # steps summed in registers at the most, the 147 of a 7×7 stem in one: a panel of lanes stays in an L1, and rounding within 8 eps
+CHUNK = 148  # steps summed in registers at the most, the 147 of a 7×7 stem in one: panels stay in L1, rounding in 8 eps (test_numerics)
 CHUNKS = 56  # chunks added in one place; sums of longer ones are added in a second (each with the rounding of so many terms at the most)
 TOGETHER = 4  # blocks of rows that are packed together if they are neighbours: two lines of the caches
 BESIDE = 4  # columns left over that are multiplied together

@@ -16,7 +16,7 @@ TO_TILE, WHOLE, SOME = 0, 1, 2  # where `multiply` stores: in its tile, or in y 
 # Steps that `multiply` takes together: on a core whose units another thread shares it then reaches 0.96 of the speed of multiply-adds alone,
 # and 0.87 one at a time with tables for both operands (36 and 43 instructions for 24 of them).
 UNROLLED = 4
-PIXELS = 2  # vectors of pixels that `multiply_pixels` takes together where they are whole
+PIXELS = 2  # vectors of pixels that `multiply_pixels` takes together where they are whole; four: no faster (0.77, 0.75 of PyTorch, five layers)
 
 
 @functools.cache
@@ -58,7 +58,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
                 loads = [v.load(lanes, u * vectors + n) for n in range(vectors)]
                 for r in range(rows):
                     some = slice(r * vectors, (r + 1) * vectors)
-                    if packed and r % 2 and v.reads_factors():
+                    if packed and r % 2 and v.reads_factors():  # as many as the units for loads have time for: 1 to 2 % less time
                         results[some] = v.fma_memory(factors, u * rows + r, loads, results[some])
                         continue
                     factor = v.splat(builder.load(v.at(factors, u * rows + r) if packed else v.at(apart[r], (k, UNROLLED), u)))
