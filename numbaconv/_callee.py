@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from llvmlite.binding import Linkage
 from numba import _dynfunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
@@ -18,16 +19,34 @@ from numba.core.typed_passes import NativeLowering
 
 
 class _Unfinished(JITCodeLibrary):
-    """LLVM code to be linked into others, which are optimized and translated."""
+    """LLVM code to be linked into others, which are optimized and translated. What it calls is linked only then."""
+
+    _shared_module: Any
 
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout
 
-    def _optimize_final_module(self) -> None:
-        pass
-
-    def _finalize_final_module(self) -> None:
+    def finalize(self) -> None:
         self._finalized = True
+
+    def _get_module_for_linking(self) -> Any:
+        module: Any = self._shared_module
+        if module is None:
+            libraries, found = [self], {self}
+            for library in libraries:  # which grow meanwhile
+                for called in library._linking_libraries if isinstance(library, _Unfinished) else ():
+                    if called not in found:
+                        found.add(called)
+                        libraries.append(called)
+            module = self._final_module.clone()
+            for library in libraries[1:]:
+                self._reload_init.update(library._reload_init)
+                module.link_in(library._final_module if isinstance(library, _Unfinished) else library._get_module_for_linking(), preserve=True)
+            for function in module.functions:
+                if not function.is_declaration and function.linkage == Linkage.external:
+                    function.linkage = "linkonce_odr"
+            self._shared_module = module
+        return module
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)

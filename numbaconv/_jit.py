@@ -9,6 +9,7 @@ unpickled. Any trouble with it means that the kernel is compiled again, never an
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import pickle
 import secrets
@@ -26,6 +27,8 @@ import numpy as np
 from numba.core import serialize
 from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
+
+from numbaconv import _share
 
 try:
     from numbaconv._callee import OPTIONS as CALLEE
@@ -49,13 +52,13 @@ def named_apart(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def inline(function: Callable[..., Any]) -> Any:
+def inline(function: Callable[..., Any], fastmath: set[str] = FASTMATH) -> Any:
     """Compile a function that kernels call.
 
     It counts no references, so it can make views of its arguments but no arrays: Numba's code counts every array that a function is
     given, by two locked instructions each, which took a fifth of the time of small tiles. Numba's own functions use this option, too.
     """
-    return numba.njit(nogil=True, fastmath=FASTMATH, inline="never", error_model="numpy", _nrt=False, **CALLEE)(named_apart(function))
+    return numba.njit(nogil=True, fastmath=fastmath, inline="never", error_model="numpy", _nrt=False, **CALLEE)(named_apart(function))
 
 
 def exact(function: Callable[..., Any]) -> Any:
@@ -71,21 +74,24 @@ class Kernel:
         self.__doc__, self.__name__ = function.__doc__, function.__module__.rpartition(".")[2] + function.__name__ + variant
 
     @cached_property
-    def serial(self) -> Any:
-        """Its prange is a range and it holds no GIL: what a pool of Python threads runs."""
-        return self._compile(parallel=False)
+    def pooled(self) -> Any:
+        """``(first, last, job, scratch, *arguments)``: its prange is a range, and whoever has the job draws tiles; an empty one: the caller alone."""
+        names = list(inspect.signature(self.function).parameters)[4:]
+        return compiled(_share.entry(names, inline(self.function, self.fastmath)), f"{self.__name__}-pool", self.fastmath)
 
     @cached_property
     def parallel(self) -> Any:
         """Its prange is shared among Numba's own threads."""
-        return self._compile(parallel=True)
+        return compiled(self.function, f"{self.__name__}-numba", self.fastmath, parallel=True, _nrt=True)
 
-    def _compile(self, parallel: bool) -> Any:
-        counting = {} if parallel else {"_nrt": False}  # see `inline`
-        dispatcher = numba.njit(self.function, nogil=True, parallel=parallel, fastmath=self.fastmath, error_model="numpy", **counting)
-        if hasattr(dispatcher, "_cache"):  # private to Numba: without it we merely compile in every process
-            dispatcher._cache = CodeCache(dispatcher, f"{self.__name__}-{'numba' if parallel else 'pool'}")
-        return dispatcher
+
+def compiled(function: Callable[..., Any], name: str, fastmath: set[str] = FASTMATH, **options: bool) -> Any:
+    """Compile what Python calls, without the GIL; the code is kept under that name."""
+    options = {"nogil": True, "_nrt": False, **options}  # see `inline`
+    dispatcher = numba.njit(named_apart(function), fastmath=fastmath, error_model="numpy", **options)
+    if hasattr(dispatcher, "_cache"):  # private to Numba: without it we merely compile in every process
+        dispatcher._cache = CodeCache(dispatcher, name)
+    return dispatcher
 
 
 def in_order(function: Callable[..., None]) -> Kernel:
@@ -205,10 +211,10 @@ def cache_folder() -> Path | None:
 
 @cache
 def source_hash() -> str | None:
-    """Hash of this file, of the compiler's and of every kernel source, since a kernel's code may come from any of them."""
+    """Hash of this file, of the compiler's, of what shares and of every kernel source, since a kernel's code may come from any of them."""
     here = Path(__file__).parent
     try:
-        sources = [Path(__file__), here / "_callee.py", *sorted((here / "cpu").glob("*.py"))]
+        sources = [Path(__file__), here / "_callee.py", here / "_share.py", *sorted((here / "cpu").glob("*.py"))]
         return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
     except OSError:
         return None

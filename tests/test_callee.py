@@ -8,6 +8,7 @@ from numba import prange
 
 from numbaconv._callee import CalleeCompiler
 from numbaconv._jit import Kernel, exact, inline
+from numbaconv.cpu._pool import ALONE
 
 
 def test_what_a_kernel_calls_is_compiled_into_it_alone() -> None:
@@ -24,9 +25,9 @@ def test_what_a_kernel_calls_is_compiled_into_it_alone() -> None:
             y[i] = more(x, i)
 
     x = np.random.default_rng(0).standard_normal(7)
-    for compute in (Kernel(kernel, "-test-callee").serial, Kernel(kernel, "-test-callee").parallel):
+    for compute, alone in ((Kernel(kernel, "-test-callee").pooled, ALONE), (Kernel(kernel, "-test-callee").parallel, 1)):
         y = np.full(7, np.nan)
-        compute(0, 7, 1, np.zeros((1, 0)), x, y)
+        compute(0, 7, alone, np.zeros((1, 0)), x, y)
         np.testing.assert_allclose(y, x / 3 + 1, rtol=1e-15)
     for function in (third, more):
         assert function._compiler.pipeline_class is CalleeCompiler

@@ -12,7 +12,7 @@ from tolerance import norms
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv._jit import Kernel
+from numbaconv._jit import compiled
 from numbaconv.cpu import _emit, _overlap, _transform, fft
 from numbaconv.problem import OPS, TENSORS, ConvProblem, Options
 
@@ -86,7 +86,7 @@ def transforms(isa: Any, dtype: Any, flat: bool) -> list[Any]:
         def run(data, plane, sizes, stages, factors, spectrum):  # type: ignore[no-untyped-def]
             function(data, 0, plane, sizes, stages, factors, spectrum, 0)
 
-        return Kernel(run, f"-test-{name}-{isa.name}-{dtype.name}-{flat}").serial
+        return compiled(run, f"test-{name}-{isa.name}-{dtype.name}-{flat}")
 
     return [make(function, name) for function, name in zip(_transform.functions(isa, dtype, flat), ("there", "back", "both"), strict=True)]
 

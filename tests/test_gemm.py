@@ -12,7 +12,7 @@ from scipy.special import expit
 import numbaconv as nc
 from numbaconv import reference
 from numbaconv._jit import Kernel
-from numbaconv.cpu import _emit, _grid, _products, _simd, _simd_move, _tables, gemm
+from numbaconv.cpu import _emit, _grid, _parallel, _products, _simd, _simd_move, _tables, gemm
 from numbaconv.cpu._panels import CHUNK, WHOLE
 from numbaconv.problem import ConvProblem, Op, Options
 
@@ -270,7 +270,7 @@ def test_lanes_that_do_not_count_are_zero_in_a_panel() -> None:
             turn(x, 0, 20, rows, 5, panel, 0, width)
 
     x, panel = np.arange(400, dtype=np.float32), np.full(16 * width, np.nan, np.float32)
-    Kernel(run, "-test-turn").serial(0, 1, 1, np.zeros((1, 0), np.float32), x, panel, width - 3)
+    Kernel(run, "-test-turn").pooled(0, 1, _parallel.ALONE, np.zeros((1, 0), np.float32), x, panel, width - 3)
     expected = np.zeros((5, width), np.float32)
     expected[:, : width - 3] = x[: 20 * (width - 3)].reshape(-1, 20)[:, :5].T
     np.testing.assert_array_equal(panel[: 5 * width].reshape(5, width), expected)

@@ -1,90 +1,114 @@
-"""The pool of threads by itself: jobs of Python functions, whose tiles are counted, that fail, take long, or come from many callers."""
+"""The pool of threads by itself: kernels that count their tiles, fail, take long, or come from many callers."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 
 import numbaconv as nc
-from numbaconv.cpu import _parallel, _waiting
-from numbaconv.cpu._pool import WAKE_SECONDS, Job, Pool
+from numbaconv import _share
+from numbaconv._jit import Kernel, compiled
+from numbaconv.cpu import _parallel, _pool
+from numbaconv.cpu._pool import ALONE, JOBS, WAKE_SECONDS, Pool
 
-SCRATCH = np.zeros((8, 1))
-
-
-def count(first: int, last: int, workers: int, scratch: np.ndarray, times: np.ndarray, who: set[int], seconds: float) -> None:
-    """Count how often each tile is computed, and by which thread."""
-    who.add(threading.get_ident())
-    time.sleep(seconds)
-    times[first:last] += 1
+SLOW = 2_000_000  # turns of a loop that takes about a millisecond
 
 
-def cut(tiles: int, batches: int) -> tuple[int, ...]:
-    """Return the bounds of batches that are alike."""
-    return tuple(tiles * n // batches for n in range(batches + 1))
+def count(first, last, workers, scratch, times, turns, fails):  # type: ignore[no-untyped-def]
+    """Count how often each tile is computed, and in the scratch by whom."""
+    for tile in range(first, last):
+        total = 0.0
+        for i in range(turns):
+            total += np.sqrt(i + scratch[0, 1])
+        scratch[0, 0] += 1
+        scratch[0, 1] = total * 0
+        times[tile] += 1
+        if tile == fails:
+            raise ArithmeticError("here")
 
 
-def run(pool: Pool, tiles: int, batches: int, helpers: int, seconds: float = 0.0) -> tuple[np.ndarray, set[int]]:
-    times, who = np.zeros(tiles, int), set[int]()
-    pool.run(Job(count, cut(tiles, batches), SCRATCH, (times, who, seconds)), helpers)
-    return times, who
+KERNEL = Kernel(count, "-test-pool")
+DRAW = compiled(lambda job: _share.draw(job), "test-draw")
 
 
-@pytest.mark.parametrize("helpers", [0, 1, 3])
-def test_every_tile_is_computed_once(helpers: int) -> None:
-    """Few batches and many, with pauses in which helpers fall asleep and without."""
+def run(pool: Pool, tiles: int, draws: int, workers: int, turns: int = 0, fails: int = -1) -> tuple[np.ndarray, np.ndarray]:
+    """Return how often each tile was computed, and how many by each thread, the caller first."""
+    times, scratch = np.zeros(tiles, int), np.zeros((workers, 8))
+    each = -(-tiles // draws)
+    pool.run(KERNEL.pooled, tiles, scratch, (times, turns, fails), workers, each, each)
+    return times, scratch[:, 0]
+
+
+def idle(pool: Pool) -> bool:
+    """Return whether no job is left, nor anybody at one."""
+    return len(pool.free) == JOBS and not pool.board[:, _share.GATE].any()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_every_tile_is_computed_once(workers: int) -> None:
+    """Few draws and many, with pauses in which helpers fall asleep and without."""
     pool = Pool()
     for pause in (0.0, 0.0, 1e-3, 5e-3, 0.0):
-        for tiles, batches in ((1, 1), (7, 7), (100, 9), (1000, 500)):
-            times, _ = run(pool, tiles, batches, helpers)
-            assert (times == 1).all()
+        for tiles, draws in ((1, 1), (7, 7), (100, 9), (1000, 500)):
+            times, shares = run(pool, tiles, draws, workers)
+            assert (times == 1).all() and shares.sum() == tiles
         time.sleep(pause)
-    assert len(pool.helpers) == helpers
+    assert len(pool.helpers) == workers - 1 and idle(pool)
 
 
 def test_helpers_share_the_work() -> None:
-    """Batches that take long are drawn by as many threads as were asked for, woken or awake."""
+    """Tiles that take long are drawn by as many threads as were asked for, woken or awake."""
     pool = Pool()
-    for _ in range(3):
-        assert len(run(pool, 40, 40, 3, 0.002)[1]) == 4
+    for pause in (0.0, 0.01, 0.0):
+        time.sleep(pause)
+        assert (run(pool, 200, 200, 4, SLOW)[1] > 0).all()
 
 
 def test_callers_at_once() -> None:
-    """Results are right when several threads post jobs to the same helpers."""
+    """Results are right when several threads share the same helpers, also when there are more than the board has room for."""
     pool, wrong = Pool(), []
 
     def call() -> None:
         for n in range(200):
-            times, _ = run(pool, 50 + n % 7, 1 + n % 11, 2)
+            times, shares = run(pool, 50 + n % 7, 1 + n % 11, 3)
             wrong.extend(times[times != 1])
+            wrong.extend([shares.sum()] if shares.sum() != len(times) else [])
 
-    threads = [threading.Thread(target=call) for _ in range(6)]
+    threads = [threading.Thread(target=call) for _ in range(2 * JOBS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
-    assert not pool.running
+    assert not wrong and idle(pool)
 
 
-def test_an_error_in_a_helper_reaches_the_caller_and_the_pool_goes_on() -> None:
-    """Whoever meets it; the batches that nobody has drawn are dropped."""
-    pool, caller = Pool(), threading.get_ident()
+def test_an_error_reaches_the_caller_and_the_pool_goes_on() -> None:
+    """Whoever meets it. Kernels raise nothing; should one do so all the same, it is no result."""
+    pool = Pool()
+    for fails in (0, 99):
+        with pytest.raises((ArithmeticError, SystemError)):
+            run(pool, 100, 100, 3, SLOW // 10, fails)
+        assert idle(pool)
+    assert (run(pool, 10, 10, 2)[0] == 1).all()
 
-    def fail(first: int, last: int, workers: int, scratch: np.ndarray, in_helper: bool) -> None:
-        time.sleep(0.005)
-        if (threading.get_ident() != caller) == in_helper:
-            raise ArithmeticError("here")
 
-    for in_helper in (True, False):
-        with pytest.raises(ArithmeticError, match="here"):
-            pool.run(Job(fail, cut(50, 50), SCRATCH, (in_helper,)), 1)
-        assert not pool.running
-    assert (run(pool, 10, 10, 1)[0] == 1).all()
+def test_an_error_of_a_helper_is_one() -> None:
+    pool, scratch, times = Pool(), np.zeros((2, 8)), np.zeros(400, int)
+    pool._grow(1)
+    for _ in range(20):  # until the tile is a helper's
+
+        def compute(first: int, last: int, job: np.ndarray, *arguments: Any) -> None:
+            KERNEL.pooled(first, last, job, *arguments)
+            job[_share.FAILED] = 1
+
+        with pytest.raises(SystemError, match="another thread"):
+            pool.run(compute, 400, scratch, (times, 0, -1), 2, 1, 400)
+    assert idle(pool)
 
 
 def test_threads_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,30 +117,38 @@ def test_threads_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", lambda thread: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
         for _ in range(20):
-            assert (run(pool, 10, 5, 3)[0] == 1).all()
-    assert pool.jobs.empty() and not pool.helpers and len(pool.looking) <= 3 and not pool.running
-    assert len(run(pool, 40, 40, 3, 0.002)[1]) == 4
+            times, shares = run(pool, 10, 5, 4)
+            assert (times == 1).all() and shares[0] == 10
+    assert pool.bell.empty() and not pool.helpers and len(pool.looking) <= 3 and idle(pool)
+    assert (run(pool, 200, 200, 4, SLOW)[1] > 0).all()
 
 
 def test_an_interrupt_waits_for_helpers() -> None:
-    """One that comes when the caller has no more to do cancels what nobody has drawn, and is raised when no helper writes any more."""
-    pool, working = Pool(), []
+    """What nobody has drawn is cancelled, and the interrupt is raised when no helper writes any more, however often it comes."""
+    pool, naps = Pool(), []
+    times, scratch = np.zeros(50, int), np.zeros((3, 8))
 
-    class Interrupted(Job):
-        def draw(self) -> None:
-            if threading.current_thread() is threading.main_thread():
-                time.sleep(0.05)
-                raise KeyboardInterrupt
-            super().draw()
+    def compute(first: int, last: int, job: np.ndarray, *arguments: Any) -> None:
+        job[_share.TURN] = 0  # share it, but leave all to the helpers
+        KERNEL.pooled(first, last, job, *arguments)
+        while not times.any():
+            time.sleep(1e-4)
+        raise KeyboardInterrupt
 
-    def slow(first: int, last: int, workers: int, scratch: np.ndarray) -> None:
-        working.append(1)
-        time.sleep(0.2)
-        working.pop()
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) < 3:
+            raise KeyboardInterrupt
+        sleep(seconds)
 
-    with pytest.raises(KeyboardInterrupt):
-        pool.run(Interrupted(slow, cut(50, 50), SCRATCH, ()), 2)
-    assert not working and not pool.running
+    sleep = time.sleep
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(_pool.time, "sleep", lambda seconds: nap(seconds) if seconds == _pool.NAP_SECONDS else sleep(seconds))
+        pool.run(compute, 50, scratch, (times, 100 * SLOW, -1), 3, 1, 1)
+    assert len(naps) >= 3 and idle(pool)
+    done = times.copy()
+    time.sleep(0.1)
+    assert 0 < done.sum() < 50 and (times == done).all()
 
 
 def test_a_result_is_the_callers_alone() -> None:
@@ -134,7 +166,7 @@ def test_a_result_is_the_callers_alone() -> None:
 def test_helpers_sleep_between_jobs() -> None:
     """They look out for some tenths of a millisecond: a process that does nothing uses no processor time."""
     pool = Pool()
-    run(pool, 4, 4, 2)
+    run(pool, 4, 4, 3)
     time.sleep(0.1)
     start = time.process_time()
     time.sleep(0.5)
@@ -155,32 +187,51 @@ def test_a_short_job_wakes_nobody_unless_calls_follow_each_other() -> None:
 
 
 @pytest.mark.parametrize("tiles", [1, 2, 7, 64, 1000])
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_batches(tiles: int, workers: int) -> None:
+@pytest.mark.parametrize("workers", [2, 5])
+def test_draws(tiles: int, workers: int) -> None:
     """They cover all tiles, none is larger than allowed or than those before it, and only the last smaller than allowed."""
     for least, most in ((1, 1), (1, 10), (4, 1000), (50, 60)):
-        sizes = np.diff(_parallel.batches(tiles, workers, least, most))
-        assert sizes.sum() == tiles
+        job, bounds = np.zeros(_share.WORDS, np.int64), [0]
+        job[: _share.PACKED] = _pool._share_of(tiles, workers, least, most, True)
+        while (drawn := DRAW(job))[1] > drawn[0]:
+            assert drawn[0] == bounds[-1]
+            bounds.append(drawn[1])
+        assert bounds[-1] == tiles and DRAW(job) == (tiles, tiles)
+        sizes = np.diff(bounds)
         assert sizes.max() <= most
         assert (np.diff(sizes) <= 0).all()
         assert (sizes[:-1] >= min(least, most)).all()
         assert sizes[0] <= max(least, -(-tiles // (2 * workers)))
 
 
-def test_waiting_ends() -> None:
-    """A thread that waits in compiled code comes back when the word changes, or else soon."""
-    job, posted = _waiting.words(), _waiting.words()
-    assert not _waiting.leaving.serial(job, posted, 0, 100, 0)
-    assert job[_waiting.LEFT] == 1
-    assert _waiting.leaving.serial(job, posted, 1, 100, 5)
-    job[_waiting.JOINED] = 3
-    _waiting.waiting.serial(job, 100)
-    waiter = threading.Thread(target=_waiting.waiting.serial, args=(job, 1 << 40))
-    waiter.start()
-    _waiting.leaving.serial(job, posted, 1, 0, 0)
-    waiter.join(10)
-    assert not waiter.is_alive()
-    assert 1e-10 < _waiting.look_seconds() < 1e-4
+def test_a_gate_lets_in_as_many_as_are_wanted() -> None:
+    """And nobody once it is closed; who closes it waits for so long."""
+    board, scratch, times = np.zeros((1, _share.WORDS), np.int64), np.zeros((3, 8)), np.zeros(10, int)
+    job = board[0]
+    job[: _share.PACKED] = _pool._share_of(10, 3, 1, 1, True)
+    job[_share.TURN] = 4
+    KERNEL.pooled(0, 10, job, scratch, times, 0, -1)
+    assert job[_share.GATE] == 2 * _share.ONE and times.sum() == 4 and not job[_share.DONE]
+    _pool.serve(board, 2)  # in twice, the second time in vain
+    assert job[_share.GATE] == 0 and job[_share.SLOT] == 3 and (times == 1).all() and scratch[:, 0].tolist() == [4, 6, 0]
+    job[_share.GATE] = 5 * _share.ONE + 1
+    _pool.cancel(job)
+    assert job[_share.GATE] == 1 and not job[_share.DONE] and job[_share.NEXT] == 10
+    job[_share.GATE] = 0
+    _pool.cancel(job)
+    assert job[_share.DONE]
+    _pool.serve(board, 2)
+    assert job[_share.SLOT] == 3
+    assert 10 < _pool.looks() < 1e7
+
+
+def test_more_arguments_than_a_job_has_room_for() -> None:
+    """It is an error when the kernel is compiled, not memory that is overwritten."""
+    names = [f"a{n}" for n in range(100)]
+    scope: dict[str, Any] = {"__name__": __name__}
+    exec(f"def many(first, last, workers, scratch, {', '.join(names)}):\n    pass", scope)
+    with pytest.raises(NotImplementedError, match="no room"):
+        Kernel(scope["many"], "-test-many").pooled(0, 1, ALONE, np.zeros((1, 1)), *(np.zeros((2, 2)) for _ in names))
 
 
 def test_a_thread_keeps_scratch_of_its_own():

@@ -19,7 +19,7 @@ SCRIPT = """
 import numpy as np, numbaconv as nc
 y = nc.conv1d(np.array([[[1, -2, 3, -4]]], np.float32), np.array([[[1, 1]]], np.float32), activation="leaky_relu", method="direct")
 from numbaconv.cpu import direct
-stats = direct._fprop.serial.stats
+stats = direct._fprop.pooled.stats
 print(y.ravel().tolist(), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 RESULT = [float.fromhex("-0x1.47ae14p-7"), 1.0, float.fromhex("-0x1.47ae14p-7")]

@@ -3,8 +3,8 @@
 A kernel is a range of tiles ``first … last``, each of which owns its outputs, so the result does not depend on who computes
 which. There are two ways to share them, from one kernel source:
 
-"pool"   (the default) a few Python threads draw batches of tiles, and the calling thread draws with them. Any number of callers can
-         share it, it is rebuilt after a fork, and a Ctrl-C is seen between two batches.
+"pool"   (the default) a few threads of the library's own draw tiles, and the calling thread draws with them. Any number of callers
+         can share it, it is rebuilt after a fork, and a Ctrl-C is seen between two draws.
 "numba"  Numba's own threads (``parallel=True``). Less time to launch on an idle machine; its layers abort or hang where
          DESIGN's reliability rules ask for a result, so calls are serialised, and a forked child goes back to the pool.
 
@@ -14,7 +14,6 @@ Measured on two cores by benchmarks/threads.py: see the README's table.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import threading
@@ -28,10 +27,10 @@ import numpy as np
 
 from numbaconv._jit import Kernel
 from numbaconv.arrays import CACHE_LINE, empty
-from numbaconv.cpu._pool import Job, Pool
+from numbaconv.cpu._pool import ALONE, Pool
 
-BATCH_SECONDS = 0.004  # of a batch at the most, for a prompt Ctrl-C,
-LEAST_SECONDS = 20e-6  # and at the least, which is worth the 2 µs of drawing it
+BATCH_SECONDS = 0.004  # of a draw at the most, for a prompt Ctrl-C,
+LEAST_SECONDS = 5e-6  # and at the least
 SERIAL_SECONDS = 45e-6  # below this a second thread costs more than it brings (1×1 on 28²: 48→48 47.6 and 44.0 µs, 32→32 28.4 and 31.0)
 MOST_SHARED, TILE_MACS = 32, 1 << 20  # tiles for the threads to share; multiply-adds of one: some 20 µs
 FEW = 1 << 14  # bytes of scratch that are not worth the microsecond of aligning them
@@ -61,26 +60,12 @@ def run(kernel: Kernel, tiles: int, scratch: tuple[int, Any], arguments: tuple[A
         if workers > 1 and _mode == "pool" and not _pool.pays(seconds):
             workers = 1
     if workers == 1 and seconds <= BATCH_SECONDS:
-        kernel.serial(0, tiles, 1, own_scratch(*scratch), *arguments)
+        kernel.pooled(0, tiles, ALONE, own_scratch(*scratch), *arguments)
     elif _mode == "numba" and workers > 1:
         _run_numba(kernel, tiles, workers, aligned(workers, *scratch), arguments, seconds)
     else:
         least, most = (max(1, int(tiles * limit / seconds)) for limit in (LEAST_SECONDS, BATCH_SECONDS))
-        _pool.run(Job(kernel.serial, batches(tiles, workers, least, most), aligned(workers, *scratch), arguments), workers - 1)
-
-
-@functools.lru_cache(1024)
-def batches(tiles: int, workers: int, least: int, most: int) -> tuple[int, ...]:
-    """Return the bounds of batches: each is half of a worker's share of what is left (C. Polychronopoulos, D. Kuck, 1987).
-
-    The last ones are small, so that all end together, and no two are drawn at the same time: of equal batches, all were, and who had
-    to wait for the GIL was put to sleep (twenty of 50 µs: 256→1024 1×1 on 14² 584 µs instead of 520).
-    """
-    bounds = [0]
-    while bounds[-1] < tiles:
-        left = tiles - bounds[-1]
-        bounds.append(bounds[-1] + min(left, most, max(least, -(-left // (2 * workers)))))
-    return tuple(bounds)
+        _pool.run(kernel.pooled, tiles, aligned(workers, *scratch), arguments, workers, least, most)
 
 
 class _Own(threading.local):

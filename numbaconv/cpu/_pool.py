@@ -1,29 +1,32 @@
-"""The library's own threads: helpers that draw batches of a kernel's tiles together with the thread that called.
+"""The library's own threads: helpers that draw a kernel's tiles together with the thread that called.
 
-Between two jobs a helper looks out for the next for a moment, then it sleeps. All that they share is guarded by locks and a
-queue; what is read without one (`_waiting`'s words, who looks out) only decides who waits how.
+What they do together is done in compiled code (_share.py). Here are the threads, who sleep between jobs unless the next comes soon, and the
+board with the jobs that they look at.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
+import functools
 import os
 import threading
 import time
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
-from numbaconv.cpu import _waiting
+from numbaconv import _share
+from numbaconv._jit import compiled
 
+JOBS = 8  # that can be shared at a time; further callers work alone
 LOOK_OUT_SECONDS = 0.3e-3  # for which a thread waits awake: several times what waking one takes
-GRACE_SECONDS = 2e-6  # in which a caller that posted a job gets into its kernel; without, 64→64 1×1 on 56² takes 185 instead of 167 µs
+NAP_SECONDS = 50e-6  # between two looks of a caller who has waited so long
 WAKE_SECONDS = 0.2e-3  # to wake a helper for less costs more than it brings (32→32 1×1 on 28², every 2 ms: 123 µs instead of 74),
 OFTEN_SECONDS = 1e-3  # unless calls follow each other like this, and the next one finds it awake
+ALONE = np.empty(0, np.int64)  # the job of who works alone
 Array = np.ndarray[Any, Any]
 
 
@@ -35,73 +38,42 @@ def _find_getcpu() -> Callable[[], int]:
 
 
 current_cpu = _find_getcpu()  # the core that this thread runs on, −1 where the system does not say or threads cannot be moved
+serve, cancel = compiled(_share.serve, "serve"), compiled(_share.cancel, "cancel")
 
 
-class Job:
-    """One kernel launch: the batches not yet drawn, ``bounds[n]`` … ``bounds[n + 1]`` being one, and who is still at work."""
+@functools.cache
+def looks() -> int:
+    """Return how often a helper looks at the board in `LOOK_OUT_SECONDS`."""
+    board, tries, times = np.zeros((JOBS, _share.WORDS), np.int64), 2000, []
+    for _ in range(4):
+        start = time.perf_counter()
+        serve(board, tries)
+        times.append(time.perf_counter() - start)
+    cancel(board[0])  # compiled here, too
+    return int(LOOK_OUT_SECONDS / min(times) * tries)
 
-    def __init__(self, kernel: Any, bounds: tuple[int, ...], scratch: Array, arguments: tuple[Any, ...]) -> None:
-        self.kernel, self.bounds, self.scratch, self.arguments = kernel, bounds, scratch, arguments
-        self.drawn, self.slots = itertools.count(), itertools.count()
-        self.lock, self.left = threading.Lock(), threading.Lock()
-        self.left.acquire()  # until the last helper leaves a job that the caller has closed
-        self.helpers, self.closed, self.cancelled = 0, False, False
-        self.words = _waiting.words()
-        self.error: BaseException | None = None
 
-    def draw(self) -> None:
-        """Compute batches until none is left."""
-        slot = next(self.slots)
-        scratch = self.scratch[slot : slot + 1]
-        while not self.cancelled and (batch := next(self.drawn)) < len(self.bounds) - 1:
-            first, last = self.bounds[batch], self.bounds[batch + 1]
-            self.kernel(first, last, 1, scratch, *self.arguments)
-
-    def help(self) -> None:
-        """Join in from a pool thread, unless the job is over."""
-        with self.lock:
-            if self.closed:
-                return
-            self.helpers += 1
-            self.words[_waiting.JOINED] += 1
-        try:
-            self.draw()
-        except BaseException as error:
-            self.error, self.cancelled = error, True
-        finally:
-            with self.lock:
-                self.helpers -= 1
-                last = self.closed and self.helpers == 0
-            if last:
-                self.left.release()
-
-    def finish(self) -> None:
-        """Wait for the helpers that joined; an interrupt cancels what they have not drawn and is raised after them."""
-        interrupt: BaseException | None = None
-        while True:
-            try:
-                with self.lock:
-                    self.closed = True
-                    waiting = self.helpers > 0
-                if waiting:
-                    self.left.acquire()
-                break
-            except BaseException as caught:
-                interrupt, self.cancelled = caught, True
-        self.arguments = ()  # helpers may refer to the job a little longer: what it computed is its caller's alone
-        if interrupt or self.error:
-            raise interrupt or self.error  # type: ignore[misc]
+@functools.lru_cache(1024)
+def _share_of(tiles: int, workers: int, least: int, most: int, alone: bool) -> Array:
+    """Return the words of a job that has not begun."""
+    words = np.zeros(_share.PACKED, np.int64)
+    words[_share.SLOT], words[_share.LAST], words[_share.WORKERS] = 1, tiles, workers
+    words[_share.LEAST], words[_share.MOST], words[_share.TURN] = least, most, most
+    words[_share.LOOKS] = looks() if alone else 1
+    return words
 
 
 class Pool:
-    """Helpers, and the queue that they get jobs from; they are daemons, started when first needed."""
+    """Helpers and the board; they are daemons, started when first needed."""
 
     def __init__(self) -> None:
-        self.jobs: SimpleQueue[Job] = SimpleQueue()
-        self.posted = _waiting.words()  # the first counts jobs put
+        line = 64 // 8
+        words = np.zeros(JOBS * _share.WORDS + line, np.int64)
+        self.board = words[-words.ctypes.data // 8 % line :][: JOBS * _share.WORDS].reshape(JOBS, _share.WORDS)
+        self.free = list(self.board)  # jobs that nobody has
+        self.bell: SimpleQueue[None] = SimpleQueue()  # wakes a helper for each item
         self.lock, self.helpers = threading.RLock(), list[threading.Thread]()  # reentrant, for signal handlers
-        self.looking: list[bool] = []  # which helpers look out for a job
-        self.running: set[Job] = set()
+        self.looking: list[bool] = []  # which helpers are awake
         self.called, self.avoided = 0.0, -1  # when there was a job to share, shared or not; the core that the helpers keep off
 
     def pays(self, seconds: float) -> bool:
@@ -109,33 +81,57 @@ class Pool:
         before, self.called = self.called, time.perf_counter()
         return seconds >= WAKE_SECONDS or True in self.looking or self.called - before < OFTEN_SECONDS
 
-    def run(self, job: Job, helpers: int) -> None:
-        """Run a job with so many helpers, or as many as there can be; with none it can still be interrupted."""
-        if len(self.helpers) < helpers:
-            self._grow(helpers)
-        helpers = min(helpers, len(self.helpers))
+    def run(self, compute: Any, tiles: int, scratch: Array, arguments: tuple[Any, ...], workers: int, least: int, most: int) -> None:
+        """Run a `Kernel.pooled` by so many threads, or as many as there can be, that draw ``least`` to ``most`` tiles.
+
+        ``scratch`` has a row for each. After ``most`` tiles the caller is back in Python, where an interrupt can reach it.
+        """
+        if len(self.helpers) < workers - 1:
+            self._grow(workers - 1)
+        workers = min(workers, len(self.helpers) + 1)
         try:
-            self.running.add(job)
-            if helpers:
-                self._post(job, helpers)
-            job.draw()
-            if helpers and len(self.running) == 1:  # else another caller has use for this core
-                _waiting.waiting.serial(job.words, int(LOOK_OUT_SECONDS / _waiting.look_seconds()))
-        except BaseException:
-            job.cancelled = True
-            raise
+            job = self.free.pop() if workers > 1 else None
+        except IndexError:
+            job = None
+        if job is None:
+            for first in range(0, tiles, most):
+                compute(first, min(tiles, first + most), ALONE, scratch, *arguments)
+            return
+        try:
+            alone = len(self.free) == JOBS - 1  # else another caller has use for this core
+            job[: _share.PACKED] = _share_of(tiles, workers, least, most, alone)
+            if alone:
+                self._keep_off(current_cpu())
+            for _ in range(min(workers - 1, len(self.helpers)) - sum(self.looking)):
+                self.bell.put(None)
+            compute(0, tiles, job, scratch, *arguments)
+            while not job.item(_share.DONE):
+                if job.item(_share.NEXT) >= tiles:  # helpers are at the last ones
+                    time.sleep(NAP_SECONDS)
+                compute(0, tiles, job, scratch, *arguments)
+            failed = job.item(_share.FAILED)
         finally:
             try:
-                job.finish()
+                if not job.item(_share.DONE):
+                    self._end(job)
             finally:
-                self.running.discard(job)
+                self.free.append(job)
+        if failed:
+            raise SystemError("a kernel met an error in another thread")
 
-    def _post(self, job: Job, helpers: int) -> None:
-        if len(self.running) == 1:
-            self._keep_off(current_cpu())
-        for _ in range(helpers):
-            self.jobs.put(job)
-        self.posted[0] += 1
+    def _end(self, job: Array) -> None:
+        """Return when no helper writes any more what belongs to the caller, whatever interrupts."""
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                cancel(job)
+                if job.item(_share.DONE):
+                    break
+                time.sleep(NAP_SECONDS)
+            except BaseException as caught:
+                interrupt = caught
+        if interrupt:
+            raise interrupt
 
     def _keep_off(self, cpu: int) -> None:
         """Keep the helpers off a core, on which their caller runs.
@@ -152,7 +148,7 @@ class Pool:
                 os.sched_setaffinity(helper.native_id, allowed - {cpu} or allowed)  # type: ignore[arg-type]
 
     def _grow(self, size: int) -> None:
-        _waiting.look_seconds()  # compiled before there are threads, since a fork must not meet one of them at it
+        looks()  # compiled before there are threads, since a fork must not meet one of them at it
         with self.lock:
             while len(self.helpers) < size:
                 name = f"numbaconv-{len(self.helpers)}"
@@ -166,17 +162,8 @@ class Pool:
                 self.avoided = -1
 
     def _work(self, number: int) -> None:
-        nothing = left = _waiting.words()
-        looks, grace = (int(seconds / _waiting.look_seconds()) for seconds in (LOOK_OUT_SECONDS, GRACE_SECONDS))
         while True:
-            seen = self.posted.item(0)
             self.looking[number] = True
-            posted = _waiting.leaving.serial(left, self.posted, seen, looks if self.jobs.empty() else 0, grace)
-            self.looking[number], left = False, nothing
-            try:
-                job = self.jobs.get(block=not posted)
-            except Empty:  # others took it
-                continue
-            job.help()
-            left = job.words
-            del job
+            serve(self.board, looks())
+            self.looking[number] = False
+            self.bell.get()

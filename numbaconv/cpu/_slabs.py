@@ -221,14 +221,14 @@ def run(found: list[Pass] | list[Rolls], x: Array, w: Array, y: Array, options: 
     return bool(broken[0])
 
 
-def bind(part: Pass | Rolls, p: ConvProblem, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], bool]:
-    """Return `run` of one pass by the calling thread, without bias and activation, with everything looked up."""
-    compute, tiles, tables = part.kernel.serial, part.tiles, part.tables
-    scratch, bias = part.scratch, np.zeros(p.out_channels, dtype)
+def bind(part: Pass | Rolls, p: ConvProblem, dtype: np.dtype[Any], seconds: float) -> Callable[[Array, Array, Array], bool]:
+    """Return `run` of one pass, without bias and activation, with everything looked up."""
+    kernel, tiles, tables = part.kernel, part.tiles, part.tables
+    scratch, bias = (part.scratch, dtype), np.zeros(p.out_channels, dtype)
 
     def run(x: Array, w: Array, y: Array) -> bool:
         broken = np.zeros(1, np.int8)
-        compute(0, tiles, 1, _parallel.own_scratch(scratch, dtype), x.ravel(), w.ravel(), y.ravel(), bias, 0, broken, *tables)
+        _parallel.run(kernel, tiles, scratch, (x.ravel(), w.ravel(), y.ravel(), bias, 0, broken, *tables), seconds)
         return bool(broken[0])
 
     return run

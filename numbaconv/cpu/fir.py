@@ -14,7 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba import prange
 
-from numbaconv._jit import Kernel, inline, unsigned
+from numbaconv._jit import Kernel, compiled, inline, unsigned
 from numbaconv.cpu import _emit, _parallel, _seconds
 from numbaconv.cpu._emit import Isa, Vectors, vector_code
 from numbaconv.cpu.bias import CODES, activate
@@ -228,4 +228,4 @@ def _whole(isa: Isa, dtype: np.dtype[Any]) -> Any:
             for start in range(0, len(y), CHUNK):
                 row(x, 0, len(x), h, at, step, len(h), 1, y, 0, start, min(len(y), start + CHUNK), low)
 
-    return Kernel(whole, f"-{isa.name}-{dtype.name}").serial
+    return compiled(whole, f"fir-whole-{isa.name}-{dtype.name}")

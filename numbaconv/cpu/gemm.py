@@ -164,7 +164,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
 def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run | None:
     """Return `run` of one product for these alone, without bias and activation, with everything looked up; None where that would not be noticed.
 
-    ``whole`` does the same for any number of threads.
+    ``whole`` does the same for other numbers of threads.
     """
     isa, seconds = _emit.host(), cost(problem, op, dtype)
     if seconds > _parallel.BATCH_SECONDS:
@@ -173,16 +173,16 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
     if len(cut.products) != 1 or cut.empty or cut.problem is not problem or _key(op, isa, dtype) not in problem.derived:
         return None
     tables, tiles, pieces, scratch, packs = cut.products[0]
-    compute, short = _product.kernel(isa, dtype, cut.per_lane, False, packs).serial, seconds < _parallel.SERIAL_SECONDS
+    kernel, threads = _product.kernel(isa, dtype, cut.per_lane, False, packs), _parallel.get_num_threads()
     padded, apart, zeros = cut.padded, cut.apart, cut.zeros
 
     def bound(a: Array, b: Array, out: Array) -> None:
-        if isa is not _emit.host() or (not short and _parallel.get_num_threads() > 1):
+        if isa is not _emit.host() or _parallel.get_num_threads() != threads:
             return whole(a, b, out)
         rows, lanes, other = _operands(cut, op, a, b)
         flat, broken = out.ravel(), np.zeros(1, np.int8)
         y = np.empty((pieces, out.size), dtype) if apart or pieces > 1 else flat
-        compute(0, tiles, 1, _parallel.own_scratch(scratch, dtype), rows, lanes, y.reshape(-1), zeros, zeros, 0, broken, *tables)
+        _parallel.run(kernel, tiles, (scratch, dtype), (rows, lanes, y.reshape(-1), zeros, zeros, 0, broken, *tables), seconds)
         if apart:
             _put_in_order(cut, add_pairwise(y), flat)
         elif pieces > 1:

@@ -101,7 +101,7 @@ class Partitions:
             arguments = (flat_x, flat_y, self.memory, self.filters, self.rows, self.stages, self.factors, self.geometry, self.written, written)
             seconds = self.seconds * count * self.units
             if seconds < _parallel.SERIAL_SECONDS:
-                self.kernel.serial(0, self.units, 1, self.scratch, *arguments)
+                self.kernel.pooled(0, self.units, _parallel.ALONE, self.scratch, *arguments)
             else:
                 _parallel.run(self.kernel, self.units, (0, self.real), arguments, seconds)
             self.position, self.written, start = self.position + count, written + count, start + count

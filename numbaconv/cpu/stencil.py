@@ -113,15 +113,15 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
 def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run | None:
     """Return `run` for these alone, without bias and activation, with everything looked up; None where that would not be noticed.
 
-    ``whole`` does the same for any number of threads.
+    ``whole`` does the same for other instructions.
     """
     p, seconds, found = _ready(problem, op, dtype) if op != "wgrad" else (problem, 0.0, [])
     if len(found) != 1 or seconds > _parallel.BATCH_SECONDS:
         return None
-    call, short, isa = _slabs.bind(found[0], p, dtype), seconds < _parallel.SERIAL_SECONDS, _emit.host()
+    call, isa = _slabs.bind(found[0], p, dtype, seconds), _emit.host()
 
     def bound(a: Array, b: Array, out: Array) -> None:
-        if isa is not _emit.host() or (not short and _parallel.get_num_threads() > 1):
+        if isa is not _emit.host():
             whole(a, b, out)
         elif call(a, b, out) and not np.isfinite(b).all():
             whole(a, b, out)
