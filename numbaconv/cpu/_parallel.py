@@ -64,15 +64,17 @@ def run(kernel: Kernel, tiles: int, scratch: tuple[int, Any], arguments: tuple[A
     elif _mode == "numba" and workers > 1:
         _run_numba(kernel, tiles, workers, aligned(workers, *scratch), arguments, seconds)
     else:
-        least, most = (max(1, int(tiles * limit / seconds)) for limit in (LEAST_SECONDS, BATCH_SECONDS))
-        _pool.run(kernel.pooled, tiles, aligned(workers, *scratch), arguments, workers, least, most)
+        _run_pool(kernel, tiles, workers, scratch, arguments, seconds)
+
+
+_NOTHING = np.empty(0, np.uint8)
 
 
 class _Own(threading.local):
-    """Memory of a thread for the kernels that it runs alone: nothing in it outlives a kernel, and it is in the caches more often than fresh one."""
+    """Scratch that a thread keeps: nothing in it outlives a kernel, and it is in the caches more often than fresh one."""
 
     def __init__(self) -> None:
-        self.memory = np.empty(0, np.uint8)
+        self.memory = self.shared = _NOTHING  # for kernels that it runs alone, and with others
         self.views: dict[tuple[int, np.dtype[Any]], Array] = {}
 
 
@@ -102,6 +104,20 @@ def aligned(workers: int, size: int, dtype: np.dtype[Any]) -> Array:
     """Allocate a row for each worker, which starts on a cache line if it is worth it."""
     line = CACHE_LINE // dtype.itemsize
     return empty((workers, -(-size // line) * line), dtype, FEW)
+
+
+def _run_pool(kernel: Kernel, tiles: int, workers: int, scratch: tuple[int, Any], arguments: tuple[Any, ...], seconds: float) -> None:
+    size, dtype = scratch
+    line = CACHE_LINE // dtype.itemsize
+    each = -(-size // line) * line
+    needed = workers * each * dtype.itemsize
+    kept, _own.shared = _own.shared, _NOTHING  # a signal handler that calls meanwhile gets other memory
+    memory = kept if needed <= kept.size else empty((needed,), kept.dtype, FEW)
+    try:
+        least, most = max(1, int(tiles * LEAST_SECONDS / seconds)), max(1, int(tiles * BATCH_SECONDS / seconds))
+        _pool.run(kernel.pooled, tiles, memory[:needed].view(dtype).reshape(workers, each), arguments, workers, least, most)
+    finally:
+        _own.shared = memory if needed <= workers * KEPT else kept
 
 
 def _run_numba(kernel: Kernel, tiles: int, workers: int, scratch: Array, arguments: tuple[Any, ...], seconds: float) -> None:
