@@ -237,11 +237,12 @@ def pause(typing):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def end(typing, job):  # type: ignore[no-untyped-def]
-    """Leave no tiles to draw, let nobody in and wait for those who are inside; see `Job.close`."""
+    """Leave no tiles to draw, let nobody in and wait for those who are inside, however long."""
 
     def generate(context, builder, signature, given):  # type: ignore[no-untyped-def]
         shared = _at(context, builder, job, given[0])
         shared.write(NEXT, shared.read(LAST))
+        builder.store(WORD((1 << 63) - 1), shared.place(LOOKS))
         shared.close()
         return context.get_dummy_value()
 
@@ -270,9 +271,10 @@ def serve(board, looks):  # type: ignore[no-untyped-def]
         pause()
 
 
-def cancel(job):  # type: ignore[no-untyped-def]
-    """End a job early."""
-    end(job)
+def finish(board, n):  # type: ignore[no-untyped-def]
+    """End job ``n``, early or not; return ``n``."""
+    end(board[n])
+    return n
 
 
 ENTER = """

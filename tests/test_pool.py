@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 import time
@@ -134,31 +136,93 @@ def test_threads_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_interrupt_waits_for_helpers() -> None:
-    """What nobody has drawn is cancelled, and the interrupt is raised when no helper writes any more, however often it comes."""
-    pool, naps = Pool(), []
+    """What nobody has drawn is cancelled, and the interrupt is raised when no helper writes any more."""
+    pool = Pool()
     times, scratch = np.zeros(50, int), np.zeros((3, 8))
 
     def compute(first: int, last: int, job: np.ndarray, *arguments: Any) -> None:
         job[_share.TURN] = 0  # share it, but leave all to the helpers
         KERNEL.pooled(first, last, job, *arguments)
-        while not times.any():
+        while not scratch.any():
             time.sleep(1e-4)
         raise KeyboardInterrupt
 
-    def nap(seconds: float) -> None:
-        naps.append(seconds)
-        if len(naps) < 3:
-            raise KeyboardInterrupt
-        sleep(seconds)
-
-    sleep = time.sleep
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(_pool.time, "sleep", lambda seconds: nap(seconds) if seconds == _pool.NAP_SECONDS else sleep(seconds))
+    with pytest.raises(KeyboardInterrupt):
         pool.run(compute, 50, scratch, (times, 100 * SLOW, -1), 3, 1, 1)
-    assert len(naps) >= 3 and idle(pool)
     done = times.copy()
+    assert idle(pool) and 0 < done.sum() < 50
     time.sleep(0.1)
-    assert 0 < done.sum() < 50 and (times == done).all()
+    assert (times == done).all()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers that send signals")
+@pytest.mark.parametrize("tiles", [20, 2000])
+def test_interrupts_at_any_moment(tiles: int) -> None:
+    """Even several for a call: no job is lost, no helper is left inside, and the next call is right."""
+    pool, left, met, chance = Pool(), [0], [0], np.random.default_rng(0)
+    run(pool, 1000, 10, 3)
+
+    def handler(*_: Any) -> None:
+        if left[0] > 0:
+            left[0] -= 1
+            met[0] += 1
+            raise TimeoutError
+
+    def guarded(level: int, often: int) -> None:
+        """Swallow whatever comes at whatever step, if it comes less often than there are levels."""
+        try:
+            if level:
+                guarded(level - 1, often)
+            else:
+                left[0] = often
+            while not level:
+                run(pool, tiles, 20, 3, 100)
+        except TimeoutError:
+            pass
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for n in range(400):
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(5e-6, 4e-4), 2e-5)
+            guarded(5, 1 + n % 3)
+            left[0] = 0
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert idle(pool)
+            times, shares = run(pool, 100, 20, 3)
+            assert (times == 1).all() and shares.sum() == 100
+    finally:
+        left[0] = 0
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert met[0] > 100 and len(pool.helpers) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_in_the_middle_of_a_job() -> None:
+    """The child of a signal handler's fork has no helpers and not what they computed: an error, and the parent is none the wiser."""
+    pool, scratch, times = Pool(), np.zeros((3, 8)), np.zeros(100, int)
+    run(pool, 1000, 10, 3)
+    turns = []
+
+    def compute(first: int, last: int, job: np.ndarray, *arguments: Any) -> None:
+        job[_share.TURN] = 1
+        KERNEL.pooled(first, last, job, *arguments)
+        turns.append(1)
+        if len(turns) == 2:
+            children.append(os.fork())
+            if children == [0]:
+                pool.after_fork()
+
+    children: list[int] = []
+    try:
+        pool.run(compute, 100, scratch, (times, SLOW // 10, -1), 3, 1, 1)
+        code = 0
+    except RuntimeError as error:
+        code = 7 if "forked" in str(error) and idle(pool) else 8
+    if children == [0]:
+        os._exit(code)
+    assert code == 0 and (times == 1).all() and idle(pool)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 7
 
 
 def test_a_result_is_the_callers_alone() -> None:
@@ -224,14 +288,16 @@ def test_a_gate_lets_in_as_many_as_are_wanted() -> None:
     assert job[_share.GATE] == 2 * _share.ONE and times.sum() == 4 and not job[_share.DONE]
     _pool.serve(board, 2)  # in twice, the second time in vain
     assert job[_share.GATE] == 0 and job[_share.SLOT] == 3 and (times == 1).all() and scratch[:, 0].tolist() == [4, 6, 0]
-    job[_share.GATE] = 5 * _share.ONE + 1
-    _pool.cancel(job)
-    assert job[_share.GATE] == 1 and not job[_share.DONE] and job[_share.NEXT] == 10
+    job[_share.GATE] = 5 * _share.ONE + 1  # somebody is inside
+    KERNEL.pooled(0, 10, job, scratch, times, 0, -1)
+    assert job[_share.GATE] == 1 and not job[_share.DONE]
+    waiter = threading.Thread(target=_pool.finish, args=(board, 0))
+    waiter.start()
+    waiter.join(0.05)
+    assert waiter.is_alive()
     job[_share.GATE] = 0
-    _pool.cancel(job)
-    assert job[_share.DONE]
-    _pool.serve(board, 2)
-    assert job[_share.SLOT] == 3
+    waiter.join(10)
+    assert not waiter.is_alive() and job[_share.DONE]
     assert 10 < _pool.looks() < 1e7
 
 

@@ -200,6 +200,7 @@ def get_threading() -> str:
 
 def _after_fork() -> None:
     global _pool, _mode, _numba_lock
+    _pool.after_fork()
     _pool, _mode, _numba_lock = Pool(), "pool", threading.RLock()
 
 

@@ -38,7 +38,7 @@ def _find_getcpu() -> Callable[[], int]:
 
 
 current_cpu = _find_getcpu()  # the core that this thread runs on, −1 where the system does not say or threads cannot be moved
-serve, cancel = compiled(_share.serve, "serve"), compiled(_share.cancel, "cancel")
+serve, finish = compiled(_share.serve, "serve"), compiled(_share.finish, "finish")
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def looks() -> int:
         start = time.perf_counter()
         serve(board, tries)
         times.append(time.perf_counter() - start)
-    cancel(board[0])  # compiled here, too
+    finish(board, 0)  # compiled here, too
     return int(LOOK_OUT_SECONDS / min(times) * tries)
 
 
@@ -70,7 +70,9 @@ class Pool:
         line = 64 // 8
         words = np.zeros(JOBS * _share.WORDS + line, np.int64)
         self.board = words[-words.ctypes.data // 8 % line :][: JOBS * _share.WORDS].reshape(JOBS, _share.WORDS)
-        self.free = list(self.board)  # jobs that nobody has
+        self.free = list(range(JOBS))  # jobs that nobody has
+        self.finish = functools.partial(finish, self.board)
+        self.forked = False  # without its helpers
         self.bell: SimpleQueue[None] = SimpleQueue()  # wakes a helper for each item
         self.lock, self.helpers = threading.RLock(), list[threading.Thread]()  # reentrant, for signal handlers
         self.looking: list[bool] = []  # which helpers are awake
@@ -89,49 +91,45 @@ class Pool:
         if len(self.helpers) < workers - 1:
             self._grow(workers - 1)
         workers = min(workers, len(self.helpers) + 1)
+        # Signals are looked for between steps of Python code, and a handler may raise at any of them: so a job is taken and recorded in one
+        # step, and finished, when no helper writes any more, and given back in one.
+        held = list[int]()
+        given_back = map(self.finish, held)
         try:
-            job = self.free.pop() if workers > 1 else None
-        except IndexError:
-            job = None
-        if job is None:
-            for first in range(0, tiles, most):
-                compute(first, min(tiles, first + most), ALONE, scratch, *arguments)
-            return
-        try:
-            alone = len(self.free) == JOBS - 1  # else another caller has use for this core
-            job[: _share.PACKED] = _share_of(tiles, workers, least, most, alone)
-            if alone:
-                self._keep_off(current_cpu())
-            for _ in range(min(workers - 1, len(self.helpers)) - sum(self.looking)):
-                self.bell.put(None)
-            compute(0, tiles, job, scratch, *arguments)
-            while not job.item(_share.DONE):
-                if job.item(_share.NEXT) >= tiles:  # helpers are at the last ones
-                    time.sleep(NAP_SECONDS)
-                compute(0, tiles, job, scratch, *arguments)
-            failed = job.item(_share.FAILED)
+            if workers > 1:
+                with contextlib.suppress(IndexError):
+                    held.extend(map(self.free.pop, (-1,)))
+            if held:
+                self._together(self.board[held[0]], compute, tiles, scratch, arguments, workers, least, most)
+            else:
+                for first in range(0, tiles, most):
+                    compute(first, min(tiles, first + most), ALONE, scratch, *arguments)
         finally:
-            try:
-                if not job.item(_share.DONE):
-                    self._end(job)
-            finally:
-                self.free.append(job)
-        if failed:
-            raise SystemError("a kernel met an error in another thread")
+            self.free.extend(given_back)
 
-    def _end(self, job: Array) -> None:
-        """Return when no helper writes any more what belongs to the caller, whatever interrupts."""
-        interrupt: BaseException | None = None
-        while True:
-            try:
-                cancel(job)
-                if job.item(_share.DONE):
-                    break
+    def _together(
+        self, job: Array, compute: Any, tiles: int, scratch: Array, arguments: tuple[Any, ...], workers: int, least: int, most: int
+    ) -> None:
+        alone = len(self.free) == JOBS - 1  # else another caller has use for this core
+        job[: _share.PACKED] = _share_of(tiles, workers, least, most, alone)
+        if alone:
+            self._keep_off(current_cpu())
+        for _ in range(min(workers - 1, len(self.helpers)) - sum(self.looking) - self.bell.qsize()):
+            self.bell.put(None)
+        compute(0, tiles, job, scratch, *arguments)
+        while not job.item(_share.DONE):
+            if job.item(_share.NEXT) >= tiles:  # helpers are at the last ones
                 time.sleep(NAP_SECONDS)
-            except BaseException as caught:
-                interrupt = caught
-        if interrupt:
-            raise interrupt
+            compute(0, tiles, job, scratch, *arguments)
+        if job.item(_share.FAILED):
+            raise SystemError("a kernel met an error in another thread")
+        if self.forked:
+            raise RuntimeError("a signal handler forked the process in the middle of this call; what its threads computed is lost in the child")
+
+    def after_fork(self) -> None:
+        """Note, in the child, that there are no helpers any more, also not in a job in whose middle a signal handler forked."""
+        self.forked = True
+        self.board[:, _share.GATE] = 0
 
     def _keep_off(self, cpu: int) -> None:
         """Keep the helpers off a core, on which their caller runs.
@@ -145,7 +143,8 @@ class Pool:
         with contextlib.suppress(OSError):
             allowed = os.sched_getaffinity(0)
             for helper in self.helpers:
-                os.sched_setaffinity(helper.native_id, allowed - {cpu} or allowed)  # type: ignore[arg-type]
+                if helper.native_id is not None:  # it is about to start
+                    os.sched_setaffinity(helper.native_id, allowed - {cpu} or allowed)
 
     def _grow(self, size: int) -> None:
         looks()  # compiled before there are threads, since a fork must not meet one of them at it
@@ -154,11 +153,14 @@ class Pool:
                 name = f"numbaconv-{len(self.helpers)}"
                 helper = threading.Thread(target=self._work, args=(len(self.helpers),), name=name, daemon=True)
                 self.looking += [False] * (size - len(self.looking))
+                self.helpers.append(helper)
                 try:
                     helper.start()
                 except RuntimeError:  # no more threads to be had, or the interpreter is going down: the caller works alone
                     return
-                self.helpers.append(helper)
+                finally:
+                    if helper.ident is None:
+                        self.helpers.remove(helper)
                 self.avoided = -1
 
     def _work(self, number: int) -> None:
