@@ -291,7 +291,7 @@ def entry(names: Iterable[str], body: Any) -> Callable[..., None]:
 
     It is text, since Numba takes named arguments faster than ``*arguments``.
     """
-    scope: dict[str, Any] = {"body": body, "share": share}
+    scope: dict[str, Any] = {"__name__": __name__, "body": body, "share": share}  # the module is what the cache finds it by
     exec(ENTER.format(names=", ".join(names)), scope)
     enter: Callable[..., None] = scope["enter"]
     return enter
