@@ -7,7 +7,7 @@ the first draws are few and all end together. The caller closes the gate and wai
 Helpers look at the gates for a while after each job: one that looks sees a job within a microsecond, to wake one that sleeps takes 50 to
 100 µs on a virtual machine, longer than many a layer.
 
-It is written as LLVM code where every kernel has it: Numba would take half a second more for a kernel.
+It is written as LLVM code: each kernel has a function that helpers know by its address alone, and unpacks arguments of its own types.
 """
 
 from __future__ import annotations
