@@ -19,7 +19,7 @@ from numba.core.typed_passes import NativeLowering
 
 
 class _Unfinished(JITCodeLibrary):
-    """LLVM code to be linked into others, which are optimized and translated. What it calls is linked only then."""
+    """LLVM code to be linked into others, which are optimized and translated. What it calls is linked only then, not again at every level."""
 
     _shared_module: Any
 

@@ -75,20 +75,19 @@ class Kernel:
 
     @cached_property
     def pooled(self) -> Any:
-        """``(first, last, job, scratch, *arguments)``: its prange is a range, and whoever has the job draws tiles; an empty one: the caller alone."""
+        """``(first, last, job, scratch, *arguments)``: its prange is a range, and all who share the job draw tiles; no one does if it is empty."""
         names = list(inspect.signature(self.function).parameters)[4:]
         return compiled(_share.entry(names, inline(self.function, self.fastmath)), f"{self.__name__}-pool", self.fastmath)
 
     @cached_property
     def parallel(self) -> Any:
         """Its prange is shared among Numba's own threads."""
-        return compiled(self.function, f"{self.__name__}-numba", self.fastmath, parallel=True, _nrt=True)
+        return compiled(self.function, f"{self.__name__}-numba", self.fastmath, parallel=True)
 
 
-def compiled(function: Callable[..., Any], name: str, fastmath: set[str] = FASTMATH, **options: bool) -> Any:
-    """Compile what Python calls, without the GIL; the code is kept under that name."""
-    options = {"nogil": True, "_nrt": False, **options}  # see `inline`
-    dispatcher = numba.njit(named_apart(function), fastmath=fastmath, error_model="numpy", **options)
+def compiled(function: Callable[..., Any], name: str, fastmath: set[str] = FASTMATH, parallel: bool = False) -> Any:
+    """Compile what Python calls, without the GIL; the code is kept under that name. On _nrt see `inline`; what is parallel cannot do without."""
+    dispatcher = numba.njit(named_apart(function), nogil=True, parallel=parallel, fastmath=fastmath, error_model="numpy", _nrt=parallel)
     if hasattr(dispatcher, "_cache"):  # private to Numba: without it we merely compile in every process
         dispatcher._cache = CodeCache(dispatcher, name)
     return dispatcher

@@ -110,17 +110,22 @@ def test_an_error_reaches_the_caller_and_the_pool_goes_on() -> None:
 
 
 def test_an_error_of_a_helper_is_one() -> None:
+    """It has nobody to raise it to but the caller, who meets none."""
     pool, scratch, times = Pool(), np.zeros((2, 8)), np.zeros(400, int)
-    pool._grow(1)
-    for _ in range(20):  # until the tile is a helper's
+    run(pool, 1000, 10, 2)
 
-        def compute(first: int, last: int, job: np.ndarray, *arguments: Any) -> None:
-            KERNEL.pooled(first, last, job, *arguments)
-            job[_share.FAILED] = 1
+    def compute(first: int, last: int, job: np.ndarray, *arguments: Any) -> None:
+        job[_share.TURN] = 0  # share it, but leave the first tile to the helper
+        KERNEL.pooled(first, last, job, *arguments)
+        end = time.monotonic() + 20
+        while not job[_share.FAILED] and time.monotonic() < end:
+            time.sleep(1e-3)
+        job[_share.TURN] = 400
+        KERNEL.pooled(first, last, job, *arguments)
 
-        with pytest.raises(SystemError, match="another thread"):
-            pool.run(compute, 400, scratch, (times, 0, -1), 2, 1, 400)
-    assert idle(pool)
+    with pytest.raises(SystemError, match="another thread"):
+        pool.run(compute, 400, scratch, (times, 0, 0), 2, 1, 1)
+    assert idle(pool) and scratch[0, 0] > 0 and scratch[1, 0] > 0
 
 
 def test_threads_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +271,7 @@ def test_draws(tiles: int, workers: int) -> None:
     """They cover all tiles, none is larger than allowed or than those before it, and only the last smaller than allowed."""
     for least, most in ((1, 1), (1, 10), (4, 1000), (50, 60)):
         job, bounds = np.zeros(_share.WORDS, np.int64), [0]
-        job[: _share.PACKED] = _pool._share_of(tiles, workers, least, most, True)
+        job[: _share.PACKED] = _pool._words(tiles, workers, least, most, True)
         while (drawn := DRAW(job))[1] > drawn[0]:
             assert drawn[0] == bounds[-1]
             bounds.append(drawn[1])
@@ -282,7 +287,7 @@ def test_a_gate_lets_in_as_many_as_are_wanted() -> None:
     """And nobody once it is closed; who closes it waits for so long."""
     board, scratch, times = np.zeros((1, _share.WORDS), np.int64), np.zeros((3, 8)), np.zeros(10, int)
     job = board[0]
-    job[: _share.PACKED] = _pool._share_of(10, 3, 1, 1, True)
+    job[: _share.PACKED] = _pool._words(10, 3, 1, 1, True)
     job[_share.TURN] = 4
     KERNEL.pooled(0, 10, job, scratch, times, 0, -1)
     assert job[_share.GATE] == 2 * _share.ONE and times.sum() == 4 and not job[_share.DONE]

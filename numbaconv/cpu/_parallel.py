@@ -30,7 +30,7 @@ from numbaconv.arrays import CACHE_LINE, empty
 from numbaconv.cpu._pool import ALONE, Pool
 
 BATCH_SECONDS = 0.004  # of a draw at the most, for a prompt Ctrl-C,
-LEAST_SECONDS = 5e-6  # and at the least
+LEAST_SECONDS = 5e-6  # and at the least, as long as threads may wait for each other at the end
 SERIAL_SECONDS = 25e-6  # below this a second thread is not worth the 5 µs that it costs (960→960 3×3 g960 on 7², 30 by estimate: 74 µs, shared 51)
 MOST_SHARED, TILE_MACS = 32, 1 << 20  # tiles for the threads to share; multiply-adds of one: some 20 µs
 FEW = 1 << 14  # bytes of scratch that are not worth the microsecond of aligning them
@@ -102,14 +102,17 @@ def _own_view(size: int, dtype: np.dtype[Any]) -> Array:
 
 def aligned(workers: int, size: int, dtype: np.dtype[Any]) -> Array:
     """Allocate a row for each worker, which starts on a cache line if it is worth it."""
+    return empty((workers, _row(size, dtype)), dtype, FEW)
+
+
+def _row(size: int, dtype: np.dtype[Any]) -> int:
     line = CACHE_LINE // dtype.itemsize
-    return empty((workers, -(-size // line) * line), dtype, FEW)
+    return -(-size // line) * line
 
 
 def _run_pool(kernel: Kernel, tiles: int, workers: int, scratch: tuple[int, Any], arguments: tuple[Any, ...], seconds: float) -> None:
     size, dtype = scratch
-    line = CACHE_LINE // dtype.itemsize
-    each = -(-size // line) * line
+    each = _row(size, dtype)
     needed = workers * each * dtype.itemsize
     kept, _own.shared = _own.shared, _NOTHING  # a signal handler that calls meanwhile gets other memory
     memory = kept if needed <= kept.size else empty((needed,), kept.dtype, FEW)
