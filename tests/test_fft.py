@@ -109,7 +109,7 @@ def test_lengths_are_at_least_what_is_needed_and_not_much_more():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
 def test_nan_and_infinity_spread_as_in_the_direct_sum(dtype, rng):
-    problem = ConvProblem.from_shapes((2, 1, 6000), (1, 1, 200), rank=1, padding=100)
+    problem = ConvProblem.from_shapes((2, 1, 4000), (1, 1, 100), rank=1, padding=50)
     for bad in (np.nan, np.inf, -np.inf):
         x, w = operands(problem, "fprop", dtype, rng, "signed")
         x[0, 0, 0, 0, 3000], x[1, 0, 0, 0, 0] = bad, bad
@@ -137,13 +137,13 @@ def test_values_whose_products_are_finite_but_whose_spectra_are_not(op, rng):
 
 @pytest.mark.parametrize("spike", [1e3, 1e5, 1e8])
 def test_one_huge_sample_does_not_drown_the_rest(spike, rng):
-    problem = ConvProblem.from_shapes((1, 1, 20_000), (1, 1, 500), rank=1)
+    problem = ConvProblem.from_shapes((1, 1, 12_000), (1, 1, 200), rank=1)
     x, w = operands(problem, "fprop", "float32", rng, "signed")
-    x[0, 0, 0, 0, 9999] = spike
+    x[0, 0, 0, 0, 5999] = spike
     exact, found = exact_sum(problem, "fprop", x, w), compute(problem, "fprop", x, w)
     error = abs(found - exact)[0, 0, 0, 0]
     untouched = np.ones(error.size, bool)
-    untouched[9999 - 499 : 10_000] = False
+    untouched[5999 - 199 : 6000] = False
     assert error[untouched].max() < 2e-3  # of values near 20
 
 

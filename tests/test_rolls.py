@@ -35,8 +35,11 @@ def check(p: ConvProblem, rng: np.random.Generator, dtype: Any = np.float32, ops
                 np.testing.assert_array_equal(out, expected, err_msg=f"{op} {p}")
 
 
-@pytest.mark.parametrize("taps", [(3, 3), (2, 5), (5, 5)], ids=str)
-@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2), (2, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("taps", "stride"),
+    [((3, 3), (1, 1)), ((3, 3), (2, 2)), ((3, 3), (1, 2)), ((3, 3), (2, 1)), ((2, 5), (1, 2)), ((2, 5), (2, 1)), ((5, 5), (1, 1)), ((5, 5), (2, 2))],
+    ids=str,
+)
 def test_sizes(taps: tuple[int, int], stride: tuple[int, int], rng: np.random.Generator) -> None:
     """Planes narrower than half a vector, of several strips, taller than a tile; an odd number of planes."""
     for size in ((2, 3), (7, 7), (8, 8), (9, 17), (14, 14), (15, 33), (67, 5), (130, 20), (9, 70), (6, 128)):
@@ -46,11 +49,11 @@ def test_sizes(taps: tuple[int, int], stride: tuple[int, int], rng: np.random.Ge
 
 
 @WIDE
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_random_problems(dtype: Any, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(("dtype", "turns"), [(np.float32, 32), (np.float64, 16)])
+def test_random_problems(dtype: Any, turns: int, rng: np.random.Generator) -> None:
     """Dilations, unequal paddings, several filters to a group, flipped filters, batches, slices of volumes."""
     counts = {"fprop": 0, "dgrad": 0}
-    for turn in range(40):
+    for turn in range(turns):
         taps, stride, dilation = ([int(n) for n in rng.integers(1, most + 1, 2)] for most in (5, 2, 2))
         low, high = ([int(n) for n in rng.integers(0, 4, 2)] for _ in range(2))
         size, groups, filters = [int(n) for n in rng.integers(1, 40, 2)], int(rng.integers(1, 4)), int(rng.integers(1, 9)) if turn % 2 else 1
@@ -65,7 +68,7 @@ def test_random_problems(dtype: Any, rng: np.random.Generator) -> None:
         check(p, rng, dtype, ops)
         for op in ops:
             counts[op] += 1
-    assert min(counts.values()) > 5, counts
+    assert min(counts.values()) > turns // 8, counts
 
 
 @pytest.mark.parametrize("size", [(5, 1), (1, 5), (1, 1), (2, 1)], ids=str)
