@@ -5,7 +5,7 @@ and does all of that again. What is called three levels down would be optimized 
 that a kernel of many functions takes.
 
 It also goes through all that a function could mean, by its arguments' types, wherever the function is called: what it found for one call is
-remembered here for the next, which spares a fifth of the whole time.
+remembered here for the next, which spares a seventh of the whole time.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from numba import _dynfunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
-from numba.core.typed_passes import NativeLowering, NopythonTypeInference
+from numba.core.typed_passes import AnnotateTypes, NativeLowering, NopythonTypeInference
 from numba.core.types import Function, NumberClass
 
 
 class _Unfinished(JITCodeLibrary):
     """LLVM code to be linked into others, which are optimized and translated. What it calls is linked only then, not again at every level."""
-
-    _shared_module: Any
 
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout
@@ -35,22 +33,19 @@ class _Unfinished(JITCodeLibrary):
         self._finalized = True
 
     def _get_module_for_linking(self) -> Any:
-        module: Any = self._shared_module
-        if module is None:
-            libraries, found = [self], {self}
-            for library in libraries:  # which grow meanwhile
-                for called in library._linking_libraries if isinstance(library, _Unfinished) else ():
-                    if called not in found:
-                        found.add(called)
-                        libraries.append(called)
-            module = self._final_module.clone()
-            for library in libraries[1:]:
-                self._reload_init.update(library._reload_init)
-                module.link_in(library._final_module if isinstance(library, _Unfinished) else library._get_module_for_linking(), preserve=True)
-            for function in module.functions:
-                if not function.is_declaration and function.linkage == Linkage.external:
-                    function.linkage = "linkonce_odr"
-            self._shared_module = module
+        libraries, found = [self], {self}
+        for library in libraries:  # which grow meanwhile
+            for called in library._linking_libraries if isinstance(library, _Unfinished) else ():
+                if called not in found:
+                    found.add(called)
+                    libraries.append(called)
+        module = self._final_module.clone()
+        for library in libraries[1:]:
+            self._reload_init.update(library._reload_init)
+            module.link_in(library._final_module if isinstance(library, _Unfinished) else library._get_module_for_linking(), preserve=True)
+        for function in module.functions:
+            if not function.is_declaration and function.linkage == Linkage.external:
+                function.linkage = "linkonce_odr"
         return module
 
 
@@ -114,13 +109,13 @@ class _Infer(NopythonTypeInference):
 
 
 class CalleeCompiler(CompilerBase):
-    """Numba's passes for nopython code, with these two in the place of its own."""
+    """Numba's passes for nopython code, with these two in the place of its own, and without what `inspect_types` would print."""
 
     def define_pipelines(self) -> list[Any]:
         """Return the passes."""
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
         ours = {NopythonTypeInference: _Infer, NativeLowering: _Lower}
-        passes.passes = [(ours.get(kind, kind), text) for kind, text in passes.passes]
+        passes.passes = [(ours.get(kind, kind), text) for kind, text in passes.passes if kind is not AnnotateTypes]
         passes.finalize()
         return [passes]
 

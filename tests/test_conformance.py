@@ -75,7 +75,7 @@ def test_named_cases_are_exact_on_small_integers(algorithm, op, rng):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", COMPUTED)
 def test_random_layers_are_exact_on_small_integers(algorithm, op, dtype, rng):
-    count = 100 if dtype in FLOATS else 25
+    count = 50 if dtype in FLOATS else 25
     done = sum(check_exact(algorithm, random_problem(rng), op, dtype, rng) for _ in range(count))
     assert done or algorithm != "direct"
 
@@ -282,8 +282,8 @@ def test_any_memory_layout_of_the_inputs(view, rng):
             check_call(random_case(rng), (dtype, dtype), rng, view)
 
 
-def test_a_thousand_random_calls_of_all_functions(algorithm, rng):
-    done = sum(check_call(random_case(rng), ("float32", "float32"), rng, as_is, algorithm) for _ in range(340))
+def test_hundreds_of_random_calls_of_all_functions(algorithm, rng):
+    done = sum(check_call(random_case(rng), ("float32", "float32"), rng, as_is, algorithm) for _ in range(200))
     if algorithm == "fir" and not done:
         pytest.skip("none has one axis, one channel in a group and no stride: test_fir has such calls")
     assert done
@@ -325,7 +325,7 @@ LARGE = (
     ("pointwise", (2, 60, 41, 40), (70, 60, 1, 1), {}),
     ("last", (2, 40, 41, 24), (31, 24, 3, 3), {"layout": "NHWC", "padding": 1}),
 )
-FOR_NUMBA = ("depthwise", "long", "pointwise")  # a kernel for Numba's threads takes three times as long to compile
+FOR_NUMBA = ("depthwise", "pointwise")  # a kernel for Numba's threads takes three times as long to compile
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -44,7 +44,7 @@ HOST = _emit.host().name
 @pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in _emit.ISAS), (HOST, "complex128")])
 def test_every_instruction_set(name, dtype, rng, monkeypatch):
     monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
-    for problem, op in itertools.product(problems(), OPS):
+    for problem, op in itertools.product(list(problems())[:: 1 if name == HOST else 3], OPS):
         a, b = operands(problem, op, dtype, rng, "signed")
         error = np.abs(compute(problem, op, a, b) - exact_sum(problem, op, a, b)).max()
         assert error <= np.finfo(dtype).eps * norms(a, b), (problem, op)

@@ -38,7 +38,7 @@ def problems(draw: st.DrawFn) -> ConvProblem:
         return make(shape, (rows * groups, columns, *taps), channels_last=channels_last, **options)
 
 
-@settings(max_examples=800, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(problem=problems(), seed=st.integers(0, 2**32 - 1))
 def test_every_algorithm_equals_the_reference(problem: ConvProblem, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -40,7 +40,7 @@ def problems(rng: np.random.Generator, count: int) -> list[ConvProblem]:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("kind", ["signed", "positive"])
 def test_the_three_operations_are_adjoint(algorithm, dtype, kind, rng):
-    for problem in problems(rng, 60):
+    for problem in problems(rng, 30):
         tensors = {t: fill(problem.shape(t), dtype, rng, kind) for t in ("x", "w", "y")}
         sums, sizes = [], []
         for op in OPS:

@@ -12,7 +12,7 @@ from numbaconv.cpu import _emit, _rolls, _slabs, stencil
 from numbaconv.problem import ConvProblem, Options
 
 # Heights and widths of planes: less than a slab or a vector, one more, one less, and (113) a last slab in a tile of its own.
-SIZES = [(7, 7), (8, 5), (6, 9), (20, 15), (15, 17), (113, 8), (118, 33), (3, 3), (29, 64)]
+SIZES = [(7, 7), (6, 9), (20, 15), (15, 17), (113, 8), (3, 3), (29, 64)]
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_slabs_are_full_where_they_can_be() -> None:
     assert (stored & full == full).all() and (part.blocks[:, 1] & full == full).all()
 
 
-@pytest.mark.parametrize("size", [(4, 4), (2, 8), (8, 1), (3, 5), (7, 7), (129, 129), (257, 63), (20, 300)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("size", [(4, 4), (8, 1), (3, 5), (7, 7), (257, 63), (20, 300)], ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("channels", [(4, 2), (70, 3)], ids=["few channels", "many channels"])
 def test_filters_of_one_tap(size: tuple[int, int], channels: tuple[int, int], rng: np.random.Generator) -> None:
     p = ConvProblem.from_shapes((2, channels[0], *size), (channels[1], channels[0], 1, 1), rank=2)
