@@ -87,10 +87,14 @@ class _Remembering:
         key = self._options, function, arguments
         found = self.known.get(key)
         if found is None:
-            found = self._context.resolve_function_type(function, arguments, named)
-            if found is not None:
-                self.known[key] = found
-        return found
+            signature = self._context.resolve_function_type(function, arguments, named)
+            if signature is None:
+                return None
+            found = self.known[key] = signature, getattr(function, "_impl_keys", {}).get(signature.args)
+        signature, implementation = found
+        if implementation is not None:  # there is one for the last options that the function was looked up for
+            function._impl_keys[signature.args] = implementation
+        return signature
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)

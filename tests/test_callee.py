@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 from numba import prange
+from numba.extending import overload
 
 from numbaconv._callee import CalleeCompiler
-from numbaconv._jit import Kernel, exact, inline
+from numbaconv._jit import FASTMATH, Kernel, exact, inline
 from numbaconv.cpu._pool import ALONE
 
 
@@ -43,3 +45,30 @@ def test_python_cannot_call_it() -> None:
 
     with pytest.raises(TypeError, match="not callable"):
         twice(1.5)
+
+
+def test_an_overload_is_compiled_by_each_kernel_s_own_rules() -> None:
+    """What is remembered of one kernel's call is not used by another whose sums are rounded as written, nor what a user's function compiled."""
+
+    def difference(x, y, z):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+    @overload(difference)
+    def compiled_difference(x, y, z):  # type: ignore[no-untyped-def]
+        return lambda x, y, z: x / y - z
+
+    def found(fastmath: set[str], name: str, *values: float) -> float:
+        def kernel(first, last, workers, scratch, y, values):  # type: ignore[no-untyped-def]
+            for i in prange(first, last):
+                y[i] = difference(values[0], values[1], values[2])
+
+        y = np.zeros(1)
+        Kernel(kernel, f"-test-overload-{name}", fastmath).pooled(0, 1, ALONE, np.zeros((1, 0)), y, np.array(values))
+        return float(y[0])
+
+    assert found(FASTMATH, "first", 1.0, 0.0, 0.0) == np.inf
+    assert numba.njit(lambda x, y, z: difference(x, y, z))(3.0, 2.0, 1.0) == 0.5  # in which a division by zero is an error
+    assert found(FASTMATH, "again", 1.0, 0.0, 0.0) == np.inf
+    assert found(set(), "in order", 1.0, 0.0, 0.0) == np.inf
+    assert numba.njit(lambda x, y, z: difference(x, y, z))(3.0, 2.0, 1.0) == 0.5
+    assert found(set(), "in order again", 1.0, 0.0, 0.0) == np.inf
