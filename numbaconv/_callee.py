@@ -84,16 +84,16 @@ class _Remembering:
         """Return the signature, or None."""
         if named or not isinstance(function, (Function, NumberClass, BuiltinFunctionType)):
             return self._context.resolve_function_type(function, arguments, named)
-        key = self._options, function, arguments
+        key, implementations = (self._options, function, arguments), getattr(function, "_impl_keys", None)
         found = self.known.get(key)
         if found is None:
             signature = self._context.resolve_function_type(function, arguments, named)
             if signature is None:
                 return None
-            found = self.known[key] = signature, getattr(function, "_impl_keys", {}).get(signature.args)
+            found = self.known[key] = signature, implementations and implementations[signature.args]
         signature, implementation = found
-        if implementation is not None:  # there is one for the last options that the function was looked up for
-            function._impl_keys[signature.args] = implementation
+        if implementations is not None:  # where the lowering looks; by now what was compiled for other options may be there
+            implementations[signature.args] = implementation
         return signature
 
 

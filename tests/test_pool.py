@@ -115,8 +115,9 @@ def test_an_error_of_a_helper_is_one() -> None:
     run(pool, 1000, 10, 2)
 
     def compute(first: int, last: int, job: np.ndarray, *arguments: Any) -> None:
-        job[_share.TURN] = 0  # share it, but leave the first tile to the helper
+        job[_share.TURN] = 0  # share it, but leave the first tile to the helper,
         KERNEL.pooled(first, last, job, *arguments)
+        pool.bell.put(None)  # who may have fallen asleep between the bell and the opening of the gate
         end = time.monotonic() + 20
         while not job[_share.FAILED] and time.monotonic() < end:
             time.sleep(1e-3)
@@ -146,8 +147,9 @@ def test_an_interrupt_waits_for_helpers() -> None:
     times, scratch = np.zeros(50, int), np.zeros((3, 8))
 
     def compute(first: int, last: int, job: np.ndarray, *arguments: Any) -> None:
-        job[_share.TURN] = 0  # share it, but leave all to the helpers
+        job[_share.TURN] = 0  # share it, but leave all to the helpers,
         KERNEL.pooled(first, last, job, *arguments)
+        pool.bell.put(None)  # who may have fallen asleep between the bell and the opening of the gate
         while not scratch.any():
             time.sleep(1e-4)
         raise KeyboardInterrupt
