@@ -41,7 +41,8 @@ class _Unfinished(JITCodeLibrary):
                     libraries.append(called)
         module = self._final_module.clone()
         for library in libraries[1:]:
-            self._reload_init.update(library._reload_init)
+            if hasattr(library, "_reload_init"):  # since Numba 0.63
+                self._reload_init.update(library._reload_init)
             module.link_in(library._final_module if isinstance(library, _Unfinished) else library._get_module_for_linking(), preserve=True)
         for function in module.functions:
             if not function.is_declaration and function.linkage == Linkage.external:
