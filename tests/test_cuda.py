@@ -26,7 +26,7 @@ from numbaconv.problem import OPS, TENSORS, ConvProblem, Options, Unsupported
 ROOM = room("cuda")
 ACTIVATIONS = (None, *reference.ACTIVATIONS)
 ROUNDS_INPUTS = ("tensor",)  # to what tensor cores take: test_cuda_tensor.py has its bounds
-MOST_MACS = 8_000  # of a named case in the simulator
+MOST_MACS = 30_000  # of a named case in the simulator
 
 
 def refuses(algorithm, problem, op, dtype):

@@ -119,7 +119,7 @@ def test_nan_and_infinity_spread_as_in_the_direct_sum(dtype, rng):
         if dtype != "complex64":
             np.testing.assert_array_equal(np.isposinf(found), np.isposinf(expected))
         fine = np.isfinite(expected)
-        assert np.max(abs(found[fine] - expected[fine])) < 1e-3
+        assert np.max(abs(found[fine] - expected[fine])) < 7e-4
         w[0, 0, 0, 0, 5] = bad
         with np.errstate(invalid="ignore"):
             expected, found = reference.run(problem, "fprop", x, w), compute(problem, "fprop", x, w)
@@ -144,7 +144,7 @@ def test_one_huge_sample_does_not_drown_the_rest(spike, rng):
     error = abs(found - exact)[0, 0, 0, 0]
     untouched = np.ones(error.size, bool)
     untouched[5999 - 199 : 6000] = False
-    assert error[untouched].max() < 2e-3  # of values near 20
+    assert error[untouched].max() < 1.2e-3  # of values near 14
 
 
 def test_a_quiet_signal_beside_a_loud_one_keeps_its_precision(rng):
