@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from numba import types
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _emit, _grid
+from numbaconv.cpu import _emit, _grid, _transform
 from numbaconv.problem import ConvProblem
 
 CASES = [
@@ -111,3 +114,15 @@ def test_vectors_of_pixels_are_taken_together_where_they_are_whole(name: str, mo
         x, dy = (rng.integers(-4, 5, p.shape(t)).astype(np.float32) for t in "xy")
         found = nc.conv2d_grad_weight(x.reshape(x_shape), dy.reshape(p.shape("y", 2)), w_shape, method="dots", **options)
         assert np.array_equal(found.reshape(p.shape("w")), reference.run(p, "wgrad", dy, x))
+
+
+def test_llvm_is_not_free_to_change_sums() -> None:
+    """A formula is rounded alike in every kernel that it is compiled into: nothing in it may be reordered or contracted."""
+    numbers, one, many = types.float32[::1], types.int64[::1], types.int64[:, ::1]
+    for function in _transform.functions(_emit.host(), np.dtype(np.float32), False):
+        function.compile((numbers, types.int64, types.int64, one, many, numbers, numbers, types.int64))
+        (compiled,) = function.overloads.values()
+        code = str(compiled.library._get_module_for_linking())
+        sums = re.findall(r"= f(?:add|sub|mul) ([a-z ]*)<", code)
+        assert sums and set(sums) == {"arcp "}
+        assert "llvm.fmuladd" in code

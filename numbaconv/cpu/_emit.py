@@ -184,8 +184,19 @@ class Vectors:
         """Return a vector of the sums of ``width`` vectors' lanes."""
         even, odd = (list(range(first, 2 * self.width, 2)) for first in (0, 1))
         while len(rows) > 1:
-            rows = [self.builder.fadd(self.shuffle(a, b, even), self.shuffle(a, b, odd)) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+            rows = [self.add(self.shuffle(a, b, even), self.shuffle(a, b, odd)) for a, b in zip(rows[::2], rows[1::2], strict=True)]
         return rows[0]
+
+    # Sums and products have a flag that says nothing of them (it is for divisions). Without any, Numba gives them those of the kernel, and LLVM would
+    # reorder and contract them as it likes in each place: kernels for the pool and for Numba's threads could differ in the last bit.
+
+    def add(self, a: Any, b: Any) -> Any:
+        """Return a + b."""
+        return self.builder.fadd(a, b, flags=("arcp",))
+
+    def multiply(self, a: Any, b: Any) -> Any:
+        """Return a·b."""
+        return self.builder.fmul(a, b, flags=("arcp",))
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """Return a·b + c."""
@@ -344,22 +355,31 @@ class Vectors:
 
 
 class Term:
-    """A vector in a formula: sums, differences and multiples of it are written as such, and contracted to multiply-adds."""
+    """A vector in a formula. What is added to a product is one multiply-add with it: which one is said here, not left to LLVM."""
 
-    def __init__(self, vectors: Vectors, value: Any) -> None:
-        self.vectors, self.value = vectors, value
+    def __init__(self, vectors: Vectors, value: Any, factors: tuple[Any, Any] | None = None) -> None:
+        self.vectors, self.value, self.factors = vectors, value, factors
+
+    def __neg__(self) -> Term:
+        negated = self.vectors.builder.fneg
+        return Term(self.vectors, negated(self.value), self.factors and (negated(self.factors[0]), self.factors[1]))
 
     def __add__(self, other: Term) -> Term:
-        return Term(self.vectors, self.vectors.builder.fadd(self.value, other.value, flags=("contract",)))
+        if other.factors:
+            return Term(self.vectors, self.vectors.fma(*other.factors, self.value))
+        if self.factors:
+            return Term(self.vectors, self.vectors.fma(*self.factors, other.value))
+        return Term(self.vectors, self.vectors.add(self.value, other.value))
 
     def __sub__(self, other: Term) -> Term:
-        return Term(self.vectors, self.vectors.builder.fsub(self.value, other.value, flags=("contract",)))
+        return self + -other
 
     def __rmul__(self, factor: float) -> Term:
-        return Term(self.vectors, self.vectors.builder.fmul(self.vectors.constant(factor), self.value, flags=("contract",)))
+        return -self if factor == -1 else self * Term(self.vectors, self.vectors.constant(factor))
 
     def __mul__(self, other: Term) -> Term:
-        return Term(self.vectors, self.vectors.builder.fmul(self.value, other.value, flags=("contract",)))
+        factors = self.value, other.value
+        return Term(self.vectors, self.vectors.multiply(*factors), factors)
 
 
 def vector_code(isa: Isa, dtype: np.dtype[Any], parameters: str, returns: bool = False) -> Callable[[Callable[..., Any]], Any]:

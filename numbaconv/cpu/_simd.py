@@ -78,9 +78,7 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
 
         sums = v.loop(first, [v.zero] * (rows * vectors), storing, True)
         sums = v.loop(builder.sub(groups, first), sums, lambda k, sums: summing(builder.add(first, k), sums), True)
-        results = v.choose(
-            builder.icmp_signed("==", add, I64(0)), lambda: sums, lambda: [builder.fadd(s, v.load(tile, n)) for n, s in enumerate(sums)]
-        )
+        results = v.choose(builder.icmp_signed("==", add, I64(0)), lambda: sums, lambda: [v.add(s, v.load(tile, n)) for n, s in enumerate(sums)])
 
         def finished(whole):  # type: ignore[no-untyped-def]
             lower, strange = v.lower_bound(relu), [v.zero] * vectors  # apart, so that none waits for the others
@@ -91,14 +89,14 @@ def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = Fals
                 here = v.at(y, (y_row, kept[r]))
                 for n in range(vectors):
                     shift = v.load(bias, n) if per_lane else v.splat(builder.load(builder.gep(bias, [kept[r]])))
-                    value = builder.fadd(results[r * vectors + n], shift)
+                    value = v.add(results[r * vectors + n], shift)
                     if whole:
                         strange[n] = v.note_strange(value, strange[n])
                         v.store(v.at_least(value, lower), v.at(here, places[0]), n)
                         continue
                     strange[n] = v.note_strange(builder.select(chosen[n], value, v.zero), strange[n])
                     v.store(v.compress(v.at_least(value, lower), bits[n]), v.at(here, places[n]), mask=lanes[n])
-            return [v.any_strange(functools.reduce(builder.fadd, strange))]
+            return [v.any_strange(functools.reduce(v.add, strange))]
 
         def to_tile():  # type: ignore[no-untyped-def]
             for n, value in enumerate(results):
@@ -178,13 +176,13 @@ def multiply_beside(isa: Isa, dtype: np.dtype[Any], columns: int) -> Any:
         sums, mask = v.loop(groups, [v.zero] * (columns * apart), group), v.first(I64(rows))
         for c in range(columns):
             for part in range(parts):
-                total = functools.reduce(builder.fadd, sums[c * apart + part : (c + 1) * apart : parts])
+                total = functools.reduce(v.add, sums[c * apart + part : (c + 1) * apart : parts])
                 half = v.width // 2
                 while half >= rows:
-                    total, half = builder.fadd(total, v.shuffle(total, total, [(lane + half) % v.width for lane in range(v.width)])), half // 2
+                    total, half = v.add(total, v.shuffle(total, total, [(lane + half) % v.width for lane in range(v.width)])), half // 2
                 here = v.at(tile, c * rows)
                 older = v.load(here, part, mask=builder.and_(mask, v.nonzero(add)))
-                v.store(builder.fadd(total, older), here, part, mask=mask)
+                v.store(v.add(total, older), here, part, mask=mask)
 
     return multiply_beside
 
@@ -245,7 +243,7 @@ def _add_sums(v: Vectors, totals: list[Any], tile: Any, add: Any) -> None:
         some = totals[first : first + v.width]
         total, lanes = v.sums(some + [v.zero] * (v.width - len(some))), v.first(I64(len(some)))
         older = v.load(tile, first // v.width, v.builder.and_(lanes, v.nonzero(add)))
-        v.store(v.builder.fadd(total, older), tile, first // v.width, lanes)
+        v.store(v.add(total, older), tile, first // v.width, lanes)
 
 
 @functools.cache
@@ -262,7 +260,7 @@ def store(isa: Isa, dtype: np.dtype[Any], per_lane: bool, every: int, pair: bool
         mask, shift = v.mask(bits), v.load(bias) if per_lane else v.splat(builder.load(bias))
         count, strange, values = builder.ctpop(bits), v.zero, []
         for tile in tiles:
-            value = builder.fadd(v.load(tile), shift)
+            value = v.add(v.load(tile), shift)
             strange = v.note_strange(builder.select(mask, value, v.zero), strange)
             values.append(v.compress(v.at_least(value, v.lower_bound(relu)), bits))
         if every == 1:

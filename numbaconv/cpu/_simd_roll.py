@@ -118,7 +118,7 @@ class _Strip:
             for n in range(shape.beside):
                 values = [sums[f, e, 0, n, phase] for phase in range(shape.phases)]
                 for value in values:
-                    check = builder.fadd(check, value)
+                    check = v.add(check, value)
                 for k, value in enumerate(self._weave([v.at_least(value, self.lowest) for value in values])):
                     place = v.at(to, (n * shape.phases + k) * v.width, (f, self.yo))
                     if shape.planes == 2:
@@ -185,7 +185,7 @@ def roll(isa: Isa, dtype: np.dtype[Any], shape: Roll) -> Any:
                     key, into = (0, e, lag, n, phase), fresh if apart and number % len(shape.groups) else sums
                     into[key] = v.fma(factors[tap * shape.wide + column], parts[odd], into.get(key, v.zero))
             for key, value in fresh.items():
-                sums[key] = v.builder.fadd(sums[key], value)
+                sums[key] = v.add(sums[key], value)
 
         strip = _Strip(v, shape, x, xs, H, base, block, y, ys, begin, stop, least, xo, yo)
         return strip.run(reading, more, lambda f: added, read)

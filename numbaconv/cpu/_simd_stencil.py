@@ -76,8 +76,8 @@ def stencil_dots(isa: Isa, dtype: np.dtype[Any], rows: int, taps: int) -> Any:
         for t in range(taps):
             parts = totals[t * sets : (t + 1) * sets]
             while len(parts) > 1:
-                parts = [builder.fadd(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)] + parts[len(parts) // 2 * 2 :]
-            v.store(builder.fadd(v.load(sums, t), parts[0]), sums, t)
+                parts = [v.add(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)] + parts[len(parts) // 2 * 2 :]
+            v.store(v.add(v.load(sums, t), parts[0]), sums, t)
 
     return dots
 
@@ -102,7 +102,7 @@ def move(isa: Isa, dtype: np.dtype[Any], step: int = 1) -> Any:
                 odd = I64(2 * v.width - 1) if count is None else builder.sub(read, I64(1))
                 low = v.load(at, 0, None if count is None else v.first(odd))
                 value = v.shuffle(low, v.load(at, 1, v.first(builder.sub(odd, I64(v.width)))), list(range(0, 2 * v.width, 2)))
-            v.store(builder.fadd(value, shift), v.at(out, start), 0, None if count is None else v.first(count))
+            v.store(v.add(value, shift), v.at(out, start), 0, None if count is None else v.first(count))
 
         rest = builder.and_(n, I64(v.width - 1))
         with cgutils.for_range(builder, builder.ashr(n, I64(v.width.bit_length() - 1))) as loop:
@@ -275,12 +275,12 @@ def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
                 if shape.adds:
                     mask = builder.and_(v.mask(present, there[n]), v.nonzero(add))
                     older = builder.select(v.nonzero(add), v.load(v.at(target, place, (f, yf)), n, mask), older)
-                value = builder.fadd(totals[(o * channels + f) * wide + n], older)
+                value = v.add(totals[(o * channels + f) * wide + n], older)
                 check += [value] if part == 0 else []
                 value = builder.select(builder.fcmp_ordered("<", value, lowest), lowest, value)
                 v.store(value, v.at(target, place, (f, yf)), n, bits=(present, there[n]))
         while len(check) > 1:
-            check = [builder.fadd(*pair) for pair in zip(check[::2], check[1::2], strict=False)] + check[len(check) // 2 * 2 :]
+            check = [v.add(*pair) for pair in zip(check[::2], check[1::2], strict=False)] + check[len(check) // 2 * 2 :]
         return v.any(builder.fcmp_unordered("uno", builder.fsub(check[0], check[0]), v.zero))
 
     return slab
@@ -306,7 +306,7 @@ def slab_dots(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
 
         slopes = [[slope(o, f, 0) for f in range(filters)] for o in range(shape.rows)]
         for part in range(1, high):  # each has lanes of its own
-            slopes = [[builder.fadd(slopes[o][f], slope(o, f, part)) for f in range(filters)] for o in range(shape.rows)]
+            slopes = [[v.add(slopes[o][f], slope(o, f, part)) for f in range(filters)] for o in range(shape.rows)]
 
         def column(at, source, to, count):  # type: ignore[no-untyped-def]
             sources = [v.at(source, _entry(v, at), (f, xf)) for f in range(1 if shape.shared else filters)]
@@ -358,7 +358,7 @@ def lane_sums(isa: Isa, dtype: np.dtype[Any]) -> Any:
         def square(k, _):  # type: ignore[no-untyped-def]
             values = [v.load(v.at(vectors, (k, v.width * v.width)), n) for n in range(v.width)]
             while len(values) > 1:  # sums of neighbouring lanes, of one vector and then of the next
-                values = [v.builder.fadd(*(v.shuffle(a, b, lanes) for lanes in alternate)) for a, b in zip(values[::2], values[1::2], strict=True)]
+                values = [v.add(*(v.shuffle(a, b, lanes) for lanes in alternate)) for a, b in zip(values[::2], values[1::2], strict=True)]
             v.store(values[0], v.at(out, (k, v.width)))
             return []
 

@@ -105,7 +105,7 @@ def multiply_strided(isa: Isa, dtype: np.dtype[Any], vectors: int) -> Any:
         with builder.if_else(builder.icmp_signed("!=", more, I64(0))) as (then, otherwise):
             with then:
                 for place, value in zip(places, results, strict=True):
-                    v.store(builder.fadd(v.load(place), value), place)
+                    v.store(v.add(v.load(place), value), place)
             with otherwise:
                 for place, value in zip(places, results, strict=True):
                     v.store(value, place)
