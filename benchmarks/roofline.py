@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.cases import Array, Layer, random
 from numbaconv._jit import FASTMATH
-from numbaconv.cpu import _emit, _simd
+from numbaconv.cpu import _isa, _simd
 
 CACHED = 16 << 20  # bytes; between the two working sets below
 NEAR, FAR = 8 << 20, 96 << 20  # bytes of the triads' three arrays, of all threads together
@@ -99,7 +99,7 @@ def measure(dtype: str, threads: int) -> Roofline:
 
 def _products(dtype: np.dtype[Any]) -> tuple[int, Callable[[], Callable[[], Any]]]:
     """Return the operations of a millisecond or so of micro-kernels, and what makes a function that does them."""
-    isa, repeats = _emit.host(), 1000
+    isa, repeats = _isa.host(), 1000
     multiply, lanes, ones = _simd.multiply(isa, dtype, isa.vectors), isa.lanes(dtype), np.zeros(1, np.int64)
 
     @compiled

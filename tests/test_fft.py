@@ -13,7 +13,7 @@ from tolerance import norms
 import numbaconv as nc
 from numbaconv import reference
 from numbaconv._jit import compiled
-from numbaconv.cpu import _emit, _overlap, _transform, fft
+from numbaconv.cpu import _isa, _overlap, _transform, fft
 from numbaconv.problem import OPS, TENSORS, ConvProblem, Options
 
 LAYERS = [
@@ -38,21 +38,21 @@ def compute(problem: ConvProblem, op: Any, a: Any, b: Any) -> Any:
     return out
 
 
-HOST = _emit.host().name
+HOST = _isa.host().name
 
 
-@pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in _emit.ISAS), (HOST, "complex128")])
+@pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in _isa.ISAS), (HOST, "complex128")])
 def test_every_instruction_set(name, dtype, rng, monkeypatch):
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
     for problem, op in itertools.product(list(problems())[:: 1 if name == HOST else 3], OPS):
         a, b = operands(problem, op, dtype, rng, "signed")
         error = np.abs(compute(problem, op, a, b) - exact_sum(problem, op, a, b)).max()
         assert error <= np.finfo(dtype).eps * norms(a, b), (problem, op)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in _emit.ISAS), (HOST, "float64")])
+@pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in _isa.ISAS), (HOST, "float64")])
 def test_transforms_of_every_length(name, dtype, rng):
-    isa, dtype = _emit.ISAS[name], np.dtype(dtype)
+    isa, dtype = _isa.ISAS[name], np.dtype(dtype)
     width = isa.width(dtype)
     for size in ((1, 1, width**2 * n) for n in (1, 2, 3, 5, 8, 30, 64)):
         check_transform(isa, dtype, size, rng)

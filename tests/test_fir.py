@@ -10,14 +10,14 @@ import pytest
 from cases import fill, poisoned
 
 from numbaconv import reference
-from numbaconv.cpu import _emit, fir
+from numbaconv.cpu import _isa, fir
 from numbaconv.problem import ConvProblem, Options
 
 
-@pytest.mark.parametrize("name", list(_emit.ISAS))
+@pytest.mark.parametrize("name", list(_isa.ISAS))
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 def test_every_instruction_set(name, dtype, rng, monkeypatch):
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
     activation = None if dtype.startswith("complex") else "relu"
     for size, taps, dilation in itertools.product((1, 5, 16, 130, 700, 9000), (1, 3, 31), (1, 4)):
         low = int(rng.integers(-2, (taps - 1) * dilation + 3))

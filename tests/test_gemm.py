@@ -12,12 +12,12 @@ from scipy.special import expit
 import numbaconv as nc
 from numbaconv import reference
 from numbaconv._jit import Kernel
-from numbaconv.cpu import _emit, _grid, _parallel, _products, _simd, _simd_move, _tables, gemm
+from numbaconv.cpu import _grid, _isa, _parallel, _products, _simd, _simd_move, _tables, gemm
 from numbaconv.cpu._panels import CHUNK, WHOLE
 from numbaconv.problem import ConvProblem, Op, Options
 
 # Of every instruction set in one dtype, and of two in both: a product's kernel takes five seconds to compile.
-PAIRS = list(dict.fromkeys([*((name, "float32") for name in _emit.ISAS), (_emit.host().name, "float64"), ("portable", "float64")]))
+PAIRS = list(dict.fromkeys([*((name, "float32") for name in _isa.ISAS), (_isa.host().name, "float64"), ("portable", "float64")]))
 
 
 def check(p: ConvProblem, op: Op, rng: np.random.Generator, dtype: str, options: Options = Options()) -> None:  # noqa: B008 - frozen
@@ -41,13 +41,13 @@ def transposed(x: tuple[int, ...], w: tuple[int, ...], **options: Any) -> ConvPr
 
 
 def shapes(p: ConvProblem, op: Op, dtype: str = "float32") -> list[_products.Shape]:
-    return _products.shapes(gemm._forward(p, op), op, _emit.host(), np.dtype(dtype))[1]
+    return _products.shapes(gemm._forward(p, op), op, _isa.host(), np.dtype(dtype))[1]
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "tanh"])
 @pytest.mark.parametrize(("isa", "dtype"), PAIRS)
 def test_even_and_odd_columns_are_stored_together(dtype: str, activation: str | None, isa: str, rng, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[isa])
     for x, w, options in (
         ((2, 9, 7, 7), (9, 10, 3, 3), {"stride": 2, "padding": 1}),  # an odd number of columns: the last even one has none beside it
         ((2, 9, 7, 9), (9, 10, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
@@ -63,9 +63,9 @@ def test_even_and_odd_columns_are_stored_together(dtype: str, activation: str | 
         check(p, "dgrad", rng, dtype, Options(bias, activation))
 
 
-@pytest.mark.parametrize("isa", _emit.ISAS)
+@pytest.mark.parametrize("isa", _isa.ISAS)
 def test_phases_that_read_alike_are_one_product(isa: str, rng, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[isa])
     for x, w, options, phases in (
         ((2, 9, 7, 8), (9, 10, 2, 2), {"stride": 2}, 4),
         ((1, 70, 50), (70, 1, 10), {"stride": 5}, 5),  # two taps each, of one channel
@@ -80,12 +80,12 @@ def test_phases_that_read_alike_are_one_product(isa: str, rng, monkeypatch) -> N
 
 
 def test_lines_of_pixels_have_tiles_of_their_own(rng: np.random.Generator) -> None:
-    width = _emit.host().width(np.dtype("float32"))
+    width = _isa.host().width(np.dtype("float32"))
     for vectors in (3, 4, 5, 7):
         p = ConvProblem.from_shapes((2, 3, 9, vectors * width), (10, 3, 3, 3), rank=2, padding=1)
         (shape,) = shapes(p, "fprop")
         assert shape.vectors == 9 * vectors and shape.lines == 9 * -(-vectors // 3)
-        tables = _tables.build(p, "fprop", _grid.grid(p, split=True)[0], shape, _emit.host(), np.dtype("float32"))
+        tables = _tables.build(p, "fprop", _grid.grid(p, split=True)[0], shape, _isa.host(), np.dtype("float32"))
         assert tables.columns.reshape(shape.lines, -1)[:, WHOLE].all(), "whole vectors side by side"
         check(p, "fprop", rng, "float32")
         check(ConvProblem.from_shapes((1, 2, 4, vectors * width - 3), (9, 2, 3, 3), rank=2, padding=1), "fprop", rng, "float32")
@@ -108,7 +108,7 @@ def test_what_is_bound_is_the_same(rng: np.random.Generator) -> None:
                 bound(a.ravel(), b, out)
                 np.testing.assert_array_equal(out, expected)
             else:
-                assert len(gemm._cut(p, op, _emit.host(), np.dtype(np.float32)).products) > 1  # type: ignore[arg-type]
+                assert len(gemm._cut(p, op, _isa.host(), np.dtype(np.float32)).products) > 1  # type: ignore[arg-type]
 
 
 def test_results_start_on_a_cache_line_where_it_pays() -> None:
@@ -122,7 +122,7 @@ def test_results_start_on_a_cache_line_where_it_pays() -> None:
 
 @pytest.mark.parametrize(("isa", "dtype"), PAIRS)
 def test_panels_of_wgrad_are_transposed_as_they_are_read(dtype: str, isa: str, rng, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[isa])
     for x, w, groups in (
         ((2, 70, 13, 23), (21, 70, 1, 1), 1),
         ((1, 6, 300), (10, 3, 1), 2),
@@ -219,7 +219,7 @@ def test_a_plane_for_each_column_of_taps_is_bounded() -> None:
 
 @pytest.mark.parametrize(("isa", "dtype"), PAIRS)
 def test_rows_and_lanes_are_packed(dtype: str, isa: str, rng, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[isa])
     for x, w, options in (
         ((2, 300, 7, 7), (37, 300, 1, 1), {}),  # few lines: rows are read where they lie; a column left over
         ((2, 301, 7, 7), (37, 301, 1, 1), {}),  # not in steps of four: they are not
@@ -235,9 +235,9 @@ def test_rows_and_lanes_are_packed(dtype: str, isa: str, rng, monkeypatch) -> No
                 check(p, op, rng, dtype)
 
 
-@pytest.mark.parametrize("isa", _emit.ISAS)
+@pytest.mark.parametrize("isa", _isa.ISAS)
 def test_steps_near_each_other_are_packed_together(isa: str, rng, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[isa])
     for filters, taps, options in (
         (21, (3, 3), {"stride": 2, "padding": 1}),  # taps 0, 2, 6, 8 of a phase, and a block of five rows
         (40, (5, 5), {"stride": 2}),  # further apart than a vector has lanes
@@ -262,8 +262,8 @@ def test_runs_of_steps(rng: np.random.Generator) -> None:
 
 def test_lanes_that_do_not_count_are_zero_in_a_panel() -> None:
     """What is left in the scratch may be denormal: a wgrad of 40 filters took fifty times as long with such numbers there."""
-    turn = _simd_move.transpose(_emit.host(), np.dtype(np.float32), True)
-    width = _emit.host().width(np.dtype(np.float32))
+    turn = _simd_move.transpose(_isa.host(), np.dtype(np.float32), True)
+    width = _isa.host().width(np.dtype(np.float32))
 
     def run(first, last, workers, scratch, x, panel, rows):  # type: ignore[no-untyped-def]
         for _ in prange(1):
@@ -280,7 +280,7 @@ def test_lanes_that_do_not_count_are_zero_in_a_panel() -> None:
 @pytest.mark.parametrize("isa", ["avx512", "avx2"])
 def test_columns_left_over_do_not_see_each_other(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A longest chunk of steps is no whole number of vectors."""
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[isa])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[isa])
     for steps in (CHUNK, 2 * CHUNK - 4, 2 * CHUNK):
         for pixels in (9, 10, 17, 20):
             x, w = np.ones((1, steps, 1, pixels), np.float32), np.ones((8, steps, 1, 1), np.float32)
@@ -312,7 +312,7 @@ def test_what_is_asked_for_is_in_the_table() -> None:
     for filters in range(8, 8 * 33, 8):
         p = ConvProblem.from_shapes((1, 769, 16, 16), (filters, 769, 1, 1), rank=2)
         (shape,) = shapes(p, "fprop")
-        (tables, *_), *_ = gemm._cut(p, "fprop", _emit.host(), np.dtype(np.float32)).products
+        (tables, *_), *_ = gemm._cut(p, "fprop", _isa.host(), np.dtype(np.float32)).products
         filled, unrolled = shape.blocks_each, _simd.UNROLLED
         slow = max(n for n in range(9) if n == 0 or unrolled << n <= filled)
         furthest = shape.steps + CHUNK * (filled - 1) // filled + (CHUNK // unrolled - 1 >> slow)

@@ -11,11 +11,11 @@ from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _emit, _rolls, stencil
+from numbaconv.cpu import _isa, _rolls, stencil
 from numbaconv.problem import ConvProblem, Op, Options
 
 FLOATS = [np.float32, np.float64]
-WIDE = pytest.mark.skipif(_emit.host().masks != "registers", reason="needs masks in registers")
+WIDE = pytest.mark.skipif(_isa.host().masks != "registers", reason="needs masks in registers")
 
 
 def rolled(p: ConvProblem, op: Op, dtype: Any = np.float32) -> _rolls.Rolls | None:

@@ -12,7 +12,7 @@ from cases import fill, poisoned
 
 import numbaconv as nc
 from numbaconv import boundary, memory, ndimage, separable, signal
-from numbaconv.cpu import _emit
+from numbaconv.cpu import _isa
 from numbaconv.cpu import separable as sweep
 
 
@@ -25,10 +25,10 @@ def passes(x: Any, down: Any, across: Any, low: Any, boundaries: Any, values: An
     return x
 
 
-@pytest.mark.parametrize("name", list(_emit.ISAS))
+@pytest.mark.parametrize("name", list(_isa.ISAS))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_instruction_set(name, dtype, rng, monkeypatch):
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
     monkeypatch.setattr(sweep, "ROWS", 16)
     monkeypatch.setattr(sweep, "BYTES", 1 << 8)
     kinds = [kind for kind in boundary.BOUNDARIES if kind != "zeros"]

@@ -11,7 +11,7 @@ import pytest
 from cases import fill
 from scipy import signal as scipy_signal
 
-from numbaconv.cpu import _emit
+from numbaconv.cpu import _isa
 from numbaconv.signal.streaming import StreamingConvolver
 
 TAPS = (1, 2, 60, 128, 129, 1000, 5000)
@@ -50,9 +50,9 @@ def test_blocks_of_any_length_give_the_whole(dtype, taps, rng):
         close(found, whole(x, h.reshape(*shape, taps) if own else h), float(np.finfo(dtype).eps))
 
 
-@pytest.mark.parametrize("name", list(_emit.ISAS))
+@pytest.mark.parametrize("name", list(_isa.ISAS))
 def test_every_instruction_set(name, rng, monkeypatch):
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
     x, h = fill((3, 2000), "float32", rng, "signed"), fill((700,), "float32", rng, "signed")
     close(in_blocks(StreamingConvolver(h), x, rng), whole(x, h)[:, :2000], 1.2e-7)
 

@@ -10,7 +10,7 @@ from numba import types
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _emit, _grid, _transform
+from numbaconv.cpu import _grid, _isa, _transform
 from numbaconv.problem import ConvProblem
 
 CASES = [
@@ -24,9 +24,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", list(_emit.ISAS))
+@pytest.mark.parametrize("name", list(_isa.ISAS))
 def test_tiles_of_every_instruction_set(name: str, dtype: type, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
     for x_shape, w_shape, options in CASES:
         for channels_last in (False, True):
             p = ConvProblem.from_shapes(
@@ -48,11 +48,11 @@ def test_tiles_of_every_instruction_set(name: str, dtype: type, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("method", "w_shape", "groups"), [("winograd", (20, 18, 3, 3), 1), ("stencil", (6, 1, 3, 3), 6), ("stencil", (6, 2, 5, 2), 3)]
 )
-@pytest.mark.parametrize("name", list(_emit.ISAS))
+@pytest.mark.parametrize("name", list(_isa.ISAS))
 def test_other_kernels_of_every_instruction_set(
     name: str, method: str, w_shape: tuple[int, ...], groups: int, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
     p = ConvProblem.from_shapes((2, w_shape[1] * groups, 13, 40), w_shape, rank=2, padding=1, groups=groups)
     x, w, dy = (rng.integers(-4, 5, p.shape(t, 2)).astype(np.float32) for t in ("x", "w", "y"))
     x5, w5, dy5 = (array.reshape(p.shape(t)) for array, t in zip((x, w, dy), "xwy", strict=True))
@@ -67,10 +67,10 @@ def test_other_kernels_of_every_instruction_set(
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", list(_emit.ISAS))
+@pytest.mark.parametrize("name", list(_isa.ISAS))
 def test_copies_with_zeros_around(name: str, dtype: type, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    host = lambda: _emit.ISAS[name]  # noqa: E731
-    monkeypatch.setattr(_emit, "host", host)
+    host = lambda: _isa.ISAS[name]  # noqa: E731
+    monkeypatch.setattr(_isa, "host", host)
     for size, taps, options in (
         ((7, 7), (3, 3), {"padding": 1}), ((14, 14), (3, 3), {"padding": 1, "stride": 2}), ((9, 40), (2, 5), {"padding": (0, 3), "stride": (1, 4)}),
         ((1, 1), (3, 3), {"padding": 2}), ((5, 33), (3, 2), {"padding": ((0, 2), (-1, 4)), "dilation": 2}), ((20, 21), (1, 1), {"stride": 3}),
@@ -92,18 +92,18 @@ def test_copies_with_zeros_around(name: str, dtype: type, monkeypatch: pytest.Mo
         monkeypatch.setattr(_grid, "SMALL", 0)
         by_line = _grid.planes_copier(p, g, x.dtype)(x)
         monkeypatch.undo()
-        monkeypatch.setattr(_emit, "host", host)
+        monkeypatch.setattr(_isa, "host", host)
         np.testing.assert_array_equal(by_table, expected, err_msg=str(p))
         np.testing.assert_array_equal(by_line, expected, err_msg=str(p))
 
 
 def test_the_host_is_in_the_table() -> None:
-    assert _emit.host() in _emit.ISAS.values()
+    assert _isa.host() in _isa.ISAS.values()
 
 
-@pytest.mark.parametrize("name", list(_emit.ISAS))
+@pytest.mark.parametrize("name", list(_isa.ISAS))
 def test_vectors_of_pixels_are_taken_together_where_they_are_whole(name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
     for x_shape, w_shape, options in (
         ((3, 7, 13, 41), (11, 7, 1, 1), {}),  # one line of 533 pixels
         ((2, 3, 9, 115), (9, 3, 3, 3), {"stride": 2}),  # lines of 57
@@ -119,7 +119,7 @@ def test_vectors_of_pixels_are_taken_together_where_they_are_whole(name: str, mo
 def test_llvm_is_not_free_to_change_sums() -> None:
     """A formula is rounded alike in every kernel that it is compiled into: nothing in it may be reordered or contracted."""
     numbers, one, many = types.float32[::1], types.int64[::1], types.int64[:, ::1]
-    for function in _transform.functions(_emit.host(), np.dtype(np.float32), False):
+    for function in _transform.functions(_isa.host(), np.dtype(np.float32), False):
         function.compile((numbers, types.int64, types.int64, one, many, numbers, numbers, types.int64))
         (compiled,) = function.overloads.values()
         code = str(compiled.library._get_module_for_linking())

@@ -8,7 +8,7 @@ from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _emit, _rolls, _slabs, stencil
+from numbaconv.cpu import _isa, _rolls, _slabs, stencil
 from numbaconv.problem import ConvProblem, Options
 
 # Heights and widths of planes: less than a slab or a vector, one more, one less, and (113) a last slab in a tile of its own.
@@ -47,7 +47,7 @@ def test_nothing_outside_of_a_plane_is_written(rng: np.random.Generator) -> None
 
 
 def test_slabs_are_full_where_they_can_be() -> None:
-    p, isa = ConvProblem.from_shapes((1, 8, 30, 30), (8, 1, 3, 3), rank=2, padding=1, groups=8), _emit.host()
+    p, isa = ConvProblem.from_shapes((1, 8, 30, 30), (8, 1, 3, 3), rank=2, padding=1, groups=8), _isa.host()
     (part,) = _slabs.passes(p, "fprop", np.dtype(np.float32))
     reads, rows, full = part.shape.reads, part.shape.rows, (1 << isa.width(np.dtype(np.float32))) - 1
     stored = part.bands[:, 2 * reads + rows : 2 * reads + 2 * rows]

@@ -13,7 +13,7 @@ from tolerance import allowed
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _emit, _parallel, winograd
+from numbaconv.cpu import _isa, _parallel, winograd
 from numbaconv.plan import plan
 from numbaconv.problem import OPS, ConvProblem, Options, Unsupported
 from numbaconv.recipe import TENSORS
@@ -69,9 +69,9 @@ def test_errors_of_each_tile(tile, op, dtype, rng, monkeypatch):
             assert np.all(error <= bound), (problem, kind, float(np.max(error / bound)))
 
 
-@pytest.mark.parametrize("name", list(_emit.ISAS))
+@pytest.mark.parametrize("name", list(_isa.ISAS))
 def test_every_instruction_set(name, rng, monkeypatch):
-    monkeypatch.setattr(_emit, "host", lambda: _emit.ISAS[name])
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
     problem = problem_of(*LAYERS[1], False)
     for op, dtype in (("fprop", "float64"), ("wgrad", "float32")):
         a, b = operands(problem, op, dtype, rng)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu import _emit
+from numbaconv.cpu import _isa
 from numbaconv.cpu._sum import levels
 from numbaconv.problem import ConvProblem, Unsupported
 
@@ -100,7 +100,7 @@ def even(count: int, most: int, unit: int = 1) -> int:
     return max(1, math.ceil(count / parts / unit)) * unit
 
 
-def build(p: ConvProblem, transposed: bool, isa: _emit.Isa, lanes: int, channels: bool) -> Blocks:
+def build(p: ConvProblem, transposed: bool, isa: _isa.Isa, lanes: int, channels: bool) -> Blocks:
     """Cut a problem's fprop; ``transposed`` says that the filters are those of the problem that it was transposed from.
 
     The lanes of a vector are neighbouring outputs of a row, or, with ``channels``, the same output of neighbouring groups.

@@ -1,4 +1,4 @@
-"""How kernels emit LLVM vector code: the instruction sets and their tiles, and functions of vector instructions for compiled code to call.
+"""How kernels emit LLVM vector code: functions of vector instructions for compiled code to call.
 
 LLVM's own vectoriser spills a register tile; written as vectors and phi nodes it runs at the speed of the FMA units.
 """
@@ -9,7 +9,6 @@ import functools
 import inspect
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -19,58 +18,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from numbaconv.cpu._isa import Isa, features, widest
+
 I64, I32, I8, I1, VOID = (*(ir.IntType(bits) for bits in (64, 32, 8, 1)), ir.VoidType())
-
-
-@dataclass(frozen=True)
-class Isa:
-    """An instruction set as a tile sees it: the bytes of a vector and the shape that fills its registers."""
-
-    name: str
-    vector_bytes: int
-    rows: int
-    vectors: int
-    stencil_rows: tuple[int, ...]  # of a stencil's tile, one vector wide
-    masks: str  # what loads and stores through a mask: "registers" for it, an "instruction" (slow to store on many CPUs), or "none"
-
-    def width(self, dtype: np.dtype[Any]) -> int:
-        """Elements of a vector."""
-        return self.vector_bytes // dtype.itemsize
-
-    def lanes(self, dtype: np.dtype[Any]) -> int:
-        """Elements of a tile's row."""
-        return self.vectors * self.vector_bytes // dtype.itemsize
-
-
-# Accumulators + loaded vectors + one broadcast must fit the registers: 32 of 64 bytes, 16 of 32, 32 of 16, and 16 of 16 (SSE2).
-ISAS = {
-    isa.name: isa
-    for isa in (
-        Isa("avx512", 64, 8, 3, (14, 7, 4), "registers"),
-        Isa("avx2", 32, 4, 3, (7, 4), "instruction"),
-        Isa("neon", 16, 8, 3, (14, 7, 4), "none"),
-        Isa("portable", 16, 4, 2, (7, 4), "none"),
-    )
-}
-
-
-@functools.cache
-def _features() -> frozenset[str]:
-    return frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
-
-
-@functools.cache
-def _widest() -> Isa:
-    if "avx512f" in _features():
-        return ISAS["avx512"]
-    if {"avx2", "fma"} <= _features():
-        return ISAS["avx2"]
-    return ISAS["neon" if platform.machine() in ("aarch64", "arm64") else "portable"]
-
-
-def host() -> Isa:
-    """Return the instruction set that kernels use: the widest of this CPU, unless tests put another in this function's place."""
-    return _widest()
 
 
 class Vectors:
@@ -79,7 +29,7 @@ class Vectors:
     def __init__(self, builder: Any, isa: Isa, dtype: np.dtype[Any]) -> None:
         self.builder, self.isa, self.width, self.size = builder, isa, isa.width(dtype), dtype.itemsize
         # Of another CPU's vectors, which tests force here, LLVM makes those that there are, but not of masks in registers.
-        self.masks = "instruction" if isa.masks == "registers" != _widest().masks else isa.masks
+        self.masks = "instruction" if isa.masks == "registers" != widest().masks else isa.masks
         self.scalar = ir.FloatType() if dtype == np.float32 else ir.DoubleType()
         self.type, self.bits = ir.VectorType(self.scalar, self.width), ir.VectorType(I1, self.width)
         self.suffix = f"v{self.width}{'f32' if dtype == np.float32 else 'f64'}"
@@ -204,7 +154,7 @@ class Vectors:
 
     def reads_factors(self) -> bool:
         """Return whether `fma_memory` can be had."""
-        return self.isa.masks == "registers" == _widest().masks and platform.machine() in ("x86_64", "AMD64")
+        return self.isa.masks == "registers" == widest().masks and platform.machine() in ("x86_64", "AMD64")
 
     def rows(self, first: Any, apart: Any, valid: Any) -> list[Any]:
         """Return pointers to ROWS rows that are ``apart`` elements from each other; from ``valid`` on to the last valid one."""
@@ -251,7 +201,7 @@ class Vectors:
 
     def compress(self, value: Any, bits: Any) -> Any:
         """Return the lanes of a mask, given by its bits (an int64), side by side."""
-        if self.isa.vector_bytes == 32 and "avx2" in _features():
+        if self.isa.vector_bytes == 32 and "avx2" in features():
             return self._permuted(value, bits)
         mask = self.mask(bits)
         return self.call(f"llvm.experimental.vector.compress.{self.suffix}", self.type, value, mask, ir.Constant(self.type, ir.Undefined))
@@ -311,7 +261,7 @@ class Vectors:
         no instruction, it only takes the values through registers.
         """
         letter = {"x86_64": "v", "AMD64": "v", "aarch64": "w", "arm64": "w"}.get(platform.machine())
-        if letter is None or not values or self.isa.vector_bytes > _widest().vector_bytes:  # vectors of another CPU, which tests force here
+        if letter is None or not values or self.isa.vector_bytes > widest().vector_bytes:  # vectors of another CPU, which tests force here
             return values
         constraints = [f"={letter}"] * len(values) + [str(n) for n in range(len(values))]
         return self._assembly("", constraints, values, len(values))

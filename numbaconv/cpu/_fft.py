@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline
-from numbaconv.cpu import _emit, _transform
+from numbaconv.cpu import _isa, _transform
 from numbaconv.cpu._overlap import clear, load, store
 from numbaconv.cpu._simd_fft import products
 
@@ -57,7 +57,7 @@ def _loader(trouble: int, limit: Any) -> Any:
 
 
 @functools.cache
-def kernels(isa: _emit.Isa, real: np.dtype[Any], flat: bool) -> tuple[Kernel, Kernel, Kernel]:
+def kernels(isa: _isa.Isa, real: np.dtype[Any], flat: bool) -> tuple[Kernel, Kernel, Kernel]:
     """Make the kernels that pack filters, that compute fprop and that compute wgrad; ``flat`` ones are for one axis."""
     forward, inverse, both = _transform.functions(isa, real, flat)
     sum_of_products, add_conjugated = products(isa, real), products(isa, real, True, True)

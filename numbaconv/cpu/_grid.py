@@ -18,7 +18,7 @@ from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.arrays import empty
-from numbaconv.cpu import _emit, _parallel, _seconds, _simd_move
+from numbaconv.cpu import _isa, _parallel, _seconds, _simd_move
 from numbaconv.problem import ConvProblem
 
 # Seconds for an element of float32 on one core: benchmarks/calibrate.py, 2026-11 (AVX-512).
@@ -142,7 +142,7 @@ def _in_line(p: ConvProblem, g: Grid, per_axis: list[list[Reads]]) -> Grid:
     z, y, q = (parts[0].outputs for parts in per_axis)
     phases = sorted({offset for part in per_axis[2] for _, offset in part.taps})
     narrow = Grid((*g.axes[:2], Axis(w.stride, tuple(phases) or (0,), 0, q, q, 1, True)), True)
-    lines, lanes = (z - 1) * h.pitch + y - 1, _emit.host().width(np.dtype(np.float32))
+    lines, lanes = (z - 1) * h.pitch + y - 1, _isa.host().width(np.dtype(np.float32))
     now, then = (_filled_lanes(lines * pitch + q, lanes) for pitch in (w.pitch, q))
     now = min(now, z * y * -(-q // lanes) * lanes)
     more = p.batch * p.in_channels * (narrow.plane - g.plane)
@@ -169,7 +169,7 @@ def reads_zeros(p: ConvProblem) -> bool:
 
 def planes_copier(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> Callable[[Array], Array]:
     """Return a function of x (channels first): x with its zeros and phases, flat: (N, C, phases, planes), and the slack."""
-    size, isa, stride = p.batch * p.in_channels * g.plane, _emit.host(), g.axes[2].stride
+    size, isa, stride = p.batch * p.in_channels * g.plane, _isa.host(), g.axes[2].stride
     tables: tuple[Any, ...]
     if g.plane <= SMALL and stride in (1, 2, 4) and stride <= isa.width(dtype):
         kernel, tables = _small_planes(isa, dtype, stride), (_lines(p.input, g, isa.width(dtype)), math.prod(p.input), g.plane)
@@ -212,7 +212,7 @@ def _lines(size: tuple[int, int, int], g: Grid, width: int) -> Array:
 
 
 @functools.cache
-def _small_planes(isa: _emit.Isa, dtype: np.dtype[Any], stride: int) -> Kernel:
+def _small_planes(isa: _isa.Isa, dtype: np.dtype[Any], stride: int) -> Kernel:
     move_lines = _simd_move.move_lines(isa, dtype, stride)
 
     def small_planes(first, last, workers, scratch, x, out, table, size, plane):  # type: ignore[no-untyped-def]
@@ -226,7 +226,7 @@ def _small_planes(isa: _emit.Isa, dtype: np.dtype[Any], stride: int) -> Kernel:
 
 
 @functools.cache
-def _planes(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
+def _planes(isa: _isa.Isa, dtype: np.dtype[Any]) -> Kernel:
     one, two, four = (_simd_move.move(isa, dtype, min(stride, isa.width(dtype))) for stride in (1, 2, 4))
     width = isa.width(dtype)
 
@@ -268,10 +268,10 @@ def pixels_copier(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> Callable[[Ar
     numbers = [(a.pitch, a.low) for a in g.axes]
     geometry = np.array([p.batch, channels, *p.input, *(n for axis in numbers for n in axis), *p.strides("x")], np.int64)
     lines, size = p.groups * p.batch * g.axes[0].pitch * g.axes[1].pitch, p.batch * p.in_channels * g.plane
-    return _copier(_pixels(_emit.host(), dtype), lines, size, g.slack * channels, dtype, (geometry,), TRANSPOSE_SECONDS)
+    return _copier(_pixels(_isa.host(), dtype), lines, size, g.slack * channels, dtype, (geometry,), TRANSPOSE_SECONDS)
 
 
-def _transposer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
+def _transposer(isa: _isa.Isa, dtype: np.dtype[Any]) -> Any:
     """Return the function (x, xi, row, rows, columns, y, yi, column) that stores the transpose of rows × columns elements."""
     block, width = _simd_move.transpose(isa, dtype), isa.width(dtype)
 
@@ -290,7 +290,7 @@ def _transposer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def _pixels(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
+def _pixels(isa: _isa.Isa, dtype: np.dtype[Any]) -> Kernel:
     transpose = _transposer(isa, dtype)
 
     def pixels(first, last, workers, scratch, x, out, geometry):  # type: ignore[no-untyped-def]
@@ -330,12 +330,12 @@ def transposed(x: Array, count: int, rows: int, columns: int, pitch: int, out: A
     wide = max(STRIP, 4096 // rows // STRIP * STRIP)
     strips = -(-columns // wide)
     arguments = (x.reshape(-1), out, rows, columns, pitch, strips, wide)
-    _parallel.run(_strips(_emit.host(), x.dtype), count * strips, (0, x.dtype), arguments, out.size * TRANSPOSE_SECONDS)
+    _parallel.run(_strips(_isa.host(), x.dtype), count * strips, (0, x.dtype), arguments, out.size * TRANSPOSE_SECONDS)
     return out
 
 
 @functools.cache
-def _strips(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
+def _strips(isa: _isa.Isa, dtype: np.dtype[Any]) -> Kernel:
     transpose = _transposer(isa, dtype)
 
     def strip(first, last, workers, scratch, x, out, rows, columns, pitch, strips, wide):  # type: ignore[no-untyped-def]
@@ -359,12 +359,12 @@ def exchanged(x: Array, count: int, rows: int, columns: int, run: int, out: Arra
     out = np.empty(x.size, x.dtype) if out is None else out
     strips = -(-rows // STRIP)
     arguments = (x.reshape(-1), out, rows, columns, run, strips)
-    _parallel.run(_runs(_emit.host(), x.dtype), count * strips, (0, x.dtype), arguments, out.size * TRANSPOSE_SECONDS)
+    _parallel.run(_runs(_isa.host(), x.dtype), count * strips, (0, x.dtype), arguments, out.size * TRANSPOSE_SECONDS)
     return out
 
 
 @functools.cache
-def _runs(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
+def _runs(isa: _isa.Isa, dtype: np.dtype[Any]) -> Kernel:
     move, width = _simd_move.move(isa, dtype, 1), isa.width(dtype)
 
     def exchange(first, last, workers, scratch, x, out, rows, columns, run, strips):  # type: ignore[no-untyped-def]

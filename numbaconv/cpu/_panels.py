@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv._jit import inline, unsigned
-from numbaconv.cpu import _emit, _simd_move
+from numbaconv.cpu import _isa, _simd_move
 from numbaconv.cpu._simd import UNROLLED
 
 CHUNK = 148  # steps summed in registers at the most, the 147 of a 7×7 stem in one: panels stay in L1, rounding in 8 eps (test_numerics)
@@ -26,7 +26,7 @@ STEPS = 8  # where the geometry says how many terms a sum has
 
 
 @functools.cache
-def packers(isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any]:
+def packers(isa: _isa.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any]:
     """Return the compiled-code functions `pack_lanes` and `pack_rows`."""
     width, height = isa.width(dtype), isa.rows
     gather_one, gather_two, gather_three = (_simd_move.gather(isa, dtype, v) for v in (1, 2, 3))

@@ -9,13 +9,13 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _emit, _panels, _product_store, _simd
+from numbaconv.cpu import _isa, _panels, _product_store, _simd
 from numbaconv.cpu._panels import BESIDE, CHUNK, CHUNKS, COUNT, LINE, MASKS, MOST, PLACES, STEPS, TARGETS, WHOLE
 from numbaconv.cpu._simd import UNROLLED
 
 
 @functools.cache
-def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bool, packs: bool = True) -> Kernel:
+def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bool, packs: bool = True) -> Kernel:
     """Make the product kernel of an instruction set, whose tile shape is part of the code; without the ``smooth`` activations it compiles faster.
 
     Without ``packs`` the rows are read where they lie: for those that serve a few lines only, and whose steps are neighbours.
@@ -185,7 +185,7 @@ def kernel(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bo
     return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' * bias_per_lane}{'-smooth' * smooth}{'-direct' * (not packs)}")
 
 
-def scratch(blocks_each: int, lines_each: int, parts: int, tails: int, chunks: int, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
+def scratch(blocks_each: int, lines_each: int, parts: int, tails: int, chunks: int, isa: _isa.Isa, dtype: np.dtype[Any]) -> int:
     """Elements that a thread needs: a tile's sums of each part and once more, its panels, and the sums of the columns left over."""
     width, height, most = isa.width(dtype), isa.rows, max(BESIDE, isa.width(dtype) // isa.rows)
     room, packed = MOST * width * lines_each * blocks_each * height, height * (blocks_each * chunks * CHUNK + 2 * width)

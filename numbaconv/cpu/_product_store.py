@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from numbaconv._jit import inline
-from numbaconv.cpu import _emit, _simd, _simd_stencil
+from numbaconv.cpu import _isa, _simd, _simd_stencil
 from numbaconv.cpu._panels import COUNT, LINE, MASKS, TARGETS
 from numbaconv.cpu.bias import activate
 
 
 @functools.cache
-def stores(isa: _emit.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bool, together: int) -> tuple[Any, Any, Any]:
+def stores(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bool, together: int) -> tuple[Any, Any, Any]:
     """Return the compiled-code functions `store_tile`, `store_tails` (of columns left over, ``together`` at a time) and `activate_rows`."""
     width, height = isa.width(dtype), isa.rows
     store, store_second, store_pair = (_simd.store(isa, dtype, bias_per_lane, *how) for how in ((1,), (2,), (2, True)))

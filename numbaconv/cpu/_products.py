@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu import _emit, _grid, _parallel, _product
+from numbaconv.cpu import _grid, _isa, _parallel, _product
 from numbaconv.cpu._grid import Grid, Reads
 from numbaconv.cpu._panels import CHUNK, CHUNKS, LINE, MOST
 from numbaconv.cpu._simd import UNROLLED
@@ -71,13 +71,13 @@ def turns(p: ConvProblem, op: Op, g: Grid) -> bool:
     return plain and p.filter == p.stride == (1, 1, 1) and p.input == p.output and _together(p)[0] == 1
 
 
-def pitch(p: ConvProblem, isa: _emit.Isa, dtype: np.dtype[Any]) -> int:
+def pitch(p: ConvProblem, isa: _isa.Isa, dtype: np.dtype[Any]) -> int:
     """Elements of a step of transposed weights: whole vectors."""
     width = isa.width(dtype)
     return -(-(p.out_channels // p.groups) // width) * width
 
 
-def shapes(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], threads: int = 1) -> tuple[Grid, list[Shape]]:
+def shapes(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], threads: int = 1) -> tuple[Grid, list[Shape]]:
     """Return the grid of the input and the products that make up an operation, whose forward problem is p, cut for some threads."""
     g, parts = _grid.grid(p, split=not channels_last(p, op))
     if op == "dgrad" and not p.channels_last and _alike(p, g, parts):  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ def _alike(p: ConvProblem, g: Grid, parts: list[Parts]) -> bool:
     return taps.min() == 0 and np.array_equal(taps - taps[:1], np.broadcast_to(np.arange(len(parts))[:, None], taps.shape))
 
 
-def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: int, isa: _emit.Isa, dtype: np.dtype[Any], threads: int) -> Shape:
+def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: int, isa: _isa.Isa, dtype: np.dtype[Any], threads: int) -> Shape:
     part, width, channels, filters, tails = parts[0], isa.width(dtype), p.in_channels // p.groups, p.out_channels // p.groups, 0
     steps, outer, reps, together, scatters = channels * count_taps(parts), p.batch, 1, (1, 1, 1, 1), False
     blocks = -(-filters * phases // isa.rows)
@@ -150,7 +150,7 @@ def count_chunks(parts: tuple[Parts, ...], channels: int) -> int:
 
 
 def _tile_size(
-    blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _emit.Isa, lanes: int, sums: int, kept_bytes: int
+    blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _isa.Isa, lanes: int, sums: int, kept_bytes: int
 ) -> tuple[int, int]:
     """Return how many blocks and lines a tile has: enough tiles for all threads, and of those what reads the operands the fewest times.
 

@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline
-from numbaconv.cpu import _emit
+from numbaconv.cpu import _isa
 from numbaconv.cpu._grid import Reads, reads
 from numbaconv.cpu._simd_roll import Roll, roll, roll_filters
 from numbaconv.cpu.bias import activate
@@ -49,7 +49,7 @@ class Rolls(NamedTuple):
     scratch: int  # elements a thread
 
 
-def plan(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> Rolls | None:
+def plan(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> Rolls | None:
     """Return how fprop is done in strips, None if it can't be or slabs are quicker."""
     if isa.masks != "registers" or not _possible(p):
         return None
@@ -111,7 +111,7 @@ def work(found: Rolls, p: ConvProblem, dtype: np.dtype[Any]) -> dict[str, float]
     shape, blocks = found.shape, found.tables[1]
     steps = -(-p.output[1] // shape.up) + found.tables[0][0] * shape.before
     strips = p.batch * p.out_channels // max(1, shape.filters) * p.output[0] * len(blocks) * float(steps)
-    channels = strips * (p.in_channels // p.groups) * _emit.host().vector_bytes / 4
+    channels = strips * (p.in_channels // p.groups) * _isa.host().vector_bytes / 4
     return {
         "pass": 1,
         "load": channels * shape.down * len(shape.groups) * shape.across * shape.beside,
@@ -179,12 +179,12 @@ def _blocks(p: ConvProblem, shape: Roll, groups: list[int], each: int, width: in
     return np.concatenate([part.reshape(len(first), -1) for part in tables], 1).astype(np.int64)
 
 
-def _name(isa: _emit.Isa, dtype: np.dtype[Any], shape: Roll) -> str:
+def _name(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> str:
     return f"-{isa.name}-{dtype.name}-{hashlib.sha256(repr(shape).encode()).hexdigest()[:16]}"
 
 
 @functools.cache
-def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
+def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
     compute, down, up, before, pairs = roll(isa, dtype, shape), shape.down, shape.up, shape.before, shape.planes == 2
     zero, lowest = dtype.type(0), dtype.type(-np.inf)
 
@@ -224,7 +224,7 @@ def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
 
 
 @functools.cache
-def _filters_kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
+def _filters_kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
     compute, down, up, before, together = roll_filters(isa, dtype, shape), shape.down, shape.up, shape.before, shape.filters
     zero, lowest = dtype.type(0), dtype.type(-np.inf)
 

@@ -5,7 +5,7 @@ Each table was printed by benchmarks/calibrate.py on a CPU with those instructio
 
 from __future__ import annotations
 
-from numbaconv.cpu import _emit
+from numbaconv.cpu import _isa
 
 SECONDS: dict[str, dict[str, dict[str, float]]] = {
     # 2026-11, Intel Xeon (Emerald Rapids), 163 Gflop/s a core in float32
@@ -55,4 +55,4 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
 
 def of(algorithm: str) -> dict[str, float]:
     """Return an algorithm's coefficients, its own to change: those of this CPU's instruction set, or of the nearest."""
-    return dict(SECONDS["avx512" if _emit.host().vector_bytes >= 64 else "avx2"][algorithm])
+    return dict(SECONDS["avx512" if _isa.host().vector_bytes >= 64 else "avx2"][algorithm])

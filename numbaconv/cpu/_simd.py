@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from numbaconv.cpu._emit import I64, Isa, Vectors, vector_code
+from numbaconv.cpu._emit import I64, Vectors, vector_code
+from numbaconv.cpu._isa import Isa
 
 TO_TILE, WHOLE, SOME = 0, 1, 2  # where `multiply` stores: in its tile, or in y whole vectors that are neighbours, or those lanes that count
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cpu._emit import Isa, Term, Vectors, vector_code
+from numbaconv.cpu._emit import Term, Vectors, vector_code
+from numbaconv.cpu._isa import Isa
 
 FORWARD, INVERSE = -1, 1  # the sign of the exponent
 

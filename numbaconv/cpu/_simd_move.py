@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cpu._emit import I64, Isa, Vectors, vector_code
+from numbaconv.cpu._emit import I64, Vectors, vector_code
+from numbaconv.cpu._isa import Isa
 
 AHEAD = 4  # vectors between what `transpose` reads and what it asks the caches for
 

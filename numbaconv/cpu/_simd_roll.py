@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu._emit import I64, Isa, Vectors, vector_code
+from numbaconv.cpu._emit import I64, Vectors, vector_code
+from numbaconv.cpu._isa import Isa
 
 
 class Roll(NamedTuple):

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.core import cgutils
 
-from numbaconv.cpu._emit import I64, ISAS, Isa, Vectors, vector_code
+from numbaconv.cpu._emit import I64, Vectors, vector_code
+from numbaconv.cpu._isa import ISAS, Isa
 
 
 @functools.cache

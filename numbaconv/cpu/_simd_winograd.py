@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cpu._emit import I64, Isa, Term, Vectors, vector_code
+from numbaconv.cpu._emit import I64, Term, Vectors, vector_code
+from numbaconv.cpu._isa import Isa
 
 UNROLLED = 4  # steps that `multiply_strided` takes together
 Formula = Callable[[list[Term]], list[Term]]

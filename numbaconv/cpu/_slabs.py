@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, unsigned
-from numbaconv.cpu import _emit, _parallel
+from numbaconv.cpu import _isa, _parallel
 from numbaconv.cpu._grid import Reads, reads
 from numbaconv.cpu._rolls import MOST_TAPS, Rolls
 from numbaconv.cpu._simd_stencil import Slab, lane_sums, prefetch, slab, slab_dots
@@ -65,11 +65,11 @@ class Pass(NamedTuple):
 
 def passes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
     """Return the passes in which p, of which ``op`` is asked, can be done, none if it cannot. Worked out once per problem."""
-    key = ("slabs", op, _emit.host().name, dtype)
+    key = ("slabs", op, _isa.host().name, dtype)
     if key not in p.derived:
-        seen = _in_vectors(p, _emit.host().width(dtype))
+        seen = _in_vectors(p, _isa.host().width(dtype))
         columns = reads(seen, 2) if _possible(seen, op) else []
-        p.derived[key] = [_pass(seen, op, _emit.host(), dtype, rows, columns) for rows in reads(seen, 1)] if columns else []
+        p.derived[key] = [_pass(seen, op, _isa.host(), dtype, rows, columns) for rows in reads(seen, 1)] if columns else []
     return p.derived[key]
 
 
@@ -95,7 +95,7 @@ def _possible(p: ConvProblem, op: Op) -> bool:
     return planes and steps and small and R <= MOST_ROWS and dh == 1 and 1 < p.output[1] <= LONGEST and p.output[2] <= LONGEST
 
 
-def _shape(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, woven: bool) -> Slab:
+def _shape(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], rows: Reads, woven: bool) -> Slab:
     """Return the shape of slabs that wastes the least: outputs, factors and what is loaded must fit the registers."""
     width, (_, down, across), plain, registers = isa.width(dtype), p.stride, p.input_dilation == (1, 1, 1), isa.stencil_rows[0]
     fold, taps = 1, max(1, len(rows.taps))
@@ -122,7 +122,7 @@ def _shape(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: R
     return Slab(high, channels, shared, beside, taps, down, across, fold, woven, pairs, not pairs or p.filter[2] % 2 == 1, adds)
 
 
-def _pass(p: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any], rows: Reads, columns: list[Reads]) -> Pass:
+def _pass(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], rows: Reads, columns: list[Reads]) -> Pass:
     shape, (_, H, W), Q, S = _shape(p, op, isa, dtype, rows, len(columns) == 2), p.input, p.output[2], p.filter[2]
     width = isa.width(dtype)
     lanes = np.arange(width)
@@ -197,7 +197,7 @@ def _starts(outputs: int, each: int, twice: bool) -> Array:
 
 def work(found: list[Pass], p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
     """Count the passes, what is loaded and multiplied in them (elements of vectors), and what moves between memory and cache."""
-    counts, width = dict.fromkeys(("pass", "row", "term", "sum", "move"), 0.0), _emit.host().vector_bytes / 4
+    counts, width = dict.fromkeys(("pass", "row", "term", "sum", "move"), 0.0), _isa.host().vector_bytes / 4
     for part in found:
         shape, planes = part.shape, p.batch * p.output[0] * (p.out_channels // part.shape.channels)
         slabs, channels = planes * len(part.bands) * len(part.blocks), p.in_channels // p.groups
@@ -235,7 +235,7 @@ def bind(part: Pass | Rolls, p: ConvProblem, dtype: np.dtype[Any], seconds: floa
 
 
 @functools.cache
-def _kernel(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
+def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
     soon, soon_written, line = prefetch(False), prefetch(True), 64 // dtype.itemsize
     least_ahead, least_far, across = AHEAD // dtype.itemsize, FAR // dtype.itemsize, isa.width(dtype) * shape.beside
     most_asked, adds, together = LARGEST // dtype.itemsize, shape.adds, TOGETHER
@@ -309,7 +309,7 @@ def pieces(part: Pass, p: ConvProblem) -> int:
 
 def wgrad_scratch(part: Pass, p: ConvProblem, dtype: np.dtype[Any]) -> int:
     """Elements that a thread needs: the levels of the pairwise sums, and their lanes added up."""
-    width = _emit.host().width(dtype)
+    width = _isa.host().width(dtype)
     size = -(-(p.in_channels // p.groups * len(part.taps) * part.shape.channels) // width) * width  # squares of vectors
     terms = p.batch * p.output[0] * len(part.bands) * len(part.blocks) * part.shape.rows
     return size * (width * levels(2 * terms, CHUNK) + 1)
@@ -321,14 +321,14 @@ def run_wgrad(part: Pass, p: ConvProblem, dy: Array, x: Array, dw: Array, second
     parts = dw.reshape(1, -1) if count == 1 else np.empty((count, dw.size), dw.dtype)
     arguments = (dy.reshape(-1), x.reshape(-1), parts, broken, *part.tables)
     tiles = p.out_channels // part.shape.channels * count
-    _parallel.run(_wgrad(_emit.host(), dw.dtype, part.shape), tiles, (wgrad_scratch(part, p, dw.dtype), dw.dtype), arguments, seconds)
+    _parallel.run(_wgrad(_isa.host(), dw.dtype, part.shape), tiles, (wgrad_scratch(part, p, dw.dtype), dw.dtype), arguments, seconds)
     if count > 1:
         dw[:] = add_pairwise(parts)
     return bool(broken[0])
 
 
 @functools.cache
-def _wgrad(isa: _emit.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
+def _wgrad(isa: _isa.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
     compute, add_lanes, width = slab_dots(isa, dtype, shape), lane_sums(isa, dtype), isa.width(dtype)
     filters, groups, taps_high, room = shape.channels, 1 if shape.shared else shape.channels, shape.taps, CHUNK // shape.rows
     shared, zero = shape.shared, dtype.type(0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv._jit import inline, unsigned
-from numbaconv.cpu import _emit, _simd_stencil
+from numbaconv.cpu import _isa, _simd_stencil
 from numbaconv.cpu.bias import activate, store_row
 
 AHEAD = 4096  # elements between a copy and what it asks the cache for
@@ -22,7 +22,7 @@ def clear(to, at, n):  # type: ignore[no-untyped-def]
 
 
 @functools.cache
-def copier(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
+def copier(isa: _isa.Isa, dtype: np.dtype[Any]) -> Any:
     """Make the function that copies what a block reads."""
     move, every_second, zero = _simd_stencil.move(isa, dtype), _simd_stencil.move(isa, dtype, 2), dtype.type(0)
     lanes = isa.vector_bytes // dtype.itemsize
@@ -70,7 +70,7 @@ def copier(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def storer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
+def storer(isa: _isa.Isa, dtype: np.dtype[Any]) -> Any:
     """Make the function that writes a row of tiles."""
     move, zero = _simd_stencil.move(isa, dtype), dtype.type(0)
 
@@ -102,7 +102,7 @@ def storer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def channel_copier(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
+def channel_copier(isa: _isa.Isa, dtype: np.dtype[Any]) -> Any:
     """Make the function that copies what a block reads for neighbouring groups, their channels interleaved."""
     move, turn, zero, lanes = _simd_stencil.move(isa, dtype), _simd_stencil.transpose(isa, dtype), dtype.type(0), isa.vector_bytes // dtype.itemsize
 
@@ -140,7 +140,7 @@ def channel_copier(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def channel_storer(isa: _emit.Isa, dtype: np.dtype[Any]) -> Any:
+def channel_storer(isa: _isa.Isa, dtype: np.dtype[Any]) -> Any:
     """Make the function that writes a row of tiles whose lanes are neighbouring groups."""
     turn, zero, lanes = _simd_stencil.transpose(isa, dtype), dtype.type(0), isa.vector_bytes // dtype.itemsize
 

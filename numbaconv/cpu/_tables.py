@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu import _emit, _grid, _products
+from numbaconv.cpu import _grid, _isa, _products
 from numbaconv.cpu._grid import Grid
 from numbaconv.cpu._panels import COUNT, LINE, MASKS, MOST, PLACES, TARGETS, WHOLE
 from numbaconv.cpu._products import Shape
@@ -36,7 +36,7 @@ class Tables(NamedTuple):
     row_targets: Array  # of each row, where rows are not evenly apart in y
 
 
-def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _emit.Isa, dtype: np.dtype[Any]) -> Tables:
+def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _isa.Isa, dtype: np.dtype[Any]) -> Tables:
     """Return the tables of one product."""
     make = _wgrad if op == "wgrad" else _pixel_rows if p.channels_last else _pixel_lanes
     strides, a_steps, b_steps, blocks, (columns, targets, apart, tails), row_targets = make(p, op, g, shape, isa, dtype)
@@ -215,7 +215,7 @@ def _stretches(targets: Array, apart: int, width: int, outputs: int) -> tuple[Ar
     return np.stack([vectors, masks, targets[first], pairs], 1), np.append(0, np.cumsum(first.sum(1)))
 
 
-def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _emit.Isa, width: int) -> tuple[Array, Array, int, Array]:
+def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _isa.Isa, width: int) -> tuple[Array, Array, int, Array]:
     """Return the table of columns for a channel's pixels, their targets if the output is strided, how far apart, and the columns left over."""
     part, (_, h, w), (_, P, Q) = shape.parts[0], g.axes, p.output
     z, y, q = (r.outputs for r in part)

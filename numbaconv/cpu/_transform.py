@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv._jit import exact, inline
-from numbaconv.cpu import _emit
+from numbaconv.cpu import _isa
 from numbaconv.cpu._simd_fft import FORWARD, INVERSE, stage, turn
 from numbaconv.problem import Triple
 
@@ -64,7 +64,7 @@ def lengths(least: int, unit: int = 1) -> list[int]:
 
 
 @functools.lru_cache(maxsize=256)
-def transform(isa: _emit.Isa, dtype: np.dtype[Any], size: Triple) -> Transform:
+def transform(isa: _isa.Isa, dtype: np.dtype[Any], size: Triple) -> Transform:
     """Return how a tile is transformed; its last axis is a multiple of a vector's lanes, and it is one of the square of them."""
     width, largest = isa.width(dtype), 8 if isa.vector_bytes == 64 else 4
     elements, rows, table, place = math.prod(size), [], [], 0
@@ -100,7 +100,7 @@ def transform(isa: _emit.Isa, dtype: np.dtype[Any], size: Triple) -> Transform:
 
 
 @functools.cache
-def functions(isa: _emit.Isa, dtype: np.dtype[Any], flat: bool) -> tuple[Any, Any, Any]:
+def functions(isa: _isa.Isa, dtype: np.dtype[Any], flat: bool) -> tuple[Any, Any, Any]:
     """Return compiled-code functions (data, at, plane, sizes, stages, factors, spectrum, from) -> None.
 
     With ``flat`` they are for tiles of one axis, and sooner compiled.
@@ -151,7 +151,7 @@ def _no_stage(data, at, plane, row, factors, subs):  # type: ignore[no-untyped-d
 
 
 @functools.cache
-def _by_radix(isa: _emit.Isa, dtype: np.dtype[Any], sign: int, factors: str) -> Any:
+def _by_radix(isa: _isa.Isa, dtype: np.dtype[Any], sign: int, factors: str) -> Any:
     """Make the function of a row of butterflies of any radix, which is its first argument; the others are those of `stage`."""
     two, three, four, five, eight = (stage(isa, dtype, radix, sign, factors) for radix in RADICES)
 
@@ -172,7 +172,7 @@ def _by_radix(isa: _emit.Isa, dtype: np.dtype[Any], sign: int, factors: str) -> 
 
 
 @functools.cache
-def _across(isa: _emit.Isa, dtype: np.dtype[Any], sign: int) -> Any:
+def _across(isa: _isa.Isa, dtype: np.dtype[Any], sign: int) -> Any:
     """Make the function of a stage whose elements are rows: all butterflies of all its sub-transforms."""
     plain, turned, width = _by_radix(isa, dtype, sign, "none"), _by_radix(isa, dtype, sign, "one"), isa.width(dtype)
 
@@ -190,7 +190,7 @@ def _across(isa: _emit.Isa, dtype: np.dtype[Any], sign: int) -> Any:
 
 
 @functools.cache
-def _within(isa: _emit.Isa, dtype: np.dtype[Any], sign: int) -> Any:
+def _within(isa: _isa.Isa, dtype: np.dtype[Any], sign: int) -> Any:
     """Make the function of a stage of the last axis: neighbouring butterflies side by side in vectors."""
     each, width = _by_radix(isa, dtype, sign, "each"), isa.width(dtype)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _emit, _simd_move, _simd_winograd
+from numbaconv.cpu import _isa, _simd_move, _simd_winograd
 from numbaconv.cpu.bias import activate
 
 STRIP = 64  # columns of the image that are transposed at a time: 6 × 64 × 16 floats stay in L1
@@ -106,7 +106,7 @@ def _line_start(array):  # type: ignore[no-untyped-def]
 
 
 @functools.cache
-def kernels(isa: _emit.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel]:
+def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel]:
     """Make the kernels of an instruction set, a dtype and a tile: sizes and formulas are part of the code."""
     vertical, horizontal = AXES[tile[0]], AXES[tile[1]]
     mv, mh, nv, nh = vertical.outputs, horizontal.outputs, vertical.positions, horizontal.positions

@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, unsigned
-from numbaconv.cpu import _emit, _grid, _parallel, _seconds, _simd, direct
+from numbaconv.cpu import _grid, _isa, _parallel, _seconds, _simd, direct
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
@@ -43,7 +43,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs at most {MOST_TAPS} taps on an axis, got {max(problem.filter)}")
     if 0 in problem.gemm_shape("wgrad"):
         raise Unsupported("needs at least one weight and a sum of at least one term")
-    isa, size = _emit.host(), dtype.itemsize / 4
+    isa, size = _isa.host(), dtype.itemsize / 4
     g = _grid.grid(problem, split=True)[0]
     s = _shape(problem, g, isa, dtype)
     if s.steps > MOST_STEPS:
@@ -66,7 +66,7 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the input with its zeros, tables, sums, and pieces of the result."""
     g = _grid.grid(problem, split=True)[0]
-    s = _shape(problem, g, _emit.host(), dtype)
+    s = _shape(problem, g, _isa.host(), dtype)
     elements = problem.batch * problem.in_channels * g.plane + g.slack if g.copied else 0
     elements += s.pieces * math.prod(problem.shape("w")) if s.pieces > 1 else 0
     return (elements + s.scratch * _parallel.get_num_threads()) * dtype.itemsize + 8 * (4 * s.steps + s.triples * COLUMNS)
@@ -74,7 +74,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
-    isa, dtype = _emit.host(), out.dtype
+    isa, dtype = _isa.host(), out.dtype
     key = ("dots", isa.name, dtype)
     if key not in problem.derived:
         g, parts = _grid.grid(problem, split=True)
@@ -107,7 +107,7 @@ class Shape(NamedTuple):
     scratch: int
 
 
-def _shape(p: ConvProblem, g: _grid.Grid, isa: _emit.Isa, dtype: np.dtype[Any]) -> Shape:
+def _shape(p: ConvProblem, g: _grid.Grid, isa: _isa.Isa, dtype: np.dtype[Any]) -> Shape:
     (z, y, q), (_, h, w), width = p.output, g.axes, isa.width(dtype)
     lines, pixels = z * y, q  # those that follow each other in x as they do in dy are one
     if w.pitch == q or z * y == 1:
@@ -132,7 +132,7 @@ class Tables(NamedTuple):
     columns: Array
 
 
-def _tables(p: ConvProblem, g: _grid.Grid, part: tuple[_grid.Reads, ...], s: Shape, isa: _emit.Isa, dtype: np.dtype[Any]) -> Tables:
+def _tables(p: ConvProblem, g: _grid.Grid, part: tuple[_grid.Reads, ...], s: Shape, isa: _isa.Isa, dtype: np.dtype[Any]) -> Tables:
     (_, h, w), (_, y, _), volume = g.axes, p.output, math.prod(p.output)
     channels, filters = p.in_channels // p.groups, p.out_channels // p.groups
     samples, line, start = np.arange(s.together), np.arange(s.lines), np.arange(0, s.pixels, isa.width(dtype))
@@ -154,7 +154,7 @@ def _tables(p: ConvProblem, g: _grid.Grid, part: tuple[_grid.Reads, ...], s: Sha
 
 
 @functools.cache
-def _kernel(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
+def _kernel(isa: _isa.Isa, dtype: np.dtype[Any]) -> Kernel:
     """Make the kernel of an instruction set."""
     multiply, height = _simd.multiply_pixels(isa, dtype, COLUMNS), isa.rows
     size = height * COLUMNS

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv._jit import Kernel
-from numbaconv.cpu import _emit, _overlap, _parallel, _seconds, _transform, direct
+from numbaconv.cpu import _isa, _overlap, _parallel, _seconds, _transform, direct
 from numbaconv.cpu._fft import STRANGE, kernels
 from numbaconv.cpu._overlap import Tiles
 from numbaconv.cpu._sum import add_pairwise
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
     @property
     def transform(self) -> _transform.Transform:
         """Stages and factors of a tile; they are made when they are needed, not in planning."""
-        return _transform.transform(_emit.host(), self.real, self.tiles.size)
+        return _transform.transform(_isa.host(), self.real, self.tiles.size)
 
     @property
     def seconds(self) -> float:
@@ -67,7 +67,7 @@ class Layout(NamedTuple):
     @property
     def kernels(self) -> tuple[Kernel, Kernel, Kernel]:
         """The kernels for its tiles."""
-        return kernels(_emit.host(), self.real, self.tiles.size[:2] == (1, 1))
+        return kernels(_isa.host(), self.real, self.tiles.size[:2] == (1, 1))
 
 
 class Packed(NamedTuple):
@@ -147,7 +147,7 @@ def _real(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Layout:
     """Return how an operation is cut up; worked out once per problem. Raise Unsupported if it can't be done."""
-    isa = _emit.host()
+    isa = _isa.host()
     key = ("fft", op, isa.name, dtype)
     if key not in problem.derived:
         if dtype.char not in "fdFD":

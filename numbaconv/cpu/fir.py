@@ -15,8 +15,9 @@ from llvmlite import ir
 from numba import prange
 
 from numbaconv._jit import Kernel, compiled, inline, unsigned
-from numbaconv.cpu import _emit, _parallel, _seconds
-from numbaconv.cpu._emit import Isa, Vectors, vector_code
+from numbaconv.cpu import _isa, _parallel, _seconds
+from numbaconv.cpu._emit import Vectors, vector_code
+from numbaconv.cpu._isa import Isa
 from numbaconv.cpu.bias import CODES, activate
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
@@ -73,13 +74,13 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         a.reshape(-1), b.reshape(-1), out.reshape(-1), p.input[2], outputs, p.filter[2], p.dilation[2], p.low[2], p.flipped, p.groups, chunks,
         bias, CODES[options.activation],
     )  # fmt: skip
-    _parallel.run(_kernel(_emit.host(), out.dtype), rows * chunks, (0, out.dtype), arguments, cost(problem, op, out.dtype))
+    _parallel.run(_kernel(_isa.host(), out.dtype), rows * chunks, (0, out.dtype), arguments, cost(problem, op, out.dtype))
 
 
 def convolve(x: Array, h: Array, reverse: bool, start: int, y: Array) -> None:
     """Fill y with the full convolution of x with h, or with h reversed, from ``start`` on; vectors, contiguous, of one dtype."""
     taps = len(h)
-    whole = _whole(_emit.host(), y.dtype)
+    whole = _whole(_isa.host(), y.dtype)
     whole(x, h, y, taps - 1 - start, not reverse)
 
 

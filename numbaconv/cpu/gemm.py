@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu import _emit, _grid, _parallel, _product, _products, _seconds, _tables, direct
+from numbaconv.cpu import _grid, _isa, _parallel, _product, _products, _seconds, _tables, direct
 from numbaconv.cpu._panels import CHUNK, MOST
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES, fill
@@ -55,7 +55,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs at most {MOST_TAPS} taps on an axis and {MOST_TERMS} channels × taps in a group, got {taps} and {terms}")
     if 0 in p.gemm_shape("fprop"):
         raise Unsupported("needs at least one output and a sum of at least one term")
-    isa, size, whole, problem = _emit.host(), dtype.itemsize / 4, problem, _dense(problem, op)
+    isa, size, whole, problem = _isa.host(), dtype.itemsize / 4, problem, _dense(problem, op)
     g, shapes = _products.shapes(p, op, isa, dtype)
     counted = dict.fromkeys(SECONDS, 0.0)
     if problem is not whole:
@@ -87,7 +87,7 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the input with its zeros, weights in another order, tables, sums, and wgrad's pieces."""
-    p, isa, whole, problem = _forward(problem, op), _emit.host(), problem, _dense(problem, op)
+    p, isa, whole, problem = _forward(problem, op), _isa.host(), problem, _dense(problem, op)
     g, shapes = _products.shapes(p, op, isa, dtype, _parallel.get_num_threads())
     elements = math.prod(problem.shape("x")) if problem is not whole else 0
     elements += p.batch * p.in_channels * g.plane + g.slack * p.in_channels if _products.copies(p, op, g) else 0
@@ -104,7 +104,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
 
 def prepare(problem: ConvProblem, op: Op, w: Array) -> Array | None:
     """Put the weights of channels-last problems in the order in which they are read; others are read as they are."""
-    p, isa = _forward(problem, op), _emit.host()
+    p, isa = _forward(problem, op), _isa.host()
     if op == "wgrad" or not p.channels_last:
         return None
     filters, channels, taps = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
@@ -136,7 +136,7 @@ class Cut(NamedTuple):
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``."""
-    isa, dtype = _emit.host(), out.dtype
+    isa, dtype = _isa.host(), out.dtype
     cut = _cut(problem, op, isa, dtype)
     if cut.problem is not problem:
         b = _dense_input(problem, b)
@@ -166,7 +166,7 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
 
     ``whole`` does the same for other numbers of threads.
     """
-    isa, seconds = _emit.host(), cost(problem, op, dtype)
+    isa, seconds = _isa.host(), cost(problem, op, dtype)
     if seconds > _parallel.BATCH_SECONDS:
         return None
     cut = _cut(problem, op, isa, dtype)
@@ -177,7 +177,7 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
     padded, apart, zeros = cut.padded, cut.apart, cut.zeros
 
     def bound(a: Array, b: Array, out: Array) -> None:
-        if isa is not _emit.host() or _parallel.get_num_threads() != threads:
+        if isa is not _isa.host() or _parallel.get_num_threads() != threads:
             return whole(a, b, out)
         rows, lanes, other = _operands(cut, op, a, b)
         flat, broken = out.ravel(), np.zeros(1, np.int8)
@@ -256,11 +256,11 @@ def _put_in_order(cut: Cut, y: Array, out: Array) -> None:
         _grid.exchanged(swapped, p.groups, rows, lanes, taps, out)
 
 
-def _key(op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+def _key(op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> tuple[Any, ...]:
     return "gemm", op, isa.name, dtype, 1 if op == "wgrad" else _parallel.get_num_threads()  # threads do not change how sums are cut up
 
 
-def _cut(problem: ConvProblem, op: Op, isa: _emit.Isa, dtype: np.dtype[Any]) -> Cut:
+def _cut(problem: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> Cut:
     """Return how an operation is cut up, worked out once per problem."""
     key = _key(op, isa, dtype)
     if key in problem.derived:

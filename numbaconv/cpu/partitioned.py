@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _emit, _parallel, _transform
+from numbaconv.cpu import _isa, _parallel, _transform
 from numbaconv.cpu._overlap import clear
 from numbaconv.cpu._simd_fft import products
 
@@ -39,7 +39,7 @@ class Partitions:
 
     def __init__(self, filters: Array, channels: int, dtype: np.dtype[Any], first: int) -> None:
         """Take filters, (1 or channels, taps); ``first`` is the least size of the smallest partitions."""
-        isa, real = _emit.host(), np.dtype(dtype.char.lower())
+        isa, real = _isa.host(), np.dtype(dtype.char.lower())
         self.dtype, self.real, self.channels, self.taps = dtype, real, channels, filters.shape[1]
         self.first = max(first, isa.width(real) ** 2 // 2)
         self.levels = _levels(self.taps, self.first, real)
@@ -54,7 +54,7 @@ class Partitions:
         self.kernel, self.scratch = _kernel(isa, real), np.empty((1, 0), real)
         self.position, self.written = 0, self.keep
 
-    def _tables(self, filters: Array, isa: _emit.Isa) -> None:
+    def _tables(self, filters: Array, isa: _isa.Isa) -> None:
         """Lay out the memory of a unit and transform the filters' partitions."""
         place = 2 * self.capacity
         work = 2 * max([self.first, *(level.plane for level in self.levels)])
@@ -121,7 +121,7 @@ def _levels(taps: int, first: int, real: np.dtype[Any]) -> list[Level]:
     return levels
 
 
-def _spectra(filters: Array, made: _transform.Transform, isa: _emit.Isa, real: np.dtype[Any], size: int, count: int, plane: int) -> Array:
+def _spectra(filters: Array, made: _transform.Transform, isa: _isa.Isa, real: np.dtype[Any], size: int, count: int, plane: int) -> Array:
     """Return the spectra of a level's partitions, (filters, partitions, planes)."""
     spectra = np.zeros((len(filters), count, 2, plane), real)
     taps = filters[:, size : size + count * size] / (2 * size)
@@ -136,7 +136,7 @@ def _spectra(filters: Array, made: _transform.Transform, isa: _emit.Isa, real: n
 
 
 @functools.cache
-def _transformer(isa: _emit.Isa, real: np.dtype[Any]) -> Kernel:
+def _transformer(isa: _isa.Isa, real: np.dtype[Any]) -> Kernel:
     forward = _transform.functions(isa, real, True)[0]
 
     def transform(first, last, workers, scratch, tiles, plane, sizes, stages, factors):  # type: ignore[no-untyped-def]
@@ -165,7 +165,7 @@ def _direct(work, at, memory, past, planes, taps, filters, start, length, comple
 
 
 @functools.cache
-def _kernel(isa: _emit.Isa, real: np.dtype[Any]) -> Kernel:
+def _kernel(isa: _isa.Isa, real: np.dtype[Any]) -> Kernel:
     """Make the kernel that takes a block of samples."""
     forward, inverse, _ = _transform.functions(isa, real, True)
     set_products, add_products, width = products(isa, real), products(isa, real, False, True), isa.width(real)

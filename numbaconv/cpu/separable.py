@@ -13,7 +13,7 @@ from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.arrays import CACHE_LINE
-from numbaconv.cpu import _emit, _parallel, fir
+from numbaconv.cpu import _isa, _parallel, fir
 from numbaconv.cpu._simd_stencil import move, stencil_tile
 
 # Of outputs in a tile, and of a row of them: what a tile reads stays in the L2 (1024² float64, 9 and 9 taps: 1.8 ms, with 4 KiB 2.7).
@@ -49,7 +49,7 @@ def correlate(x: Array, down: Axis, across: Axis, y: Array) -> None:
     )  # fmt: skip
     seconds = y.size * dtype.itemsize / 4 * ((R + S) * TERM_SECONDS + OUTPUT_SECONDS)
     scratch = (min(ROWS, P) + LINES + R - 1 + LINES) * pitch
-    _parallel.run(_kernel(_emit.host(), dtype), batch * bands * blocks, (scratch, dtype), arguments, seconds)
+    _parallel.run(_kernel(_isa.host(), dtype), batch * bands * blocks, (scratch, dtype), arguments, seconds)
 
 
 def _in_order(sources: Array) -> tuple[int, int]:
@@ -62,7 +62,7 @@ def _in_order(sources: Array) -> tuple[int, int]:
 
 
 @functools.cache
-def _kernel(isa: _emit.Isa, dtype: np.dtype[Any]) -> Kernel:
+def _kernel(isa: _isa.Isa, dtype: np.dtype[Any]) -> Kernel:
     row, copy, width, zero = fir.row_code(isa, dtype), move(isa, dtype), isa.vector_bytes // dtype.itemsize, dtype.type(0)
     chains, singles = (stencil_tile(isa, dtype, LINES, taps, True) for taps in (CHAIN, 1))
 

@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline
-from numbaconv.cpu import _emit, _parallel, _rolls, _seconds, _simd_stencil, _slabs, direct
+from numbaconv.cpu import _isa, _parallel, _rolls, _seconds, _simd_stencil, _slabs, direct
 from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._grid import reads_zeros
 from numbaconv.cpu._stencil_moves import channel_copier, channel_storer, clear, copier, storer
@@ -106,7 +106,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     blocks = _blocks(problem, op, out.dtype)
     bias = np.empty(0, out.dtype) if options.bias is None else options.bias
     arguments = (a.reshape(-1), b.reshape(-1), out.reshape(-1), bias, CODES[options.activation], *blocks[:8])
-    kernel = _fprop(_emit.host(), out.dtype, blocks.rows, blocks.chain, blocks.channels)
+    kernel = _fprop(_isa.host(), out.dtype, blocks.rows, blocks.chain, blocks.channels)
     _parallel.run(kernel, int(blocks.sizes[0]), (blocks.scratch, out.dtype), arguments, seconds)
 
 
@@ -118,10 +118,10 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
     p, seconds, found = _ready(problem, op, dtype) if op != "wgrad" else (problem, 0.0, [])
     if len(found) != 1 or seconds > _parallel.BATCH_SECONDS:
         return None
-    call, isa = _slabs.bind(found[0], p, dtype, seconds), _emit.host()
+    call, isa = _slabs.bind(found[0], p, dtype, seconds), _isa.host()
 
     def bound(a: Array, b: Array, out: Array) -> None:
-        if isa is not _emit.host():
+        if isa is not _isa.host():
             whole(a, b, out)
         elif call(a, b, out) and not np.isfinite(b).all():
             whole(a, b, out)
@@ -144,14 +144,14 @@ def _wgrad_in_blocks(problem: ConvProblem, dy: Array, x: Array, dw: Array, secon
     pieces = np.empty((_pieces(blocks), dw.size), dw.dtype)
     arguments = (dy.reshape(-1), x.reshape(-1), pieces, blocks.sizes, blocks.source, blocks.slices, blocks.slopes, blocks.itself,
                  blocks.columns, blocks.taps, blocks.calls, blocks.places)  # fmt: skip
-    kernel = _wgrad(_emit.host(), dw.dtype, blocks.rows, blocks.chain, blocks.channels)
+    kernel = _wgrad(_isa.host(), dw.dtype, blocks.rows, blocks.chain, blocks.channels)
     _parallel.run(kernel, int(blocks.sizes[1]) * len(pieces), (_wgrad_scratch(blocks, dw.dtype), dw.dtype), arguments, seconds)
     dw[:] = add_pairwise(pieces)
     return not np.isfinite(dw).all()
 
 
 @functools.cache
-def _fprop(isa: _emit.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
+def _fprop(isa: _isa.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
     """Make the kernel for tiles of so many rows and chains of so many taps and one less: both are part of its code."""
     long = _simd_stencil.stencil_tile(isa, dtype, rows, chain, not channels)
     short = _simd_stencil.stencil_tile(isa, dtype, rows, max(1, chain - 1), not channels)
@@ -229,7 +229,7 @@ def _fprop(isa: _emit.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels
 
 
 @functools.cache
-def _wgrad(isa: _emit.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
+def _wgrad(isa: _isa.Isa, dtype: np.dtype[Any], rows: int, chain: int, channels: bool) -> Kernel:
     """Make wgrad's kernel for places of so many rows and chains of so many taps and one less."""
     long, short = _simd_stencil.stencil_dots(isa, dtype, rows, chain), _simd_stencil.stencil_dots(isa, dtype, rows, max(1, chain - 1))
     lanes, room = isa.vector_bytes // dtype.itemsize, CHUNK // rows
@@ -313,15 +313,15 @@ def _far(p: ConvProblem, dtype: np.dtype[Any]) -> float:
 
 def _strips(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _rolls.Rolls | None:
     """Return how p, of which fprop or dgrad is asked, is done in strips, if it is; worked out once."""
-    key = ("rolls", op, _emit.host().name, dtype)
+    key = ("rolls", op, _isa.host().name, dtype)
     if key not in p.derived:
-        p.derived[key] = None if op == "wgrad" else _rolls.plan(p, op, _emit.host(), dtype)
+        p.derived[key] = None if op == "wgrad" else _rolls.plan(p, op, _isa.host(), dtype)
     return p.derived[key]
 
 
 def _ready(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[ConvProblem, float, list[_slabs.Pass] | list[_rolls.Rolls]]:
     """Return the problem whose input is copied, the seconds it takes, and the passes of its quick way, or its strips; worked out once."""
-    key = ("stencil ready", op, _emit.host().name, dtype)
+    key = ("stencil ready", op, _isa.host().name, dtype)
     if key not in problem.derived:
         p = _forward(problem, op)
         rolls = _strips(p, op, dtype)
@@ -331,7 +331,7 @@ def _ready(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[ConvProb
 
 def _blocks(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> Blocks:
     """Return how the problem is cut; worked out once."""
-    isa = _emit.host()
+    isa = _isa.host()
     key = ("stencil", op, isa.name, dtype)
     if key not in problem.derived:
         lanes = isa.vector_bytes // dtype.itemsize
@@ -351,5 +351,5 @@ def _wgrad_scratch(blocks: Blocks, dtype: np.dtype[Any]) -> int:
     """Elements that a thread needs: the copies of x and dy and the levels of the pairwise sums."""
     tiles, groups, K, taps, copied, dy = (int(blocks.sizes[i]) for i in (0, 1, 6, 7, 17, 20))
     terms = -(-tiles // groups // _pieces(blocks)) * blocks.places.shape[1] * blocks.rows
-    lanes = _emit.host().vector_bytes // dtype.itemsize
+    lanes = _isa.host().vector_bytes // dtype.itemsize
     return copied + K * dy + lanes**2 + K * taps * lanes * levels(2 * terms, CHUNK)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.arrays import empty
-from numbaconv.cpu import _emit, _parallel, _seconds, direct
+from numbaconv.cpu import _isa, _parallel, _seconds, direct
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu._winograd import ALIGNMENT, AXES, STRIP, Tile, kernels
 from numbaconv.cpu.bias import CODES
@@ -96,7 +96,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
 
 
 def _prepare(layout: Layout, w: Array, groups: int) -> Packed:
-    packed, isa = empty((layout.weights,), w.dtype, 0), _emit.host()
+    packed, isa = empty((layout.weights,), w.dtype, 0), _isa.host()
     arguments = (w.reshape(-1), packed, np.array(layout.geometry, np.int64))
     seconds = layout.weights * w.dtype.itemsize / 4 * SECONDS["weights"] * ALONE
     _parallel.run(kernels(isa, w.dtype, layout.tile)["weights"], groups * layout.panels, (layout.scratch, w.dtype), arguments, seconds)
@@ -107,7 +107,7 @@ def _fprop(problem: ConvProblem, op: Op, x: Array, w: Array, y: Array, options: 
     """Compute fprop or dgrad, and return whether the result is finite."""
     dtype, packed = y.dtype, options.packed
     layout = _layout(problem, op, dtype, packed.tile if packed else None)
-    run, scratch = kernels(_emit.host(), dtype, layout.tile), (layout.scratch, dtype)
+    run, scratch = kernels(_isa.host(), dtype, layout.tile), (layout.scratch, dtype)
     bias, flags = np.empty(0, dtype) if options.bias is None else options.bias, np.zeros(layout.jobs, dtype)
     geometry, image, result = (np.array(values, np.int64) for values in (layout.geometry, layout.image, layout.result))
     rest = (y.reshape(-1), bias, CODES[options.activation], flags, geometry, image, result)
@@ -130,7 +130,7 @@ def _wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> bool:
         pieces = np.empty((layout.splits, dw.size), dtype)
     geometry, image, result = (np.array(values, np.int64) for values in (layout.geometry, layout.image, layout.result))
     arguments = (x.reshape(-1), dy.reshape(-1), pieces, flags, geometry, image, result)
-    _parallel.run(kernels(_emit.host(), dtype, layout.tile)["wgrad"], layout.jobs, (layout.scratch, dtype), arguments, layout.seconds)
+    _parallel.run(kernels(_isa.host(), dtype, layout.tile)["wgrad"], layout.jobs, (layout.scratch, dtype), arguments, layout.seconds)
     if layout.splits > 1:
         dw.reshape(-1)[:] = add_pairwise(pieces)
     return not flags.any()
@@ -138,7 +138,7 @@ def _wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> bool:
 
 def _layout(problem: ConvProblem, op: Op, dtype: np.dtype[Any], tile: Tile | None = None) -> Layout:
     """Return how an operation is cut up, by default with the cheaper tile; worked out once per problem. Raise Unsupported if it can't be done."""
-    isa = _emit.host()
+    isa = _isa.host()
     key = ("winograd", op, isa.name, dtype, tile)
     if key not in problem.derived:
         p = problem.transpose() if op == "dgrad" else problem
@@ -176,7 +176,7 @@ def _share(n: int, most: int, step: int) -> int:
     return _up(-(-n // -(-n // most)), step)
 
 
-def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _emit.Isa, dtype: np.dtype[Any]) -> Layout:
+def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _isa.Isa, dtype: np.dtype[Any]) -> Layout:
     rows, channels, width = p.out_channels // p.groups, p.in_channels // p.groups, isa.width(dtype)
     positions, taps = AXES[tile[0]].positions * AXES[tile[1]].positions, math.prod(p.filter)
     inner = 9 if tile[0] > 1 else 3

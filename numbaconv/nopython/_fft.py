@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cpu import _emit
+from numbaconv.cpu import _isa
 from numbaconv.cpu._simd_fft import FORWARD, INVERSE, stage, turn
 from numbaconv.nopython._arrays import flat
 from numbaconv.nopython._compile import family, helper, kernel
 from numbaconv.nopython._direct import START, H, X, Y
 
 FLOAT64 = np.dtype(np.float64)
-ISA = _emit.host()
+ISA = _isa.host()
 WIDTH = ISA.width(FLOAT64)
 SQUARE = WIDTH * WIDTH
 LINES = 72  # elements between the planes, so that they do not share sets of the cache
