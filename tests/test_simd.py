@@ -10,7 +10,7 @@ from numba import types
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _grid, _isa, _transform
+from numbaconv.cpu import _copies, _grid, _isa, _transform
 from numbaconv.problem import ConvProblem
 
 CASES = [
@@ -88,9 +88,9 @@ def test_copies_with_zeros_around(name: str, dtype: type, monkeypatch: pytest.Mo
             if all(0 <= k < n for k, n in zip(i, p.input, strict=True)):
                 expected[(slice(None), *place)] = x.reshape(6, *p.input)[(slice(None), *i)]
         expected = np.concatenate([expected.reshape(-1), np.zeros(g.slack, dtype)])
-        by_table = _grid.planes_copier(p, g, x.dtype)(x)
-        monkeypatch.setattr(_grid, "SMALL", 0)
-        by_line = _grid.planes_copier(p, g, x.dtype)(x)
+        by_table = _copies.planes_copier(p, g, x.dtype)(x)
+        monkeypatch.setattr(_copies, "SMALL", 0)
+        by_line = _copies.planes_copier(p, g, x.dtype)(x)
         monkeypatch.undo()
         monkeypatch.setattr(_isa, "host", host)
         np.testing.assert_array_equal(by_table, expected, err_msg=str(p))

@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, unsigned
-from numbaconv.cpu import _grid, _isa, _parallel, _seconds, _simd, direct
+from numbaconv.cpu import _copies, _grid, _isa, _parallel, _seconds, _simd, direct
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
@@ -79,7 +79,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     if key not in problem.derived:
         g, parts = _grid.grid(problem, split=True)
         s = _shape(problem, g, isa, dtype)
-        copier = _grid.planes_copier(problem, g, dtype) if g.copied else None
+        copier = _copies.planes_copier(problem, g, dtype) if g.copied else None
         problem.derived[key] = g, s, _tables(problem, g, parts[0], s, isa, dtype), cost(problem, op, dtype), copier
     g, s, tables, seconds, copier = problem.derived[key]
     x = copier(b) if copier else b.reshape(-1)

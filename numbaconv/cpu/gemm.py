@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu import _grid, _isa, _parallel, _product, _products, _seconds, _tables, direct
+from numbaconv.cpu import _copies, _grid, _isa, _parallel, _product, _products, _seconds, _tables, direct
 from numbaconv.cpu._panels import CHUNK, MOST
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES, fill
@@ -110,9 +110,9 @@ def prepare(problem: ConvProblem, op: Op, w: Array) -> Array | None:
     filters, channels, taps = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
     pitch = _products.pitch(p, isa, w.dtype)
     if op == "fprop":
-        return _grid.transposed(w, p.groups, filters, channels * taps, pitch)
+        return _copies.transposed(w, p.groups, filters, channels * taps, pitch)
     if taps > 1:
-        return _grid.transposed(w, p.groups * channels, filters, taps, pitch)
+        return _copies.transposed(w, p.groups * channels, filters, taps, pitch)
     rows = w.reshape(p.groups * channels, filters)  # in order already
     return rows if pitch == filters else np.pad(rows, ((0, 0), (0, pitch - filters)))
 
@@ -219,7 +219,7 @@ def _dense_input(p: ConvProblem, x: Array) -> Array:
     if p.channels_last:
         return np.ascontiguousarray(x[:, :: p.stride[0], :: p.stride[1], :: p.stride[2]][:, : p.output[0], : p.output[1], : p.output[2]])
     g, _ = _grid.grid(p, split=True)
-    return _grid.planes_copier(p, g, x.dtype)(x)[: p.batch * p.in_channels * math.prod(p.output)]
+    return _copies.planes_copier(p, g, x.dtype)(x)[: p.batch * p.in_channels * math.prod(p.output)]
 
 
 def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
@@ -250,10 +250,10 @@ def _put_in_order(cut: Cut, y: Array, out: Array) -> None:
     p = cut.p
     rows, lanes, taps = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
     if p is cut.problem:
-        _grid.transposed(y, p.groups * rows, taps, lanes, taps, out)
+        _copies.transposed(y, p.groups * rows, taps, lanes, taps, out)
     else:  # rows are c, lanes are k
-        swapped = y if taps == 1 else _grid.transposed(y, p.groups * rows, taps, lanes, taps)
-        _grid.exchanged(swapped, p.groups, rows, lanes, taps, out)
+        swapped = y if taps == 1 else _copies.transposed(y, p.groups * rows, taps, lanes, taps)
+        _copies.exchanged(swapped, p.groups, rows, lanes, taps, out)
 
 
 def _key(op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> tuple[Any, ...]:
@@ -272,7 +272,7 @@ def _cut(problem: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> C
     some = sum(s.steps > 0 for s in shapes)  # a single product without terms is quicker stored than the whole result filled
     kept = [(t, s) for t, s in zip(tables, shapes, strict=True) if s.steps > 0 or (len(s.parts) > 1 and len(shapes) - some == 1)]
     products = [(t, int(t.geometry[0]), s.pieces, s.scratch, s.packs) for t, s in kept]
-    copier = _grid.pixels_copier if _products.channels_last(p, op) else _grid.planes_copier
+    copier = _copies.pixels_copier if _products.channels_last(p, op) else _copies.planes_copier
     cut = Cut(
         dense, p, products, len(products) < len(tables), op == "wgrad" and p is dense,
         copier(p, g, dtype) if _products.copies(p, op, g) else None, g.copied, p.channels_last and op != "wgrad",
