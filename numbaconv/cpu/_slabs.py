@@ -21,7 +21,8 @@ from numbaconv._jit import Kernel, unsigned
 from numbaconv.cpu import _isa, _parallel
 from numbaconv.cpu._grid import Reads, reads
 from numbaconv.cpu._rolls import MOST_TAPS, Rolls
-from numbaconv.cpu._simd_stencil import Slab, lane_sums, prefetch, slab, slab_dots
+from numbaconv.cpu._simd_slab import Slab, lane_sums, slab, slab_dots
+from numbaconv.cpu._simd_stencil import prefetch
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.cpu.bias import CODES, activate
 from numbaconv.problem import ConvProblem, Op, Options

@@ -19,7 +19,8 @@ import numpy as np
 from numbaconv.arrays import empty
 from numbaconv.cpu import _isa, _parallel, _seconds, direct
 from numbaconv.cpu._sum import add_pairwise
-from numbaconv.cpu._winograd import ALIGNMENT, AXES, STRIP, Tile, kernels
+from numbaconv.cpu._winograd import ALIGNMENT, STRIP, kernels
+from numbaconv.cpu._winograd_maps import AXES, Tile
 from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
