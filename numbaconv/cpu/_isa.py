@@ -46,7 +46,7 @@ ISAS = {
 @functools.cache
 def features() -> frozenset[str]:
     """Return what this CPU has, in LLVM's names."""
-    return frozenset(name for name, there in llvm.get_host_cpufeatures().items() if there)
+    return frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
 
 
 @functools.cache
