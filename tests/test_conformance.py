@@ -353,9 +353,13 @@ def test_results_are_bit_identical_for_any_number_of_threads_and_both_pools(algo
                 with nc.num_threads(count):
                     results[mode, count] = compute(algorithm, problem, op, a, b, bias, "relu" if op == "fprop" else None)
         assert any(batches), f"{name} is too small to be shared"
-        first = results["pool", 1].tobytes()
-        different = [key for key, result in results.items() if result.tobytes() != first]
-        assert not different, f"{algorithm} {op} {name} differs for {different}"
+        first = results["pool", 1]
+        different = {
+            key: f"{np.count_nonzero(result != first)} of {first.size} by {np.abs(result - first).max()}"
+            for key, result in results.items()
+            if result.tobytes() != first.tobytes()
+        }
+        assert not different, f"{algorithm} {op} {name}, whose results reach {np.abs(first).max()}, differs for {different}"
 
 
 def test_concurrent_callers_get_what_a_single_one_gets(rng):

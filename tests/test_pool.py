@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import sys
@@ -184,9 +186,11 @@ def test_interrupts_at_any_moment(tiles: int) -> None:
                 left[0] = often
             while not level:
                 run(pool, tiles, 20, 3, 100)
+                assert left[0], "an interrupt was swallowed"
         except TimeoutError:
             pass
 
+    gc.disable()  # what its callbacks raise is lost
     before = signal.signal(signal.SIGALRM, handler)
     try:
         for n in range(400):
@@ -201,7 +205,22 @@ def test_interrupts_at_any_moment(tiles: int) -> None:
         left[0] = 0
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        gc.enable()
     assert met[0] > 100 and len(pool.helpers) == 2
+
+
+def test_only_the_system_s_errors_are_nothing_as_helpers_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler's TimeoutError is an OSError, too."""
+    pool = Pool()
+    for error in (PermissionError(1, "no"), TimeoutError()):
+
+        def refuse(pid: int, error: OSError = error) -> set[int]:
+            raise error
+
+        pool.avoided = -1
+        monkeypatch.setattr(os, "sched_getaffinity", refuse, raising=False)
+        with contextlib.nullcontext() if error.errno else pytest.raises(TimeoutError):
+            pool._keep_off(0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

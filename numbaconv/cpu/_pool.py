@@ -140,11 +140,14 @@ class Pool:
         if cpu == self.avoided or cpu < 0:
             return
         self.avoided = cpu
-        with contextlib.suppress(OSError):
+        try:
             allowed = os.sched_getaffinity(0)
             for helper in self.helpers:
                 if helper.native_id is not None:  # it is about to start
                     os.sched_setaffinity(helper.native_id, allowed - {cpu} or allowed)
+        except OSError as error:
+            if error.errno is None:  # not the system's, but a signal handler's: a TimeoutError is an OSError, too
+                raise
 
     def _grow(self, size: int) -> None:
         looks()  # compiled before there are threads, since a fork must not meet one of them at it
