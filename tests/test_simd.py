@@ -120,9 +120,9 @@ def test_llvm_is_not_free_to_change_sums() -> None:
     """A formula is rounded alike in every kernel that it is compiled into: nothing in it may be reordered or contracted."""
     numbers, one, many = types.float32[::1], types.int64[::1], types.int64[:, ::1]
     for function in _transform.functions(_isa.host(), np.dtype(np.float32), False):
-        function.compile((numbers, types.int64, types.int64, one, many, numbers, numbers, types.int64))
-        (compiled,) = function.overloads.values()
-        code = str(compiled.library._get_module_for_linking())
+        signature = (numbers, types.int64, types.int64, one, many, numbers, numbers, types.int64)
+        function.compile(signature)
+        code = str(function.overloads[signature].library._get_module_for_linking())
         sums = re.findall(r"= f(?:add|sub|mul) ([a-z ]*)<", code)
         assert sums and set(sums) == {"arcp "}
         assert "llvm.fmuladd" in code
