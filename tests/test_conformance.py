@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -371,3 +373,29 @@ def test_concurrent_callers_get_what_a_single_one_gets(rng):
     with ThreadPoolExecutor(6) as pool:
         for found in pool.map(lambda _: nc.conv2d(x, w, padding=1), range(60)):
             np.testing.assert_array_equal(found, expected)
+
+
+FROM_CACHE = """
+import hashlib
+import numpy as np
+import numbaconv as nc
+from numbaconv.cpu import _parallel
+_parallel.SERIAL_SECONDS = 0.0
+rng = np.random.default_rng(0)
+x, w = rng.standard_normal((2, 4, 56, 56), np.float32), rng.standard_normal((4, {channels}, {taps}, {taps}), np.float32)
+for mode in ("pool", "numba"):
+    nc.set_threading(mode)
+    with nc.num_threads(2):
+        y = nc.conv2d(x, w, groups=4 // {channels}, padding=2, method="{method}")
+    print(hashlib.sha256(y.tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize(("method", "channels", "taps"), [("fft", 1, 5), ("winograd", 4, 3)])
+def test_kernels_that_come_from_the_cache_agree_too(method: str, channels: int, taps: int) -> None:
+    """Of kernels compiled in one process one may call the other's functions, which have the same names; those of the cache have their own."""
+    code = FROM_CACHE.format(method=method, channels=channels, taps=taps)
+    for _ in range(2):  # the second finds all in the cache, if there is one
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+        first, *others = done.stdout.split()
+        assert others == [first]
