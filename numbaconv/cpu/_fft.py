@@ -53,7 +53,8 @@ def _loader(trouble: int, limit: Any) -> Any:
     return take
 
 
-# An argument that is written as a number has a type of its own, for which Numba would compile a callee once more: ``origin`` is 0.
+# An argument that is written as a number has a type of its own, for which Numba would compile a callee once more: ``origin`` is 0, an
+# int64 as ``first`` is (``worker`` is unsigned in the kernel for Numba's threads).
 
 
 @functools.cache
@@ -98,7 +99,7 @@ def kernels(isa: _isa.Isa, real: np.dtype[Any], flat: bool) -> tuple[Kernel, Ker
         members, real, sums = geometry[3], scratch.dtype.type, channels * 2 * plane
         x_strides, y_strides = (geometry[12], geometry[13], geometry[14]), (geometry[17], geometry[18], geometry[19])
         for worker in prange(workers):
-            data, origin = scratch[worker], worker - worker
+            data, origin = scratch[worker], first - first
             for number in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 job = jobs[number]
                 group, pair = job // pairs, job % pairs
@@ -147,7 +148,7 @@ def kernels(isa: _isa.Isa, real: np.dtype[Any], flat: bool) -> tuple[Kernel, Ker
         taps, none, real = geometry[23], pieces[0, :0], scratch.dtype.type
         w_strides = (geometry[24], geometry[25], geometry[26])
         for worker in prange(workers):
-            data, origin = scratch[worker], worker - worker
+            data, origin = scratch[worker], first - first
             gradient, sums = channels * 2 * plane, (channels + 1) * 2 * plane
             for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 piece, block = job // (groups * blocks), job % blocks

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import threading
@@ -26,6 +27,7 @@ LOOK_OUT_SECONDS = 0.3e-3  # for which a thread waits awake: several times what 
 NAP_SECONDS = 50e-6  # between two looks of a caller who has waited so long
 WAKE_SECONDS = 0.2e-3  # to wake a helper for less costs more than it brings (32→32 1×1 on 28², every 2 ms: 123 µs instead of 74),
 OFTEN_SECONDS = 1e-3  # unless calls follow each other like this, and the next one finds it awake
+REFUSALS = {errno.EPERM, errno.ESRCH, errno.EINVAL, errno.ENOSYS}  # to move a thread to other cores
 ALONE = np.empty(0, np.int64)  # the job of who works alone
 Array = np.ndarray[Any, Any]
 
@@ -139,15 +141,15 @@ class Pool:
         """
         if cpu == self.avoided or cpu < 0:
             return
-        self.avoided = cpu
         try:
             allowed = os.sched_getaffinity(0)
             for helper in self.helpers:
                 if helper.native_id is not None:  # it is about to start
                     os.sched_setaffinity(helper.native_id, allowed - {cpu} or allowed)
         except OSError as error:
-            if error.errno is None:  # not the system's, but a signal handler's: a TimeoutError is an OSError, too
+            if error.errno not in REFUSALS:  # not the system's, but a signal handler's: a TimeoutError is an OSError, too
                 raise
+        self.avoided = cpu
 
     def _grow(self, size: int) -> None:
         looks()  # compiled before there are threads, since a fork must not meet one of them at it
