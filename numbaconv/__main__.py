@@ -9,67 +9,19 @@ import importlib.metadata
 import importlib.util
 import math
 import platform
-import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numbaconv as nc
+from numbaconv._kept import clear, compiled_files, size_of
 
 PLAINER = {"−": "-", "·": "*", "×": "x", "∂": "d", "Σ": "sum ", "²": "^2", "σ": "sigma", "√": "sqrt", "’": "'", "…": "..."}
-FOLDER = re.compile(r"[0-9a-f]{24}")  # the names that _jit gives to folders and files of compiled code
-FILE = re.compile(r".+\.bin|\.new-.+|coefficients\.json")
 SIMD = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16", "amx-bf16", "neon", "dotprod", "sve")
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """One file of the cache."""
-
-    path: Path
-    size: int
-
-
-def compiled_files(root: Path | None) -> Iterator[Compiled]:
-    """Yield the files in the cache that this library wrote, tuned coefficients too: nothing else, and nothing through a link."""
-    for folder in _entries(root):
-        if FOLDER.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
-            for path in _entries(folder):
-                if FILE.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                    try:
-                        yield Compiled(path, path.lstat().st_size)
-                    except OSError:  # another process has cleared it
-                        continue
-
-
-def _entries(folder: Path | None) -> list[Path]:
-    try:
-        return sorted(folder.iterdir()) if folder else []
-    except OSError:
-        return []
-
-
-def clear(root: Path | None) -> tuple[int, int]:
-    """Delete the compiled files, and their folders where nothing else is left; return how many went and how many could not."""
-    removed = kept = 0
-    folders = set()
-    for file in compiled_files(root):
-        folders.add(file.path.parent)
-        try:
-            file.path.unlink()
-            removed += 1
-        except OSError:
-            kept += 1
-    for folder in folders:
-        if not _entries(folder):
-            with contextlib.suppress(OSError):  # another process has just written to it
-                folder.rmdir()
-    return removed, kept
 
 
 def cpu_name() -> str:
@@ -86,10 +38,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _size(files: Sequence[Compiled]) -> str:
-    return f"{len(files)} file{'' if len(files) == 1 else 's'}, {sum(f.size for f in files) / 2**20:.1f} MiB"
 
 
 def gpu() -> str:
@@ -127,7 +75,7 @@ def info() -> int:
         ("GPU", gpu()),
         ("estimates", f"tuned on this machine, {tuned.date}" if tuned else "as shipped; `python -m numbaconv warmup --tune` measures this machine"),
         ("cache", f"{root or 'none: no folder can be written to'}"),
-        ("cache size", f"{_size(files)}; of this version on this CPU {_size(ours)}"),
+        ("cache size", f"{size_of(files)}; of this version on this CPU {size_of(ours)}"),
     ]
     for name, value in rows:
         print(f"{name:<12}{value}")
@@ -146,7 +94,7 @@ def cache(delete: bool) -> int:
         print("No folder can be written to: kernels are compiled anew in every process. NUMBACONV_CACHE_DIR sets another.")
         return 0
     files = list(compiled_files(root))
-    print(f"{root}: {_size(files)}")
+    print(f"{root}: {size_of(files)}")
     if not delete:
         return 0
     removed, kept = clear(root)

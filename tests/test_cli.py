@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import numbaconv as nc
-from numbaconv.__main__ import clear, compiled_files, main
+from numbaconv.__main__ import main
+from numbaconv._kept import clear, compiled_files
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ import numbaconv
 ROOT = Path(numbaconv.__file__).parent
 # A file imports from lower floors alone, and within its own folder if it is one of those. Folders stand for all their files.
 FLOORS = {
-    "memory": 0, "_callee": 0, "_share": 0,
+    "memory": 0, "_callee": 0, "_share": 0, "_kept": 0,
     "_extension": 1, "problem": 1, "arrays": 1, "_jit": 1, "_docs": 1,
     "reference": 2, "tuning": 2,
     "cpu": 3, "cuda": 3,
