@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.cases import Array, Layer, random
 from numbaconv._jit import FASTMATH
-from numbaconv.cpu import _isa, _simd
+from numbaconv.cpu import _isa, _simd_tile
 
 CACHED = 16 << 20  # bytes; between the two working sets below
 NEAR, FAR = 8 << 20, 96 << 20  # bytes of the triads' three arrays, of all threads together
@@ -100,12 +100,13 @@ def measure(dtype: str, threads: int) -> Roofline:
 def _products(dtype: np.dtype[Any]) -> tuple[int, Callable[[], Callable[[], Any]]]:
     """Return the operations of a millisecond or so of micro-kernels, and what makes a function that does them."""
     isa, repeats = _isa.host(), 1000
-    multiply, lanes, ones = _simd.multiply(isa, dtype, isa.vectors), isa.lanes(dtype), np.zeros(1, np.int64)
+    multiply, lanes, line = _simd_tile.multiply(isa, dtype), isa.lanes(dtype), np.zeros(_simd_tile.LINE, np.int64)
+    line[_simd_tile.COUNT] = isa.vectors
 
     @compiled
     def products(panel: Array, weights: Array, tile: Array) -> None:
         for _ in range(repeats):
-            multiply(weights, 0, 1, panel, 0, STEPS, tile, 0, 0, 0, tile, 0, 0, 1, ones, 0, ones, 0, tile, 0, 0, tile, 0, ones, 0, 62)
+            multiply(weights, 0, 1, panel, 0, 0, panel, 0, line, 0, 0, 0, 62, line, 0, STEPS, tile, 0, 0, 0, tile, 0, 0, 1, tile, 0, 0)
 
     def make() -> Callable[[], Any]:
         arrays = [random((STEPS * lanes,), dtype.name), random((STEPS * isa.rows,), dtype.name), random((isa.rows * lanes,), dtype.name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from numba import prange
 from scipy.special import expit
 
 import numbaconv as nc
-from numbaconv import reference
+from numbaconv import arrays, reference
 from numbaconv._jit import Kernel
-from numbaconv.cpu import _grid, _isa, _parallel, _products, _simd, _simd_move, _tables, gemm
-from numbaconv.cpu._panels import CHUNK, WHOLE
+from numbaconv.cpu import _grid, _isa, _parallel, _products, _simd_move, _simd_tile, _tables, gemm
+from numbaconv.cpu._panels import CHUNK
+from numbaconv.cpu._simd_tile import WHOLE
 from numbaconv.problem import ConvProblem, Op, Options
 
 # Of every instruction set in one dtype, and of two in both: a product's kernel takes five seconds to compile.
@@ -308,12 +310,37 @@ def test_estimates_do_not_depend_on_threads() -> None:
     assert costs[0] == costs[1] == costs[2]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_results_pass_the_caches(dtype: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are the same for lines of y that start on one of the caches' and for others, with threads, and beside what a line leaves over."""
+    monkeypatch.setattr(_tables, "PAST_CACHES", 0)
+    for shape, filters, options in (
+        ((3, 20, 24, 32), (26, 20, 1, 1), {}), ((2, 4, 9, 80), (17, 4, 3, 3), {"padding": 1}), ((1, 9, 7, 7), (40, 9, 1, 1), {}),
+        ((1, 200, 16, 48), (8, 200, 1, 1), {}), ((2, 8, 6, 16), (48, 4, 1, 1), {"groups": 2}), ((2, 7, 8, 33), (9, 7, 2, 2), {"stride": 2}),
+    ):  # fmt: skip
+        x, w, bias = (rng.integers(-3, 4, size).astype(dtype) for size in (shape, filters, filters[0]))
+        for layout, activation in itertools.product(("NCHW", "NHWC"), (None, "relu", "tanh")):
+            a = x if layout == "NCHW" else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+            how = {"layout": layout, "activation": activation, **options}
+            expected = nc.conv2d(a, w, bias, method="direct", **how)
+            memory = arrays.empty((expected.size + 1,), np.dtype(dtype), 0)
+            for start, threads in itertools.product((0, 1), (1, 2)):
+                out = memory[start:][: expected.size].reshape(expected.shape)
+                out.fill(np.nan)
+                with nc.num_threads(threads):
+                    nc.conv2d(a, w, bias, method="gemm", out=out, **how)
+                np.testing.assert_allclose(out, expected, rtol=0, atol=0 if activation != "tanh" else 1e-6)
+        p = ConvProblem.from_shapes(shape, filters, rank=2, **options)
+        cuts = [gemm._cut(p, op, _isa.host(), np.dtype(dtype)).products[0][0] for op in ("fprop", "wgrad")]  # type: ignore[arg-type]
+        assert [tables.geometry[-1] for tables in cuts] == [1, 0]
+
+
 def test_what_is_asked_for_is_in_the_table() -> None:
     for filters in range(8, 8 * 33, 8):
         p = ConvProblem.from_shapes((1, 769, 16, 16), (filters, 769, 1, 1), rank=2)
         (shape,) = shapes(p, "fprop")
         (tables, *_), *_ = gemm._cut(p, "fprop", _isa.host(), np.dtype(np.float32)).products
-        filled, unrolled = shape.blocks_each, _simd.UNROLLED
-        slow = max(n for n in range(9) if n == 0 or unrolled << n <= filled)
-        furthest = shape.steps + CHUNK * (filled - 1) // filled + (CHUNK // unrolled - 1 >> slow)
+        asking, unrolled = max(1, shape.blocks_each - 1), _simd_tile.UNROLLED
+        slow = max(n for n in range(9) if n == 0 or unrolled << n <= asking)
+        furthest = shape.steps + max(CHUNK * (asking - 1) // asking + (CHUNK // unrolled - 1 >> slow), CHUNK - 1)
         assert furthest < len(tables.b_steps)

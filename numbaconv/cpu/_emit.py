@@ -18,6 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from numbaconv.arrays import CACHE_LINE
 from numbaconv.cpu._isa import Isa, features, widest
 
 I64, I32, I8, I1, VOID = (*(ir.IntType(bits) for bits in (64, 32, 8, 1)), ir.VoidType())
@@ -76,6 +77,38 @@ class Vectors:
                     builder.store(value, pointer, align=self.size)
                 with otherwise:
                     self._store_some(value, pointer, self.mask(*bits) if bits else mask)
+
+    def streams(self) -> bool:
+        """Return whether a vector is a cache line, that `store_row` can write past the caches."""
+        return self.isa.vector_bytes == CACHE_LINE == widest().vector_bytes and platform.machine() in ("x86_64", "AMD64")
+
+    def store_row(self, values: list[Any], pointer: Any, past: Any = None) -> None:
+        """Store vectors side by side; past the caches if a condition holds, which it may where the pointer is that of a cache line.
+
+        A store in the caches reads a line that they do not hold before it is written. Other threads see what passed them after `settle`.
+        """
+        if past is None:
+            for n, value in enumerate(values):
+                self.store(value, pointer, n)
+            return
+        with self.builder.if_else(past) as (through, otherwise):
+            with through:
+                for n, value in enumerate(values):
+                    stored = self.builder.store(value, self._cast(pointer, n), align=CACHE_LINE)
+                    stored.set_metadata("nontemporal", self.builder.module.add_metadata([I32(1)]))
+            with otherwise:
+                self.store_row(values, pointer)
+
+    def settle(self) -> None:
+        """Wait until memory has what passed the caches."""
+        if self.streams():
+            self.call("llvm.x86.sse.sfence", VOID)
+
+    def on_line(self, pointer: Any, *elements: Any) -> Any:
+        """Return whether an address and so many elements more are those of cache lines."""
+        builder = self.builder
+        offsets = [builder.ptrtoint(pointer, I64), *(builder.mul(count, I64(self.size)) for count in elements)]
+        return builder.icmp_signed("==", builder.and_(functools.reduce(builder.or_, offsets), I64(CACHE_LINE - 1)), I64(0))
 
     def _all_bits(self, bits: tuple[Any, ...]) -> Any:
         full = ir.IntType(self.width)(-1)
@@ -302,34 +335,6 @@ class Vectors:
         """Call an LLVM intrinsic (llvmlite's own declarations take no vector types)."""
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
-
-
-class Term:
-    """A vector in a formula. What is added to a product is one multiply-add with it: which one is said here, not left to LLVM."""
-
-    def __init__(self, vectors: Vectors, value: Any, factors: tuple[Any, Any] | None = None) -> None:
-        self.vectors, self.value, self.factors = vectors, value, factors
-
-    def __neg__(self) -> Term:
-        negated = self.vectors.builder.fneg
-        return Term(self.vectors, negated(self.value), self.factors and (negated(self.factors[0]), self.factors[1]))
-
-    def __add__(self, other: Term) -> Term:
-        if other.factors:
-            return Term(self.vectors, self.vectors.fma(*other.factors, self.value))
-        if self.factors:
-            return Term(self.vectors, self.vectors.fma(*self.factors, other.value))
-        return Term(self.vectors, self.vectors.add(self.value, other.value))
-
-    def __sub__(self, other: Term) -> Term:
-        return self + -other
-
-    def __rmul__(self, factor: float) -> Term:
-        return -self if factor == -1 else self * Term(self.vectors, self.vectors.constant(factor))
-
-    def __mul__(self, other: Term) -> Term:
-        factors = self.value, other.value
-        return Term(self.vectors, self.vectors.multiply(*factors), factors)
 
 
 def vector_code(isa: Isa, dtype: np.dtype[Any], parameters: str, returns: bool = False) -> Callable[[Callable[..., Any]], Any]:

@@ -12,22 +12,19 @@ import numpy as np
 
 from numbaconv._jit import inline, unsigned
 from numbaconv.cpu import _isa, _simd_move
-from numbaconv.cpu._simd import UNROLLED
+from numbaconv.cpu._simd_tile import COUNT, MASKS, PLACES, UNROLLED
 
 CHUNK = 148  # steps summed in registers at the most, the 147 of a 7×7 stem in one: panels stay in L1, rounding in 8 eps (test_numerics)
 CHUNKS = 56  # chunks added in one place; sums of longer ones are added in a second (each with the rounding of so many terms at the most)
 TOGETHER = 4  # blocks of rows that are packed together if they are neighbours: two lines of the caches
+PANELS = 4  # of lanes, of CHUNK steps, that a thread has room for: shorter ones of more lines
 BESIDE = 4  # columns left over that are multiplied together
-MOST = 3  # vectors of a tile's row: what a line of the table of columns has room for
-# A line of the table of columns: how many vectors, whether they are whole, and per vector its place, its lanes (bits) and their place in y.
-# WHOLE says whether all lanes of all of them count and their places in y are neighbours.
-COUNT, WHOLE, PLACES, MASKS, TARGETS, LINE = 0, 1, 2, 2 + MOST, 2 + 2 * MOST, 2 + 3 * MOST
 STEPS = 8  # where the geometry says how many terms a sum has
 
 
 @functools.cache
-def packers(isa: _isa.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Return the compiled-code functions `pack_lanes` and `pack_rows`."""
+def packers(isa: _isa.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any, Any]:
+    """Return the compiled-code functions `inside`, `pack_lanes` and `pack_rows`."""
     width, height = isa.width(dtype), isa.rows
     gather_one, gather_two, gather_three = (_simd_move.gather(isa, dtype, v) for v in (1, 2, 3))
     transpose, load_transposed = _simd_move.transpose(isa, dtype, True), _simd_move.load_transposed(isa, dtype, height)
@@ -35,27 +32,33 @@ def packers(isa: _isa.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any]:
     pack_beside, pack_blocks = _simd_move.pack_beside(isa, dtype), _simd_move.pack_blocks(isa, dtype, TOGETHER)
 
     @inline
-    def gather(panel, b, place, columns, line, b_steps, step, count, reach):  # type: ignore[no-untyped-def]
-        # Vectors side by side, those that end behind the array element by element.
-        vectors, last = columns[line + COUNT], 0
-        for v in range(vectors):
+    def inside(b, place, columns, line, reach):  # type: ignore[no-untyped-def]
+        # Whether no vector of a line ends behind the array.
+        last = 0
+        for v in range(columns[line + COUNT]):
             last = max(last, columns[line + PLACES + v])
-        if place + last + reach + width <= b.size:
+        return place + last + reach + width <= b.size
+
+    @inline
+    def gather(panel, base, b, place, columns, line, b_steps, step, count, reach):  # type: ignore[no-untyped-def]
+        # Vectors side by side, those that end behind the array element by element.
+        vectors = columns[line + COUNT]
+        if inside(b, place, columns, line, reach):
             if vectors == 1:
-                gather_one(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
+                gather_one(b, place, columns, line + PLACES, b_steps, step, count, panel, base)
             elif vectors == 2:
-                gather_two(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
+                gather_two(b, place, columns, line + PLACES, b_steps, step, count, panel, base)
             else:
-                gather_three(b, place, columns, line + PLACES, b_steps, step, count, panel, 0)
+                gather_three(b, place, columns, line + PLACES, b_steps, step, count, panel, base)
             return
         for k in range(count):
             for v in range(vectors):
-                source, to = place + columns[line + PLACES + v] + b_steps[step + k], (k * vectors + v) * width
+                source, to = place + columns[line + PLACES + v] + b_steps[step + k], base + (k * vectors + v) * width
                 for i in range(width):
                     panel[unsigned(to + i)] = b[source + i] if source + i < b.size else 0
 
     @inline
-    def turn(panel, b, place, columns, line, channel, count):  # type: ignore[no-untyped-def]
+    def turn(panel, base, b, place, columns, line, channel, count):  # type: ignore[no-untyped-def]
         # The same of vectors whose lanes are ``channel`` elements apart, and whose steps are neighbours. Lanes that do not count are 0:
         # what lay there before may be denormal, and a multiply-add of such numbers takes a hundred times as long.
         vectors = columns[line + COUNT]
@@ -64,7 +67,9 @@ def packers(isa: _isa.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any]:
             while mask:
                 lanes, mask = lanes + 1, mask >> 1
             for k in range(0, count, width):
-                transpose(b, place + columns[line + PLACES + v] + k, channel, lanes, count - k, panel, (k * vectors + v) * width, vectors * width)
+                transpose(
+                    b, place + columns[line + PLACES + v] + k, channel, lanes, count - k, panel, base + (k * vectors + v) * width, vectors * width
+                )
 
     @inline
     def fill_up(panel, at, count, each):  # type: ignore[no-untyped-def]
@@ -73,12 +78,12 @@ def packers(isa: _isa.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any]:
             panel[unsigned(i)] = 0
 
     @inline
-    def pack_lanes(panel, b, place, turned, reach, columns, line, b_steps, step, count):  # type: ignore[no-untyped-def]
+    def pack_lanes(panel, base, b, place, turned, reach, columns, line, b_steps, step, count):  # type: ignore[no-untyped-def]
         if turned:
-            turn(panel, b, place + b_steps[step], columns, line, turned, count)
+            turn(panel, base, b, place + b_steps[step], columns, line, turned, count)
         else:
-            gather(panel, b, place, columns, line, b_steps, step, count, reach)
-        fill_up(panel, 0, count, columns[line + COUNT] * width)
+            gather(panel, base, b, place, columns, line, b_steps, step, count, reach)
+        fill_up(panel, base, count, columns[line + COUNT] * width)
 
     @inline
     def pack_rows(panel, base, aside, a, place, a_row, blocks, first, filled, a_steps, runs, step, count):  # type: ignore[no-untyped-def]
@@ -108,7 +113,7 @@ def packers(isa: _isa.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any]:
                 load_transposed(a, at + a_steps[step + k], a_row, valid, 0, count - k, CHUNK, panel, to + k * height)
             fill_up(panel, to, count, height)
 
-    return pack_lanes, pack_rows
+    return inside, pack_lanes, pack_rows
 
 
 @inline

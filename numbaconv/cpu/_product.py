@@ -9,9 +9,9 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline, unsigned
-from numbaconv.cpu import _isa, _panels, _product_store, _simd
-from numbaconv.cpu._panels import BESIDE, CHUNK, CHUNKS, COUNT, LINE, MASKS, MOST, PLACES, STEPS, TARGETS, WHOLE
-from numbaconv.cpu._simd import UNROLLED
+from numbaconv.cpu import _isa, _panels, _product_store, _simd, _simd_tile
+from numbaconv.cpu._panels import BESIDE, CHUNK, CHUNKS, PANELS, STEPS
+from numbaconv.cpu._simd_tile import COUNT, LINE, MOST, PAST, PLACES, SOME, TO_SUMS, UNROLLED, WHOLE, WHOLES
 
 
 @functools.cache
@@ -21,37 +21,14 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
     Without ``packs`` the rows are read where they lie: for those that serve a few lines only, and whose steps are neighbours.
     """
     width, height = isa.width(dtype), isa.rows
-    tiles = [_simd.multiply(isa, dtype, v, bias_per_lane, packs) for v in range(1, isa.vectors + 1)]
-    one, two, three = (tiles + tiles[-1:] * 2)[:3]
-    most = max(MOST * width, BESIDE * height)  # elements of a step in a panel
+    multiply, settle = _simd_tile.multiply(isa, dtype, bias_per_lane, packs), _simd_tile.settle(isa, dtype)
+    most = max(PANELS * MOST * width, BESIDE * height)  # elements of a step in the panels
     beside, beside_one = (_simd.multiply_beside(isa, dtype, columns) for columns in (BESIDE, 1))
     few, zero = _simd.multiply_few(isa, dtype), dtype.type(0)
     together = BESIDE if packs else max(1, width // height)  # columns left over that are multiplied at once
-    even_chunks, (pack_lanes, pack_rows) = _panels.even_chunks, _panels.packers(isa, dtype)
+    widest = isa.vectors
+    even_chunks, (inside, pack_lanes, pack_rows) = _panels.even_chunks, _panels.packers(isa, dtype)
     store_tile, store_tails, activate_rows = _product_store.stores(isa, dtype, bias_per_lane, smooth, together)
-
-    @inline
-    def multiply_rows(rows, rows_at, a_row, blocks, first, filled, panel, count, columns, line, sums, sums_at, add, store, y, y_place, y_row,  # type: ignore[no-untyped-def]
-                      bias, bias_at, relu, b, ahead, b_steps, ahead_step, far):  # fmt: skip
-        # Each block of a line; while it is multiplied the caches are asked for its share of what lies ``ahead``.
-        vectors, broken, slow = columns[line + COUNT], 0, 0 if far else 62
-        size, masks, targets = height * vectors * width, line + MASKS, line + TARGETS
-        while far and UNROLLED << slow + 1 <= filled:
-            slow += 1
-        for block in range(filled):
-            valid, to, soon = blocks[first + block, 1], sums_at + block * size, ahead_step + count * block // filled
-            at = rows_at + (block * height * CHUNK if packs else blocks[first + block, 0])
-            y_at, shift = y_place + blocks[first + block, 2], bias_at + (columns[targets] if bias_per_lane else blocks[first + block, 3])
-            if vectors == 1:
-                broken |= one(rows, at, a_row, panel, 0, count, sums, to, add, store, y, y_at, y_row, valid, columns, masks, columns, targets,
-                              bias, shift, relu, b, ahead, b_steps, soon, slow)  # fmt: skip
-            elif vectors == 2:
-                broken |= two(rows, at, a_row, panel, 0, count, sums, to, add, store, y, y_at, y_row, valid, columns, masks, columns, targets,
-                              bias, shift, relu, b, ahead, b_steps, soon, slow)  # fmt: skip
-            else:
-                broken |= three(rows, at, a_row, panel, 0, count, sums, to, add, store, y, y_at, y_row, valid, columns, masks, columns, targets,
-                                bias, shift, relu, b, ahead, b_steps, soon, slow)  # fmt: skip
-        return broken
 
     @inline
     def multiply_tails(rows, rows_at, a_row, blocks, first, filled, b, at_b, tails, b_steps, step, count, sums, base, panel, add):  # type: ignore[no-untyped-def]
@@ -79,21 +56,38 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
 
     @inline
     def add_lines(rows, rows_at, a_row, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, first, filled, b_steps, step, stop,  # type: ignore[no-untyped-def]
-                  count, sums, base, panel, add, last, y, y_place, y_row, bias, bias_at, relu, far):  # fmt: skip
-        # A chunk of a tile's lines; ahead lies the next line, behind the last the next chunk, or the next tile. The last chunk of a sum
-        # goes to y, the others to the sums. Numba would compile `multiply_rows` once more for literals.
-        broken, lines = 0, columns.size // LINE
-        for i in range(count_lines):
-            line, ahead_step = (line0 + i) * LINE, step
-            ahead = at_b + columns[(line0 + (i + 1 if i + 1 < count_lines else 0)) * LINE + PLACES]
-            if i + 1 == count_lines:
-                ahead_step = step + count
-                if ahead_step >= stop:
-                    ahead, ahead_step = at_b + columns[min(line0 + count_lines, lines - 1) * LINE + PLACES], 0
-            store = 0 if not last else _simd.WHOLE if columns[line + WHOLE] else _simd.SOME
-            pack_lanes(panel, b, at_b, turned, reach, columns, line, b_steps, step, count)
-            broken |= multiply_rows(rows, rows_at, a_row, blocks, first, filled, panel, count, columns, line, sums, base + i * span, add, store,
-                                    y, y_place, y_row, bias, bias_at, relu, b, ahead, b_steps, ahead_step, far)  # fmt: skip
+                  count, sums, base, panels, add, last, whole, y, y_place, y_row, bias, bias_at, relu, far):  # fmt: skip
+        # A chunk of a tile's lines: some lines of each block, so that long runs of y are written one after the other. The last chunk of a sum
+        # goes to y, the others to the sums. The first block packs the lanes that are not packed yet; the others ask the caches for what lies
+        # ahead, each for its share, or the first for all of it if they are too few.
+        room, broken, asking, slow = (count + UNROLLED - 1) // UNROLLED * UNROLLED * widest * width, 0, max(1, filled - 1), 0 if far else 62
+        at_once = max(1, (PANELS if whole < PAST else 1) * MOST * CHUNK * width // room)
+        while far and UNROLLED << slow + 1 <= asking:
+            slow += 1
+        for i0 in range(0, count_lines, at_once):
+            some, unpacked = min(at_once, count_lines - i0), 0
+            for i in range(some):
+                line = (line0 + i0 + i) * LINE
+                if filled > 1 and not turned and columns[line + COUNT] == widest and count % UNROLLED == 0 and inside(b, at_b, columns, line, reach):
+                    unpacked |= 1 << i
+                else:
+                    pack_lanes(panels, i * room, b, at_b, turned, reach, columns, line, b_steps, step, count)
+            for block in range(filled):
+                at, place = rows_at + (block * height * CHUNK if packs else blocks[first + block, 0]), y_place + blocks[first + block, 2]
+                shift, share = bias_at + blocks[first + block, 3], count * max(0, block - 1) // asking
+                for i in range(some):
+                    line, ahead, soon = (line0 + i0 + i) * LINE, (line0 + i0 + i + some) * LINE, share
+                    if i0 + i + some >= count_lines:  # of the next chunk, or the next tile
+                        more = step + count < stop
+                        ahead, soon = ahead - count_lines * LINE if more else min(ahead, columns.size - LINE), soon + (count if more else -step)
+                    gathers = unpacked >> i & 1 if block == 0 else 0
+                    to = base + (i0 + i) * span + block * height * columns[line + COUNT] * width
+                    store = TO_SUMS if not last else whole if columns[line + WHOLE] else SOME
+                    pace, next_at = 62 if gathers and asking >= UNROLLED else slow, columns[ahead + PLACES]
+                    if gathers and far and i0 == 0:  # nobody asked for these lines, if another thread had the tile before
+                        pace, next_at, soon = 0, columns[min(line + LINE, columns.size - LINE) + PLACES], 0
+                    broken |= multiply(rows, at, a_row, panels, i * room, gathers, b, at_b, b_steps, step, next_at, soon, pace, columns,
+                                       line, count, sums, to, add, store, y, place, y_row, blocks[first + block, 1], bias, shift, relu)  # fmt: skip
         return broken
 
     @inline
@@ -123,6 +117,7 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
         a_row, rows_alike = geometry[16], outer if geometry[12] == 0 else 1  # samples that read the same rows
         y_group, y_outer, y_piece, y_row, bias_group = geometry[22], geometry[23], geometry[24], geometry[25], geometry[26]
         far, apart, parts, first_steps, turned = geometry[29], geometry[30], geometry[31], geometry[32], geometry[33]
+        whole = PAST if geometry[34] and code < 2 else WHOLES  # what the other activations read once more stays in the caches
         span, lines = blocks_each * height * MOST * width, columns.size // LINE
         room, panel_room, per_chunk = lines_each * span, most * CHUNK, height * blocks_each * CHUNK
         first_chunks = (first_steps + CHUNK - 1) // CHUNK if parts > 1 else 0
@@ -157,7 +152,7 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
                             aside = packed_room - 2 * height * width
                             pack_rows(packed, slot, aside, a, at_a, a_row, blocks, block0, filled, a_steps, runs, step, count)
                         broken |= add_lines(rows, rows_at, a_row, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, block0,
-                                            filled, b_steps, step, stop, count, sums, base, panel, add, last_chunk, y, place, y_row, bias,
+                                            filled, b_steps, step, stop, count, sums, base, panel, add, last_chunk, whole, y, place, y_row, bias,
                                             bias_at, code == 1, far)  # fmt: skip
                         if len(tails) and line0 + count_lines == lines:
                             multiply_tails(
@@ -181,6 +176,8 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
                                           bias, bias_at, code)  # fmt: skip
                 if broken:
                     strange[0] = 1
+            if whole == PAST:
+                settle()
 
     return Kernel(product, f"-{isa.name}-{dtype.name}{'-lanes' * bias_per_lane}{'-smooth' * smooth}{'-direct' * (not packs)}")
 
@@ -189,4 +186,4 @@ def scratch(blocks_each: int, lines_each: int, parts: int, tails: int, chunks: i
     """Elements that a thread needs: a tile's sums of each part and once more, its panels, and the sums of the columns left over."""
     width, height, most = isa.width(dtype), isa.rows, max(BESIDE, isa.width(dtype) // isa.rows)
     room, packed = MOST * width * lines_each * blocks_each * height, height * (blocks_each * chunks * CHUNK + 2 * width)
-    return (parts + 1) * room + max(MOST * width, BESIDE * height) * CHUNK + packed + parts * -(-tails // most) * most * blocks_each * height
+    return (parts + 1) * room + max(PANELS * MOST * width, BESIDE * height) * CHUNK + packed + parts * -(-tails // most) * most * blocks_each * height

@@ -9,7 +9,7 @@ import numpy as np
 
 from numbaconv._jit import inline
 from numbaconv.cpu import _isa, _simd, _simd_stencil
-from numbaconv.cpu._panels import COUNT, LINE, MASKS, TARGETS
+from numbaconv.cpu._simd_tile import COUNT, LINE, MASKS, TARGETS
 from numbaconv.cpu.bias import activate
 
 

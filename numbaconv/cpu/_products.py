@@ -9,8 +9,8 @@ import numpy as np
 
 from numbaconv.cpu import _grid, _isa, _parallel, _product
 from numbaconv.cpu._grid import Grid, Reads
-from numbaconv.cpu._panels import CHUNK, CHUNKS, LINE, MOST
-from numbaconv.cpu._simd import UNROLLED
+from numbaconv.cpu._panels import CHUNK, CHUNKS
+from numbaconv.cpu._simd_tile import LINE, MOST, UNROLLED
 from numbaconv.problem import ConvProblem, Op
 
 SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2

@@ -1,9 +1,8 @@
-"""The vector code of `gemm` and `dots`: a register tile's multiply-adds, and what stores it."""
+"""The vector code of `dots`, and of `gemm` beside its register tiles (`_simd_tile`): few columns, and what stores a tile."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any
 
 import numpy as np
@@ -11,105 +10,9 @@ from llvmlite import ir
 
 from numbaconv.cpu._emit import I64, Vectors, vector_code
 from numbaconv.cpu._isa import Isa
+from numbaconv.cpu._simd_tile import UNROLLED
 
-TO_TILE, WHOLE, SOME = 0, 1, 2  # where `multiply` stores: in its tile, or in y whole vectors that are neighbours, or those lanes that count
-
-# Steps that `multiply` takes together: on a core whose units another thread shares it then reaches 0.96 of the speed of multiply-adds alone,
-# and 0.87 one at a time with tables for both operands (36 and 43 instructions for 24 of them).
-UNROLLED = 4
 PIXELS = 2  # vectors of pixels that `multiply_pixels` takes together where they are whole; four: no faster (0.77, 0.75 of PyTorch, five layers)
-
-
-@functools.cache
-def multiply(isa: Isa, dtype: np.dtype[Any], vectors: int, per_lane: bool = False, packed: bool = True) -> Any:
-    """Return a compiled-code function for a register tile.
-
-    Its sums over ``count`` ≥ 1 steps k, for ROWS rows r and ``vectors`` vectors of lanes l, are
-
-        s[r, l] = Σ_k a[ai + k·ROWS + r] · b[bi + k·L + l] (+ tile[ti + r·L + l] if ``add``),
-
-    or if not ``packed`` of a[ai + r·row + k]. Its parameters are (a, ai, row, b, bi, count, tile, ti, add, store, y, yi, y_row, valid,
-    masks, mi, targets, di, bias, ci, relu, soon, si, soon_steps, ss, slow). With ``store`` TO_TILE the sums go to the tile. Else
-    bias[ci + r] (bias[ci + l] if ``per_lane``) is added, negative ones are replaced by 0 if ``relu``, and vector v of row r goes to
-    y[yi + r·y_row + targets[di + v]]: the lanes that masks[mi + v] has bits for, side by side; or all of them, and those of v + 1 behind
-    them, if WHOLE. It returns whether a sum stored in y is not finite. VECTORS loads and ROWS broadcasts feed ROWS·VECTORS multiply-adds
-    into as many registers. Steps are taken UNROLLED at a time: a and b have zeros up to there; what is not packed has as many. Rows
-    from ``valid`` on, which a packed one repeats, are those of the last valid one. Meanwhile it asks the caches for the lines of y that
-    it will store, and for those at soon[si + soon_steps[ss + n]], n = k / UNROLLED / 2^``slow``.
-    """
-    rows, size = isa.rows, 64 // dtype.itemsize
-    lines = -(-vectors * isa.vector_bytes // 64)
-
-    @vector_code(
-        isa, dtype, "a[] row b[] count tile[] add store y[] y_row valid masks[] targets[] bias[] relu soon[] soon_steps[] slow", returns=True
-    )
-    def multiply(v: Vectors, a, row, b, count, tile, add, store, y, y_row, valid, masks, targets, bias, relu, soon, soon_steps, slow):  # type: ignore[no-untyped-def]
-        builder, last = v.builder, v.builder.sub(valid, I64(1))
-        kept = [builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last) for r in range(rows)]
-        apart = [] if packed else v.rows(a, row, valid)
-        groups = builder.sdiv(builder.add(count, I64(UNROLLED - 1)), I64(UNROLLED))
-        first = builder.select(builder.icmp_signed("<", groups, I64(rows // 2)), groups, I64(rows // 2))
-        stored = builder.icmp_signed("!=", store, I64(TO_TILE))
-        first = builder.select(stored, first, I64(0))
-        result = v.at(y, builder.load(targets))
-
-        def group(k, sums):  # type: ignore[no-untyped-def]
-            factors, lanes, results = v.at(a, (k, UNROLLED * rows)), v.at(b, (k, UNROLLED * vectors * v.width)), list(sums)
-            for u in range(UNROLLED):
-                loads = [v.load(lanes, u * vectors + n) for n in range(vectors)]
-                for r in range(rows):
-                    some = slice(r * vectors, (r + 1) * vectors)
-                    if packed and r % 2 and v.reads_factors():  # as many as the units for loads have time for: 1 to 2 % less time
-                        results[some] = v.fma_memory(factors, u * rows + r, loads, results[some])
-                        continue
-                    factor = v.splat(builder.load(v.at(factors, u * rows + r) if packed else v.at(apart[r], (k, UNROLLED), u)))
-                    results[some] = v.here([v.fma(factor, loads[n], results[some][n]) for n in range(vectors)])
-            return results
-
-        def summing(k, sums):  # type: ignore[no-untyped-def]
-            there = builder.gep(soon, [builder.load(builder.gep(soon_steps, [builder.lshr(k, slow)]))])
-            for line in range(lines):
-                v.prefetch(v.at(there, line * size), level=2)
-            return group(k, sums)
-
-        def storing(k, sums):  # type: ignore[no-untyped-def]
-            for half, line in itertools.product((0, rows // 2), range(lines)):
-                v.prefetch(v.at(result, (y_row, builder.add(k, I64(half))), line * size), write=True)
-            return summing(k, sums)
-
-        sums = v.loop(first, [v.zero] * (rows * vectors), storing, True)
-        sums = v.loop(builder.sub(groups, first), sums, lambda k, sums: summing(builder.add(first, k), sums), True)
-        results = v.choose(builder.icmp_signed("==", add, I64(0)), lambda: sums, lambda: [v.add(s, v.load(tile, n)) for n, s in enumerate(sums)])
-
-        def finished(whole):  # type: ignore[no-untyped-def]
-            lower, strange = v.lower_bound(relu), [v.zero] * vectors  # apart, so that none waits for the others
-            bits = [builder.load(builder.gep(masks, [I64(n)])) for n in range(vectors)]
-            chosen, lanes = [v.mask(some) for some in bits], [v.first(builder.ctpop(some)) for some in bits]
-            places = [builder.load(builder.gep(targets, [I64(n)])) for n in range(vectors)]
-            for r in range(rows):
-                here = v.at(y, (y_row, kept[r]))
-                for n in range(vectors):
-                    shift = v.load(bias, n) if per_lane else v.splat(builder.load(builder.gep(bias, [kept[r]])))
-                    value = v.add(results[r * vectors + n], shift)
-                    if whole:
-                        strange[n] = v.note_strange(value, strange[n])
-                        v.store(v.at_least(value, lower), v.at(here, places[0]), n)
-                        continue
-                    strange[n] = v.note_strange(builder.select(chosen[n], value, v.zero), strange[n])
-                    v.store(v.compress(v.at_least(value, lower), bits[n]), v.at(here, places[n]), mask=lanes[n])
-            return [v.any_strange(functools.reduce(v.add, strange))]
-
-        def to_tile():  # type: ignore[no-untyped-def]
-            for n, value in enumerate(results):
-                v.store(value, tile, n)
-            return [I64(0)]
-
-        def to_y():  # type: ignore[no-untyped-def]
-            return v.choose(builder.icmp_signed("==", store, I64(WHOLE)), lambda: finished(True), lambda: finished(False))
-
-        return v.choose(stored, to_y, to_tile)[0]
-
-    return multiply
 
 
 @functools.cache

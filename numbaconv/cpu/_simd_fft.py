@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cpu._emit import Term, Vectors, vector_code
+from numbaconv.cpu._emit import Vectors, vector_code
 from numbaconv.cpu._isa import Isa
+from numbaconv.cpu._term import Term
 
 FORWARD, INVERSE = -1, 1  # the sign of the exponent
 

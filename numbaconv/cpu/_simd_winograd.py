@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cpu._emit import I64, Term, Vectors, vector_code
+from numbaconv.cpu._emit import I64, Vectors, vector_code
 from numbaconv.cpu._isa import Isa
+from numbaconv.cpu._term import Term
 
 UNROLLED = 4  # steps that `multiply_strided` takes together
 Formula = Callable[[list[Term]], list[Term]]

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.cpu import _copies, _grid, _isa, _parallel, _product, _products, _seconds, _tables, direct
-from numbaconv.cpu._panels import CHUNK, MOST
+from numbaconv.cpu._panels import CHUNK
+from numbaconv.cpu._simd_tile import MOST
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu.bias import CODES, fill
 from numbaconv.problem import ConvProblem, Op, Options, Run, Unsupported
