@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -313,7 +316,7 @@ def test_estimates_do_not_depend_on_threads() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_large_results_pass_the_caches(dtype: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results are the same for lines of y that start on one of the caches' and for others, with threads, and beside what a line leaves over."""
-    monkeypatch.setattr(_tables, "PAST_CACHES", 0)
+    monkeypatch.setattr(gemm, "PAST_CACHES", 0)
     for shape, filters, options in (
         ((3, 20, 24, 32), (26, 20, 1, 1), {}), ((2, 4, 9, 80), (17, 4, 3, 3), {"padding": 1}), ((1, 9, 7, 7), (40, 9, 1, 1), {}),
         ((1, 200, 16, 48), (8, 200, 1, 1), {}), ((2, 8, 6, 16), (48, 4, 1, 1), {"groups": 2}), ((2, 7, 8, 33), (9, 7, 2, 2), {"stride": 2}),
@@ -331,8 +334,73 @@ def test_large_results_pass_the_caches(dtype: str, rng: np.random.Generator, mon
                     nc.conv2d(a, w, bias, method="gemm", out=out, **how)
                 np.testing.assert_allclose(out, expected, rtol=0, atol=0 if activation != "tanh" else 1e-6)
         p = ConvProblem.from_shapes(shape, filters, rank=2, **options)
-        cuts = [gemm._cut(p, op, _isa.host(), np.dtype(dtype)).products[0][0] for op in ("fprop", "wgrad")]  # type: ignore[arg-type]
-        assert [tables.geometry[-1] for tables in cuts] == [1, 0]
+        whole = _isa.host().vector_bytes == 64 and np.prod(p.output) * np.dtype(dtype).itemsize % 64 == 0
+        assert gemm._passes_caches(p, "fprop", np.dtype(dtype)) == whole and not gemm._passes_caches(p, "wgrad", np.dtype(dtype))
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
+def test_more_lines_than_an_integer_has_bits(isa: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[isa])
+    for x, w, options in (
+        ((1, 437, 5, 5), (16, 437, 3, 3), {"stride": 2}), ((1, 416, 6, 6), (16, 416, 3, 3), {"dilation": 2}),
+        ((1, 262, 6, 6), (16, 262, 5, 5), {}), ((1, 173, 5, 5), (32, 173, 3, 3), {"stride": 2}),
+    ):  # fmt: skip
+        check(ConvProblem.from_shapes(x, w, rank=2, **options), "wgrad", rng, "float32")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects a page as Linux does")
+def test_nothing_behind_an_operand_is_read() -> None:
+    """A column that only the even outputs have is read for the odd ones, too: at the end of an array there may be no memory behind it."""
+    code = """
+import ctypes, mmap
+import numpy as np
+import numbaconv as nc
+
+def guarded(*shape):
+    size = 4 * int(np.prod(shape))
+    pages = -(-size // mmap.PAGESIZE)
+    memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
+    end = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + pages * mmap.PAGESIZE
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(end), mmap.PAGESIZE, 0) == 0
+    array = np.frombuffer(memory, np.float32, size // 4, pages * mmap.PAGESIZE - size).reshape(shape)
+    array[:] = 1
+    return array
+
+for x, w in (((2, 60, 4, 3), (11, 60, 1, 3)), ((1, 9, 6, 5), (16, 9, 3, 3))):
+    y = nc.conv2d(guarded(*x), guarded(*w), stride=2, padding=1, method="gemm").shape
+    for _ in range(2):
+        nc.conv2d_grad_input(guarded(*y), guarded(*w), x, stride=2, padding=1, method="gemm")
+        nc.conv2d_grad_weight(guarded(*x), guarded(*y), w, stride=2, padding=1, method="gemm")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_samples_that_are_copied_are_done_in_parts(channels_last: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    single = np.dtype("float32")
+    for shape, filters, options in (
+        ((5, 6, 9, 11), (10, 3, 3, 3), {"stride": 2, "padding": 1, "groups": 2}), ((3, 4, 1, 40), (9, 4, 1, 5), {"padding": (0, 2), "dilation": 2}),
+    ):  # fmt: skip
+        results = []
+        for copied, parts in ((1, shape[0]), (1500, 2), (1 << 20, 1)):
+            monkeypatch.setattr(gemm, "COPIED", copied)
+            p = ConvProblem.from_shapes(shape, filters, rank=2, **options)
+            p = replace(p, channels_last=channels_last)
+            rng, found = np.random.default_rng(0), []
+            for op, names in (("fprop", "xwy"), ("dgrad", "ywx")):
+                a, b, out = (rng.standard_normal(p.shape(name)).astype(single) for name in names)
+                if op == "fprop":
+                    assert -(-p.batch // gemm._part(p, op, single).batch) >= parts
+                bias = rng.standard_normal(out.shape[-1] if channels_last else out.shape[1]).astype(single)
+                out.fill(np.nan)
+                gemm.run(p, op, a, b, out, Options(bias, "relu"))  # type: ignore[arg-type]
+                found.append(out)
+            results.append((*found, gemm.workspace(p, "fprop", single)))
+        for *found, _ in results[1:]:
+            for one, other in zip(found, results[0], strict=False):
+                np.testing.assert_array_equal(one, other)
+        assert results[0][-1] < results[-1][-1]
 
 
 def test_what_is_asked_for_is_in_the_table() -> None:

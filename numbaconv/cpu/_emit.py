@@ -79,7 +79,7 @@ class Vectors:
                     self._store_some(value, pointer, self.mask(*bits) if bits else mask)
 
     def streams(self) -> bool:
-        """Return whether a vector is a cache line, that `store_row` can write past the caches."""
+        """Return whether a vector is a cache line, which `store_row` can write past the caches."""
         return self.isa.vector_bytes == CACHE_LINE == widest().vector_bytes and platform.machine() in ("x86_64", "AMD64")
 
     def store_row(self, values: list[Any], pointer: Any, past: Any = None) -> None:

@@ -1,6 +1,6 @@
 """The panels of `gemm`: pieces of both operands in the order in which its register tiles read them.
 
-A panel of lanes is a chunk of one line of columns, for L1; a panel of rows a chunk of one block, for L2, of each step its rows side by side.
+A panel of lanes is a chunk of one line of columns, near L1; a panel of rows a chunk of one block, for L2, of each step its rows side by side.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numbaconv._jit import inline, unsigned
 from numbaconv.cpu import _isa, _simd_move
 from numbaconv.cpu._simd_tile import COUNT, MASKS, PLACES, UNROLLED
 
-CHUNK = 148  # steps summed in registers at the most, the 147 of a 7×7 stem in one: panels stay in L1, rounding in 8 eps (test_numerics)
+CHUNK = 148  # steps summed in registers at the most, the 147 of a 7×7 stem in one: a panel fits L1, rounding in 8 eps (test_numerics)
 CHUNKS = 56  # chunks added in one place; sums of longer ones are added in a second (each with the rounding of so many terms at the most)
 TOGETHER = 4  # blocks of rows that are packed together if they are neighbours: two lines of the caches
 PANELS = 4  # of lanes, of CHUNK steps, that a thread has room for: shorter ones of more lines

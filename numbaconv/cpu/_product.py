@@ -13,6 +13,8 @@ from numbaconv.cpu import _isa, _panels, _product_store, _simd, _simd_tile
 from numbaconv.cpu._panels import BESIDE, CHUNK, CHUNKS, PANELS, STEPS
 from numbaconv.cpu._simd_tile import COUNT, LINE, MOST, PAST, PLACES, SOME, TO_SUMS, UNROLLED, WHOLE, WHOLES
 
+MARKED = 62  # lines that the bits of an integer can tell apart
+
 
 @functools.cache
 def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: bool, packs: bool = True) -> Kernel:
@@ -40,7 +42,8 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
             for c in range(1 if packs and len(tails) - c0 == 1 else together):
                 source, to = at_b + tails[min(c0 + c, len(tails) - 1), 0], c * pitch
                 for k in range(padded):
-                    value = b[unsigned(source + b_steps[step + k])] if k < count else zero
+                    at = source + b_steps[step + k]  # a column that one of two parts has may lie behind the array for the other
+                    value = b[unsigned(at)] if k < count and at < b.size else zero
                     for r in range(each):
                         panel[unsigned(to + k * each + r)] = value
             for block in range(filled):
@@ -59,9 +62,9 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
                   count, sums, base, panels, add, last, whole, y, y_place, y_row, bias, bias_at, relu, far):  # fmt: skip
         # A chunk of a tile's lines: some lines of each block, so that long runs of y are written one after the other. The last chunk of a sum
         # goes to y, the others to the sums. The first block packs the lanes that are not packed yet; the others ask the caches for what lies
-        # ahead, each for its share, or the first for all of it if they are too few.
-        room, broken, asking, slow = (count + UNROLLED - 1) // UNROLLED * UNROLLED * widest * width, 0, max(1, filled - 1), 0 if far else 62
-        at_once = max(1, (PANELS if whole < PAST else 1) * MOST * CHUNK * width // room)
+        # ahead, each for its share, and where they are too few the first for all of it.
+        each, broken, asking, slow = (count + UNROLLED - 1) // UNROLLED * UNROLLED * widest * width, 0, max(1, filled - 1), 0 if far else 62
+        at_once = min(MARKED, max(1, (PANELS if whole < PAST else 1) * MOST * CHUNK * width // each))
         while far and UNROLLED << slow + 1 <= asking:
             slow += 1
         for i0 in range(0, count_lines, at_once):
@@ -71,7 +74,7 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
                 if filled > 1 and not turned and columns[line + COUNT] == widest and count % UNROLLED == 0 and inside(b, at_b, columns, line, reach):
                     unpacked |= 1 << i
                 else:
-                    pack_lanes(panels, i * room, b, at_b, turned, reach, columns, line, b_steps, step, count)
+                    pack_lanes(panels, i * each, b, at_b, turned, reach, columns, line, b_steps, step, count)
             for block in range(filled):
                 at, place = rows_at + (block * height * CHUNK if packs else blocks[first + block, 0]), y_place + blocks[first + block, 2]
                 shift, share = bias_at + blocks[first + block, 3], count * max(0, block - 1) // asking
@@ -84,9 +87,9 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
                     to = base + (i0 + i) * span + block * height * columns[line + COUNT] * width
                     store = TO_SUMS if not last else whole if columns[line + WHOLE] else SOME
                     pace, next_at = 62 if gathers and asking >= UNROLLED else slow, columns[ahead + PLACES]
-                    if gathers and far and i0 == 0:  # nobody asked for these lines, if another thread had the tile before
+                    if gathers and far and i0 == 0:  # the next line, which nobody asked for if another thread had the tile before
                         pace, next_at, soon = 0, columns[min(line + LINE, columns.size - LINE) + PLACES], 0
-                    broken |= multiply(rows, at, a_row, panels, i * room, gathers, b, at_b, b_steps, step, next_at, soon, pace, columns,
+                    broken |= multiply(rows, at, a_row, panels, i * each, gathers, b, at_b, b_steps, step, next_at, soon, pace, columns,
                                        line, count, sums, to, add, store, y, place, y_row, blocks[first + block, 1], bias, shift, relu)  # fmt: skip
         return broken
 
@@ -110,7 +113,7 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
                 geometry, a_steps, runs, b_steps, blocks, columns, stretches, starts, tails, row_targets):  # fmt: skip
         # THE ALGORITHM: y[row, lane] = Σ_step a[place(row) + a_steps[step]] · b[place(lane) + b_steps[step]].
         # THE SCHEDULE: a tile is some blocks of ROWS rows times some lines of up to MOST vectors of columns. CHUNK steps at a time its rows
-        # are packed, for L2, then each line of columns, for L1, and each block of it is multiplied in registers; the sums of the tile stay
+        # are packed, for L2, then lines of columns, as the first block is multiplied, and each block of them in registers; the sums of the tile stay
         # in L2. strange[0] says whether a sum is not finite.
         blocks_each, supers, outer, lines_each, line_groups = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
         pieces, reps, steps, reach, kept = geometry[6], geometry[7], geometry[STEPS], geometry[9], geometry[10]

@@ -15,7 +15,8 @@ MOST = 3  # vectors of a tile's row: what a line of the table of columns has roo
 # A line of the table of columns: how many vectors, whether they are whole, and per vector its place, its lanes (bits) and their place in y.
 # WHOLE says whether all lanes of all of them count and their places in y are neighbours.
 COUNT, WHOLE, PLACES, MASKS, TARGETS, LINE = 0, 1, 2, 2 + MOST, 2 + 2 * MOST, 2 + 3 * MOST
-# Where a tile goes: to its sums, or to y those lanes that count, or whole vectors that are neighbours, or these past the caches.
+# Where a tile goes: to its sums, or to y those lanes that count, or whole vectors that are neighbours, or these past the caches
+# (through them where a row does not start on a line of theirs).
 TO_SUMS, SOME, WHOLES, PAST = range(4)
 
 # Steps that are taken together: on a core whose units another thread shares a tile then reaches 0.96 of the speed of multiply-adds alone,
@@ -42,8 +43,8 @@ def multiply(isa: Isa, dtype: np.dtype[Any], per_lane: bool = False, packed: boo
     x[xi + ahead + steps[ki + soon + n / 2^slow] :].
 
     With ``gathers``, for a line of as many vectors as there can be and a multiple of UNROLLED steps, the panel is filled on the way, for other
-    rows: vector v of step k is x[xi + places[v] + steps[ki + k] :]. Of what lies ahead it asks for nothing then, or if ``slow`` is 0
-    for every step: few rows that follow could not.
+    rows: vector v of step k is x[xi + places[v] + steps[ki + k] :]. It asks for what lies ahead only if ``slow`` is 0,
+    and then for all steps.
     """
 
     @vector_code(

@@ -17,9 +17,6 @@ from numbaconv.cpu._simd_tile import COUNT, LINE, MASKS, MOST, PLACES, TARGETS, 
 from numbaconv.problem import ConvProblem, Op
 
 IN_CACHE = 512 << 10  # bytes of a sample that stay in L2: more is prefetched
-# Bytes of a result that are stored past the caches: 32→192 1×1 on 28×28, 16 samples (9.6 MB), 3.1 → 2.3 ms, and 96→384 on 56×56 (4.8 MB) 2.9 → 2.5;
-# but who reads 3 or 6 MB next waits as much longer. Where stores were not whole lines side by side, depthwise and Winograd, it was slower.
-PAST_CACHES = 8 << 20
 SLAB = 1 << 12  # vectors whose lanes are worked out at once
 Array = np.ndarray[Any, Any]
 
@@ -39,8 +36,8 @@ class Tables(NamedTuple):
     row_targets: Array  # of each row, where rows are not evenly apart in y
 
 
-def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _isa.Isa, dtype: np.dtype[Any]) -> Tables:
-    """Return the tables of one product."""
+def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _isa.Isa, dtype: np.dtype[Any], past: bool = False) -> Tables:
+    """Return the tables of one product, whose results may go ``past`` the caches."""
     make = _wgrad if op == "wgrad" else _pixel_rows if p.channels_last else _pixel_lanes
     strides, a_steps, b_steps, blocks, (columns, targets, apart, tails), row_targets = make(p, op, g, shape, isa, dtype)
     supers, line_groups = -(-shape.blocks // shape.blocks_each), max(1, -(-shape.lines // shape.lines_each))
@@ -51,7 +48,7 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _isa.Isa, dtype: n
         tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
         max(b_steps, default=0), int(shape.kept), *strides, int(far), apart, len(shape.parts), channels * _products.count_taps(shape.parts[:1]),
         math.prod(p.input) if _products.turns(p, op, g) else 0,
-        int(op != "wgrad" and math.prod(p.shape("y")) * dtype.itemsize >= PAST_CACHES),
+        int(past),
     )  # fmt: skip
     stretches, starts = _stretches(targets, apart, isa.width(dtype), p.output[2])
     runs, longer = _runs(np.asarray(a_steps), isa.width(dtype)), np.append(b_steps, np.zeros(_products.AHEAD, np.int64))
