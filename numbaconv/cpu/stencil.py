@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline
-from numbaconv.cpu import _isa, _parallel, _rolls, _seconds, _simd_stencil, _slabs, direct
+from numbaconv.cpu import _isa, _parallel, _rolls, _seconds, _simd_stencil, _slabs, _slabs_wgrad, direct
 from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._grid import reads_zeros
 from numbaconv.cpu._stencil_moves import channel_copier, channel_storer, clear, copier, storer
@@ -82,7 +82,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     if found := _slabs.passes(p, op, dtype):
         if op != "wgrad":
             return p.out_channels * dtype.itemsize  # a bias
-        sums = _slabs.wgrad_scratch(found[0], p, dtype) * _parallel.get_num_threads()
+        sums = _slabs_wgrad.scratch(found[0], p, dtype) * _parallel.get_num_threads()
         return (_slabs.pieces(found[0], p) * math.prod(p.shape("w")) + sums) * dtype.itemsize
     blocks = _blocks(problem, op, dtype)
     if op == "wgrad":
@@ -132,7 +132,7 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
 def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
     seconds = cost(problem, "wgrad", dw.dtype)
     if found := _slabs.passes(problem, "wgrad", dw.dtype):
-        broken = _slabs.run_wgrad(found[0], problem, dy, x, dw, seconds)
+        broken = _slabs_wgrad.run(found[0], problem, dy, x, dw, seconds)
     else:
         broken = _wgrad_in_blocks(problem, dy, x, dw.reshape(-1), seconds)
     if broken:  # it may be 0·∞ in the padding or beyond the end of a row
