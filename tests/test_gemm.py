@@ -16,7 +16,7 @@ from scipy.special import expit
 import numbaconv as nc
 from numbaconv import arrays, reference
 from numbaconv._jit import Kernel
-from numbaconv.cpu import _grid, _isa, _parallel, _products, _simd_move, _simd_tile, _tables, gemm
+from numbaconv.cpu import _grid, _isa, _parallel, _products, _simd_move, _simd_tile, _tables, direct, gemm
 from numbaconv.cpu._panels import CHUNK
 from numbaconv.cpu._simd_tile import WHOLE
 from numbaconv.problem import ConvProblem, Op, Options
@@ -396,6 +396,16 @@ def test_samples_that_are_copied_are_done_in_parts(channels_last: bool, rng: np.
                 out.fill(np.nan)
                 gemm.run(p, op, a, b, out, Options(bias, "relu"))  # type: ignore[arg-type]
                 found.append(out)
+                packed = gemm.prepare(p, op, b)  # type: ignore[arg-type]
+                again = np.full_like(out, np.nan)
+                gemm.run(p, op, a, b, again, Options(bias, "relu", packed))  # type: ignore[arg-type]
+                np.testing.assert_array_equal(again, out)
+            x, w = (rng.standard_normal(p.shape(name)).astype(single) for name in "xw")
+            w[0, 0, 0, 0, 0] = np.inf  # times a zero of the padding, which is not a number
+            y, expected = (np.full(p.shape("y"), np.nan, single) for _ in range(2))
+            gemm.run(p, "fprop", x, w, y, Options())
+            direct.run(p, "fprop", x, w, expected, Options())
+            np.testing.assert_allclose(y, expected, rtol=0, atol=1e-4)
             results.append((*found, gemm.workspace(p, "fprop", single)))
         for *found, _ in results[1:]:
             for one, other in zip(found, results[0], strict=False):

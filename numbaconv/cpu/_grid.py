@@ -17,7 +17,7 @@ from numbaconv.cpu import _isa, _seconds
 from numbaconv.problem import ConvProblem
 
 LEFT_OVER = 1.5  # lanes that a column left over takes the time of: a step of it takes longer
-MOST_MORE = 1 << 19  # elements that a plane for each column of taps may take more than one for each phase
+MOST_MORE = 1 << 19  # elements of a sample that planes for each column of taps may take more than one for each phase
 SLACK = 64  # elements behind a copy that may be read and are never used
 Array = np.ndarray[Any, Any]
 
@@ -135,8 +135,8 @@ def _in_line(p: ConvProblem, g: Grid, per_axis: list[list[Reads]]) -> Grid:
     lines, lanes = (z - 1) * h.pitch + y - 1, _isa.host().width(np.dtype(np.float32))
     now, then = (_filled_lanes(lines * pitch + q, lanes) for pitch in (w.pitch, q))
     now = min(now, z * y * -(-q // lanes) * lanes)
-    more = p.batch * p.in_channels * (narrow.plane - g.plane)
-    saved = p.macs / math.prod(p.input_dilation) * (now - then) / (z * y * q)
+    more = p.in_channels * (narrow.plane - g.plane)  # of a sample: it should not matter how many there are
+    saved = p.macs / max(1, p.batch) / math.prod(p.input_dilation) * (now - then) / (z * y * q)
     return narrow if _pays(saved, more) else g
 
 

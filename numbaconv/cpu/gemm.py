@@ -63,8 +63,18 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs at most {MOST_TAPS} taps on an axis and {MOST_TERMS} channels × taps in a group, got {taps} and {terms}")
     if 0 in p.gemm_shape("fprop"):
         raise Unsupported("needs at least one output and a sum of at least one term")
-    if (part := _part(problem, op, dtype)) is not problem:
-        return {name: count * problem.batch / part.batch for name, count in work(part, op, dtype).items()}
+    part = _part(problem, op, dtype)
+    counted = _count(part, op, dtype)
+    if part is not problem:
+        counted = {name: count * problem.batch / part.batch for name, count in counted.items()}
+    if p.channels_last and op == "fprop" or op != "fprop" and math.prod(p.filter) > 1 and (p.channels_last or op == "wgrad"):
+        counted["transpose"] += math.prod(p.shape("w")) * dtype.itemsize / 4
+    return counted
+
+
+def _count(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
+    """Count what takes time for each part of the samples."""
+    p = _forward(problem, op)
     isa, size, whole, problem = _isa.host(), dtype.itemsize / 4, problem, _dense(problem, op)
     g, shapes = _products.shapes(p, op, isa, dtype)
     counted = dict.fromkeys(SECONDS, 0.0)
@@ -75,8 +85,6 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     if _products.turns(p, op, g):
         panels = math.prod(p.shape("x")) * -(-shapes[0].blocks // shapes[0].blocks_each)
         counted["transpose"] += TURNED * panels * size
-    if p.channels_last and op == "fprop" or op != "fprop" and math.prod(p.filter) > 1 and (p.channels_last or op == "wgrad"):
-        counted["transpose"] += math.prod(p.shape("w")) * size
     for shape in shapes:
         products = p.groups * shape.outer * shape.blocks * shape.vectors
         counted["call"] += 1
@@ -147,24 +155,32 @@ class Cut(NamedTuple):
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``, a part of the samples after the other where they are copied."""
-    past, part = _passes_caches(problem, op, out.dtype), _part(problem, op, out.dtype)
+    past, part, isa, dtype = _passes_caches(problem, op, out.dtype), _part(problem, op, out.dtype), _isa.host(), out.dtype
+    cut = _cut(part, op, isa, dtype, past)
     if part is problem:
-        _run(problem, op, a, b, out, options, past)
+        _run(cut, problem, op, a, b, out, options)
         return
-    packed = prepare(problem, op, b) if options.packed is None else options.packed
+    options = replace(options, packed=prepare(problem, op, b) if options.packed is None else options.packed)
     for first in range(0, problem.batch, part.batch):
         some = slice(first, first + part.batch)
-        _run(_samples(problem, len(out[some])), op, a[some], b, out[some], replace(options, packed=packed), past)
+        if len(out[some]) < part.batch:
+            part = _samples(problem, len(out[some]))
+            cut = _cut(part, op, isa, dtype, past)
+        _run(cut, part, op, a[some], b, out[some], options)
 
 
 def _part(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> ConvProblem:
     """Return the problem of as many samples as are copied at once."""
     if op == "wgrad" or problem.batch == 1:
         return problem
-    p = _forward(problem, op)
-    g, _ = _grid.grid(p, split=not _products.channels_last(p, op))
-    most = COPIED // max(1, p.in_channels * g.plane * dtype.itemsize)
-    return _samples(problem, max(1, most)) if _products.copies(p, op, g) and most < problem.batch else problem
+    key = "part", op, _isa.host().name, dtype
+    if key not in problem.derived:
+        p = _forward(problem, op)
+        g, _ = _grid.grid(p, split=not _products.channels_last(p, op))
+        most = COPIED // max(1, p.in_channels * g.plane * dtype.itemsize)
+        problem.derived[key] = min(problem.batch, max(1, most)) if _products.copies(p, op, g) else problem.batch
+    samples = problem.derived[key]
+    return problem if samples == problem.batch else _samples(problem, samples)
 
 
 def _samples(problem: ConvProblem, count: int) -> ConvProblem:
@@ -177,15 +193,16 @@ def _samples(problem: ConvProblem, count: int) -> ConvProblem:
 
 def _passes_caches(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> bool:
     """Return whether the result is too large for the caches, and its rows are whole lines of theirs."""
+    if op == "wgrad":
+        return False
     p, isa = _forward(problem, op), _isa.host()
     row = p.out_channels if p.channels_last else math.prod(p.output)
     whole = isa.vector_bytes == CACHE_LINE and row * dtype.itemsize % CACHE_LINE == 0
-    return op != "wgrad" and whole and math.prod(p.shape("y")) * dtype.itemsize >= PAST_CACHES
+    return whole and math.prod(p.shape("y")) * dtype.itemsize >= PAST_CACHES
 
 
-def _run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options, past: bool) -> None:
+def _run(cut: Cut, problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     isa, dtype = _isa.host(), out.dtype
-    cut = _cut(problem, op, isa, dtype, past)
     if cut.problem is not problem:
         b = _dense_input(problem, b)
     rows, lanes, other = _operands(cut, op, a, b, options.packed)
