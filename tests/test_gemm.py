@@ -336,6 +336,8 @@ def test_large_results_pass_the_caches(dtype: str, rng: np.random.Generator, mon
         p = ConvProblem.from_shapes(shape, filters, rank=2, **options)
         whole = _isa.host().vector_bytes == 64 and np.prod(p.output) * np.dtype(dtype).itemsize % 64 == 0
         assert gemm._passes_caches(p, "fprop", np.dtype(dtype)) == whole and not gemm._passes_caches(p, "wgrad", np.dtype(dtype))
+        tables = gemm._cut(p, "fprop", _isa.host(), np.dtype(dtype), whole).products[0][0]
+        assert tables.geometry[-1] == whole, "what the kernel is told"
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2"])

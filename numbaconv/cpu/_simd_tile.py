@@ -89,10 +89,27 @@ class _Tile:
     def run(self, vectors: int, gathers: bool) -> Any:
         """Write a tile of so many vectors, and return whether a sum stored in y is not finite."""
         v, builder, past, in_caches = self.v, self.v.builder, None, self.stored
-        lines = -(-vectors * v.width // self.size)
         if v.streams() and vectors == self.most:
             past = builder.and_(builder.icmp_signed("==", self.store, I64(PAST)), v.on_line(self.result, self.y_row))
             in_caches = builder.and_(self.stored, builder.not_(past))
+        sums = self._sums(vectors, gathers, in_caches)
+        older = lambda: [v.add(value, v.load(self.sums, n)) for n, value in enumerate(sums)]  # noqa: E731
+        sums = v.choose(builder.icmp_signed("==", self.add, I64(0)), lambda: sums, older)
+
+        def to_sums() -> list[Any]:
+            for n, value in enumerate(sums):
+                v.store(value, self.sums, n)
+            return [I64(0)]
+
+        def to_y() -> list[Any]:
+            whole = builder.icmp_signed(">=", self.store, I64(WHOLES))
+            return v.choose(whole, lambda: [self._store_whole(sums, vectors, past)], lambda: [self._store_some(sums, vectors)])
+
+        return v.choose(self.stored, to_y, to_sums)[0]
+
+    def _sums(self, vectors: int, gathers: bool, in_caches: Any) -> list[Any]:
+        """Write the loop over all steps, which asks for the lines of y if they go through the caches."""
+        v, builder, lines = self.v, self.v.builder, -(-vectors * self.v.width // self.size)
         origins = [v.at(self.x, self._column(PLACES + n)) for n in range(vectors)] if gathers else []
 
         def ask(n: Any) -> None:  # by the last elements of lines: where x does not start on one, their first are in the line before
@@ -130,19 +147,7 @@ class _Tile:
             first = builder.select(in_caches, first, I64(0))
             sums = v.loop(first, sums, storing, True)
             sums = v.loop(builder.sub(self.groups, first), sums, lambda k, sums: summing(builder.add(first, k), sums), True)
-        older = lambda: [v.add(value, v.load(self.sums, n)) for n, value in enumerate(sums)]  # noqa: E731
-        sums = v.choose(builder.icmp_signed("==", self.add, I64(0)), lambda: sums, older)
-
-        def to_sums() -> list[Any]:
-            for n, value in enumerate(sums):
-                v.store(value, self.sums, n)
-            return [I64(0)]
-
-        def to_y() -> list[Any]:
-            whole = builder.icmp_signed(">=", self.store, I64(WHOLES))
-            return v.choose(whole, lambda: [self._store_whole(sums, vectors, past)], lambda: [self._store_some(sums, vectors)])
-
-        return v.choose(self.stored, to_y, to_sums)[0]
+        return sums
 
     def _group(self, k: Any, sums: list[Any], vectors: int, origins: list[Any]) -> list[Any]:
         """Add UNROLLED steps; their lanes are gathered from ``origins`` if there are any."""

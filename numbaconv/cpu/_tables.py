@@ -47,8 +47,7 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _isa.Isa, dtype: n
     geometry = (
         tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
         max(b_steps, default=0), int(shape.kept), *strides, int(far), apart, len(shape.parts), channels * _products.count_taps(shape.parts[:1]),
-        math.prod(p.input) if _products.turns(p, op, g) else 0,
-        int(past),
+        math.prod(p.input) if _products.turns(p, op, g) else 0, int(past),
     )  # fmt: skip
     stretches, starts = _stretches(targets, apart, isa.width(dtype), p.output[2])
     runs, longer = _runs(np.asarray(a_steps), isa.width(dtype)), np.append(b_steps, np.zeros(_products.AHEAD, np.int64))
