@@ -36,11 +36,12 @@ def read(array, kind):
     return np.float64(array) if kind == "tf32" else twins.widened(array.view(np.uint16), kind).astype(np.float64)
 
 
-def check(problem, op, kind, rng, fill_kind="integers", bias=False, activation=None):
+def check(problem, op, kind, rng, fill_kind="integers", bias=False, activation=None, algorithm=tensor):
     a, b = (coded(v, kind) for v in operands(problem, op, np.float32, rng, fill_kind))
     channels = problem.out_channels if op == "fprop" else problem.in_channels
     shift = coded(fill((channels,), np.float32, rng), kind) if bias else None
-    out = on_gpu(tensor.run, problem, op, a, b, poisoned(problem.shape("y" if op == "fprop" else "x"), KINDS[kind]), Options(shift, activation))
+    out = poisoned(problem.shape("y" if op == "fprop" else "x"), KINDS[kind])
+    out = on_gpu(algorithm.run, problem, op, a, b, out, Options(shift, activation))
     wide_a, wide_b = read(a, kind), read(b, kind)
     good = reference.run(problem, op, wide_a, wide_b, None if shift is None else read(shift, kind), activation)
     if fill_kind == "integers" and activation in (None, "relu"):

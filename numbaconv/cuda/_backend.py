@@ -130,7 +130,8 @@ class Kernel:
 
     It takes one pointer for each dtype in ``pointers``, then one tuple of int32 values (int64 if ``wide``): ``integers`` of them, or the
     fields of a NamedTuple class. ``threads`` is its block; ``resident`` says how many blocks of it a multiprocessor is to hold, which
-    bounds its registers; ``shared`` are the bytes of its shared memory, where it does not say so itself.
+    bounds its registers; ``shared`` are the bytes of its shared memory, where it does not say so itself. ``only`` is the one compute
+    capability whose own instructions it uses, which no later GPU has.
     """
 
     def __init__(
@@ -142,7 +143,9 @@ class Kernel:
         resident: int = 1,
         wide: bool = False,
         shared: int = 0,
+        only: tuple[int, int] | None = None,
     ) -> None:
+        self.only = only
         self.function, self.threads, self.bounds, self.wide, self.shared = function, threads, (threads, resident), wide, shared
         self.pointers, self.integers = tuple(map(np.dtype, pointers)), integers
         self._loaded: dict[int, Any] = {}
@@ -165,7 +168,9 @@ class Kernel:
             room = (SHARED_OF.get(capability, SHARED_OF_OTHERS) << 10) // (self.shared + SHARED_OF_SYSTEM)
             resident = max(1, min(resident, room))  # more blocks than have room need not share the registers
         options = {"device": False, "abi": "numba", "cc": capability, "output": "ptx", "launch_bounds": (threads, resident)}
-        return str(cuda.compile(self.function, self.signature(), **options)[0])
+        code = str(cuda.compile(self.function, self.signature(), **options)[0])
+        general, own = (".target sm_{}{}" + suffix for suffix in ("", "a"))
+        return code.replace(general.format(*capability), own.format(*capability)) if self.only else code
 
     def launch(self, grid: tuple[int, int, int], arrays_: Sequence[Any], integers: tuple[int, ...]) -> None:
         """Enqueue it on CuPy's current stream, where the arrays are allocated too; they are flat or will be read as if they were."""

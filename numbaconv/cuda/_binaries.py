@@ -46,7 +46,8 @@ def _compiled(kernel: Kernel, capability: tuple[int, int]) -> tuple[str, bytes]:
     ptx = kernel.ptx(capability)
     found = ENTRY.search(ptx)
     assert found is not None
-    linker = Linker(ObjectCode.from_ptx(ptx.encode(), name=found[1]), options=LinkerOptions(arch=f"sm_{capability[0]}{capability[1]}"))
+    arch = f"sm_{capability[0]}{capability[1]}{'a' if kernel.only else ''}"
+    linker = Linker(ObjectCode.from_ptx(ptx.encode(), name=found[1]), options=LinkerOptions(arch=arch))
     return found[1], bytes(linker.link("cubin").code)
 
 

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,8 +115,11 @@ class Product:
         return self.padded_columns, self.columns, *self.weight_strides, hashlib.sha256(self.weight_rows.tobytes()).digest()
 
 
-def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int, slab: int = SLAB) -> Product:
-    """Return the tables of fprop or dgrad for tiles of so many pixels and columns, and slabs of so many rows of the contraction."""
+def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int, slab: int = SLAB, room: int = 0) -> Product:
+    """Return the tables of fprop or dgrad for tiles of so many pixels and columns, and slabs of so many rows of the contraction.
+
+    ``room``: the input is read from a copy whose channels are last, each group's with so much room, of which the rest is zeros.
+    """
     p = problem.transpose() if op == "dgrad" else problem
     groups, channels, columns = p.groups, p.in_channels // p.groups, p.out_channels // p.groups
     taps_of_w = math.prod(p.filter)
@@ -124,9 +127,10 @@ def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int, sl
         from_column, from_channel = taps_of_w, columns * taps_of_w
     else:
         from_column, from_channel = channels * taps_of_w, taps_of_w
-    aligned = channels > 0 and channels % slab == 0
+    aligned = channels > 0 and (room or channels) % slab == 0
     padded = -(-columns // tile[1]) * tile[1]
-    xn, xc, xd, xh, xw = p.strides("x")
+    xn, xc, xd, xh, xw = replace(p, in_channels=groups * room, channels_last=True).strides("x") if room else p.strides("x")
+    room = room or channels
     yn, yk, yd, yh, yw = p.strides("y")
     by_axis = [axis_phases(p, axis) for axis in range(3)]
     rows: list[list[int]] = []
@@ -139,7 +143,7 @@ def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int, sl
                 for (rd, dd), (rh, dh), (rw, dw) in itertools.product(*(a.taps for a in phase))]  # fmt: skip
         if aligned:
             own = [(dd * xd + dh * xh + dw * xw, dd, dh, dw) for _, dd, dh, dw in taps]
-            sources = [tap + c * from_channel for tap, *_ in taps for c in range(channels)]
+            sources = [tap + c * from_channel if c < channels else -1 for tap, *_ in taps for c in range(room)]
         else:
             own = [(dd * xd + dh * xh + dw * xw + c * xc, dd, dh, dw) for _, dd, dh, dw in taps for c in range(channels)]
             sources = [tap + c * from_channel for tap, *_ in taps for c in range(channels)]
@@ -156,15 +160,16 @@ def product(problem: ConvProblem, op: Op, tile: tuple[int, int], pieces: int, sl
     out_steps = [u // math.gcd(s, u) for s, u in zip(p.stride, p.input_dilation, strict=True)]
     values: list[int] = [
         len(rows), groups, columns, padded, int(_vectors(p, columns, out_steps)), math.prod(p.shape("y")), *p.input, *steps,
-        xn, xc, xd, xh, xw, channels * xc, yn, yk, yd, yh, yw, columns * yk, *out_steps,
-        channels // slab if aligned else 1, slab * xc, groups * padded,
+        xn, xc, xd, xh, xw, room * xc, yn, yk, yd, yh, yw, columns * yk, *out_steps,
+        room // slab if aligned else 1, slab * xc, groups * padded,
     ]  # fmt: skip
     geo = Geometry(*values)
     for row in rows:
         row[FIRST_ENTRY] = PHASE_SIZE * len(rows) + 4 * row[FIRST_ENTRY]
         row[W_FIRST] *= groups * padded
     table = np.array([*itertools.chain(*rows), *itertools.chain(*entries)], np.int64)
-    biggest = [*geo, int(np.abs(table).max(initial=0)), math.prod(p.shape("x")), geo.out_size * pieces, len(weight_rows) * groups * padded]
+    biggest = [*geo, int(np.abs(table).max(initial=0)), math.prod(p.shape("x")), p.batch * xn, geo.out_size * pieces,
+               len(weight_rows) * groups * padded]  # fmt: skip
     reach = [size * step for size, step in zip(p.output, steps, strict=True)]
     if max(biggest + reach) > LIMIT:
         raise Unsupported("needs arrays of fewer than 2³¹ elements")

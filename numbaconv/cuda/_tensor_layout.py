@@ -44,6 +44,8 @@ class Variant(NamedTuple):
 
 def vector_mask(slab: int, word: int, line: int) -> int:
     """Return what a vector's number within its line is xor-ed with; kernels call it too."""
+    if slab == 32 * word:
+        return int32(line & 7)
     return int32(line >> 1 & 3) if slab == 16 * word else int32(line >> 2 & 1)
 
 

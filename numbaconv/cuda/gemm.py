@@ -199,7 +199,7 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     target = empty((cut.pieces, out.size), out.dtype) if cut.pieces > 1 else out
     bias, has_bias = (target, 0) if options.bias is None else (options.bias, 1)
     activation = options.activation if cut.pieces == 1 else None
-    kernel = _product.kernel(out.dtype, *cut.tile, p.channels_last, tables.aligned, _has_depth(p), activation)
+    kernel = _product.kernel(out.dtype, *cut.tile, p.channels_last, tables.aligned, has_depth(p), activation)
     packed = prepare(problem, op, b) if options.packed is None else options.packed
     grid = (-(-tables.most_rows // cut.tile[0]), tables.padded_columns // cut.tile[1], tables.phases * p.groups * cut.pieces)
     geo = tables.geo._replace(has_bias=has_bias, pieces=cut.pieces, chunk=CHUNK, last=int(cut.pieces == 1))
@@ -210,12 +210,13 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
         finish(options.activation, out.dtype).launch((-(-out.size // PER_BLOCK), 1, 1), (target, bias, out), sizes)
 
 
-def _has_depth(p: ConvProblem) -> bool:
+def has_depth(p: ConvProblem) -> bool:
+    """Return whether there is a third axis."""
     return p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
 
 
 def _run_wgrad(problem: ConvProblem, a: Any, b: Any, out: Any, cut: Cut, tables: Any) -> None:
-    kernel = _wgrad.kernel(out.dtype, *cut.tile, problem.channels_last, tables.one_tap, _has_depth(problem))
+    kernel = _wgrad.kernel(out.dtype, *cut.tile, problem.channels_last, tables.one_tap, has_depth(problem))
     grid = (-(-tables.geo.rows // cut.tile[0]), -(-tables.geo.columns // cut.tile[1]), problem.groups * cut.pieces)
     in_order = cut.pieces > 1
     target = empty((cut.pieces, out.size), out.dtype) if in_order else out

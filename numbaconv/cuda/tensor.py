@@ -48,7 +48,8 @@ def _cut(problem: ConvProblem, op: Op, kind: str) -> gemm.Cut:
     return problem.derived[key]
 
 
-def _kind(dtype: Any) -> str:
+def kind_of(dtype: Any) -> str:
+    """Return what a dtype is computed in."""
     if np.dtype(dtype).name not in KINDS:
         raise Unsupported(f"needs {', '.join(KINDS)}, got {dtype}")
     return KINDS[np.dtype(dtype).name]
@@ -57,14 +58,18 @@ def _kind(dtype: Any) -> str:
 def _check(problem: ConvProblem, op: Op, dtype: Any) -> str:
     if op == "wgrad":
         raise Unsupported("needs fprop or dgrad")
-    kind = _kind(dtype)
+    kind = kind_of(dtype)
     if not SIMULATED and capability_of(current_device()) < (8, 0):
         raise Unsupported("needs a GPU of compute capability 8.0 or more")
-    cut = _cut(problem, op, kind)
+    check_grid(problem, op, _cut(problem, op, kind))
+    return kind
+
+
+def check_grid(problem: ConvProblem, op: Op, cut: gemm.Cut) -> None:
+    """Raise if a launch has no room for all blocks."""
     blocks = problem.groups * math.prod(gemm.phases_of(problem, op)) * cut.pieces
     if blocks > gemm.GRID_LIMIT or -(-problem.gemm_shape(op)[1] // cut.tile[1]) > gemm.GRID_LIMIT:
         raise Unsupported("needs fewer groups, strides and filters: a launch has no room for so many blocks")
-    return kind
 
 
 def cost(problem: ConvProblem, op: Op, dtype: Any) -> float:
@@ -77,7 +82,7 @@ def cost(problem: ConvProblem, op: Op, dtype: Any) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: Any) -> int:
     """Bytes allocated besides the output: the packed weights, and the pieces of sums, which are float32."""
-    product, pieces = _tables(problem, op, _kind(dtype)), _cut(problem, op, _kind(dtype)).pieces
+    product, pieces = _tables(problem, op, kind_of(dtype)), _cut(problem, op, kind_of(dtype)).pieces
     out = math.prod(problem.shape("y" if op == "fprop" else "x"))
     return gemm.packed_size(product, problem.groups) * np.dtype(dtype).itemsize + (out * pieces * 4 if pieces > 1 else 0)
 
@@ -96,51 +101,68 @@ def _on_device(problem: ConvProblem, op: Op, kind: str, name: str) -> Any:
     return kept(problem.derived, ("cuda tensor", op, kind, name), lambda: getattr(_tables(problem, op, kind), name))
 
 
-def _cells(array: Any, kind: str) -> Any:
-    """Return an array as kernels take it: 16-bit formats as patterns."""
+def cell_of(kind: str) -> np.dtype[Any]:
+    """Return the dtype of arrays as kernels take them: 16-bit formats as patterns."""
+    return np.dtype(np.float32 if kind == "tf32" else np.uint16)
+
+
+def cells(array: Any, kind: str) -> Any:
+    """Return an array as kernels take it."""
     return array if kind == "tf32" else array.view(np.uint16)
 
 
 def packing(problem: ConvProblem, op: Op, dtype: Any) -> tuple[Any, ...]:
     """Return what the weights that `prepare` packs are good for: any call for which this is the same."""
-    kind = _kind(dtype)
+    kind = kind_of(dtype)
     return current_device(), kind, _slab(problem, op, kind)[0], *_tables(problem, op, kind).packing
 
 
 def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Pack the weights; what `run` reads."""
-    kind = _kind(w.dtype)
-    product, cells = _tables(problem, op, kind), _cells(w, kind)
-    size = product.weight_rows.size * problem.groups * product.padded_columns
-    packed = empty(gemm.packed_size(product, problem.groups), cells.dtype)
-    sizes = (size, problem.groups, product.columns, product.padded_columns, *product.weight_strides, _slab(problem, op, kind)[0])
-    pack(kind).launch((-(-size // PER_BLOCK), 1, 1), (cells, _on_device(problem, op, kind, "weight_rows"), packed), sizes)
-    return packed
+    kind = kind_of(w.dtype)
+    return packed(_tables(problem, op, kind), _on_device(problem, op, kind, "weight_rows"), w, problem.groups, _slab(problem, op, kind)[0])
+
+
+def packed(product: Product, rows: Any, w: Any, groups: int, slab: int) -> Any:
+    """Return weights as blocks will hold them, a slab of rows of the contraction after the other."""
+    kind = kind_of(w.dtype)
+    size = product.weight_rows.size * groups * product.padded_columns
+    target = empty(gemm.packed_size(product, groups), cell_of(kind))
+    sizes = (size, groups, product.columns, product.padded_columns, *product.weight_strides, slab)
+    pack(kind).launch((-(-size // PER_BLOCK), 1, 1), (cells(w, kind), rows, target), sizes)
+    return target
 
 
 def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options) -> None:
     """Overwrite all of ``out``; a bias has its dtype."""
-    kind = _kind(a.dtype)
-    (slab, vectors), (tile, pieces, _) = _slab(problem, op, kind), _cut(problem, op, kind)
+    kind = kind_of(a.dtype)
+    (slab, vectors), cut = _slab(problem, op, kind), _cut(problem, op, kind)
     product, table = _tables(problem, op, kind), _on_device(problem, op, kind, "table")
-    packed = prepare(problem, op, b) if options.packed is None else options.packed
+    weights = prepare(problem, op, b) if options.packed is None else options.packed
     p = problem.transpose() if op == "dgrad" else problem
-    grid = (-(-product.most_rows // tile[0]), product.padded_columns // tile[1], product.phases * p.groups * pieces)
-    cells = _cells(out, kind)
-    target = empty((pieces, out.size), np.float32) if pieces > 1 else cells
-    bias = cells if options.bias is None else _cells(options.bias, kind)
-    depth = p.filter[0] > 1 or p.output[0] > 1 or p.input[0] > 1
-    activation = None if pieces > 1 else options.activation
-    variant = Variant(kind, *tile, slab, p.channels_last, vectors, product.aligned, depth, activation, pieces > 1)
-    geo = product.geo._replace(has_bias=int(options.bias is not None), pieces=pieces)
-    kernel(variant).launch(grid, (_cells(a, kind), packed, target, bias, table), geo)
+    activation, partial = (None, True) if cut.pieces > 1 else (options.activation, False)
+    variant = Variant(kind, *cut.tile, slab, p.channels_last, vectors, product.aligned, gemm.has_depth(p), activation, partial)
+    multiply(p, kernel(variant), cut, product, (cells(a, kind), weights, table), out, options)
+
+
+def multiply(
+    p: ConvProblem, product_of: Kernel, cut: gemm.Cut, product: Product, operands: tuple[Any, Any, Any], out: Any, options: Options
+) -> None:
+    """Launch a kernel on its input, packed weights and table, and what adds the pieces of its sums if there are several."""
+    (x, w, table), kind, pieces = operands, kind_of(out.dtype), cut.pieces
+    grid = (-(-product.most_rows // cut.tile[0]), product.padded_columns // cut.tile[1], product.phases * p.groups * pieces)
+    y = cells(out, kind)
+    target = empty((pieces, out.size), np.float32) if pieces > 1 else y
+    bias, has_bias = (y, 0) if options.bias is None else (cells(options.bias, kind), 1)
+    product_of.launch(grid, (x, w, target, bias, table), product.geo._replace(has_bias=has_bias, pieces=pieces))
     if pieces > 1:
         inner = 1 if p.channels_last else math.prod(p.output)
-        sizes = (out.size, pieces, p.out_channels, inner, int(options.bias is not None))
-        _finish(options.activation, kind).launch((-(-out.size // PER_BLOCK), 1, 1), (target, bias, cells), sizes)
+        sizes = (out.size, pieces, p.out_channels, inner, has_bias)
+        finish_of(options.activation, kind).launch((-(-out.size // PER_BLOCK), 1, 1), (target, bias, y), sizes)
 
 
-def _finish(activation: str | None, kind: str) -> Kernel:
+def finish_of(activation: str | None, kind: str) -> Kernel:
+    """Return the kernel that adds the pieces of sums of a kind."""
     sums = np.dtype(np.float32)
     return finish(activation, sums) if kind == "tf32" else finish(activation, sums, np.dtype(np.uint16), widen(kind), narrow(kind))
 
@@ -160,5 +182,5 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
             yield f"tensor {kind} 128×{columns} {name}", kernel(Variant(kind, 128, columns, slab, last, vectors, aligned, False, "relu", False))
         yield f"tensor {kind} partial", kernel(Variant(kind, 64, 64, 16, False, False, True, True, None, True))
         yield f"tensor pack {kind}", pack(kind)
-        yield f"tensor finish {kind}", _finish("gelu", kind)
+        yield f"tensor finish {kind}", finish_of("gelu", kind)
     yield "tensor f16 128×128", kernel(Variant("f16", 128, 128, 32, True, True, True, True, None, False))

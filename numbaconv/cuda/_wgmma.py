@@ -1,0 +1,192 @@
+"""The kernel of fprop and dgrad on Hopper's tensor cores: `_tensor`'s product by instructions of four warps, which read shared memory."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbaconv.cuda._backend import Kernel, cuda, device
+from numbaconv.cuda._geometry import FIRST_ENTRY, PHASE_SIZE, ROWS, SLABS, W_FIRST, Geometry
+from numbaconv.cuda._prims import commit, copy16, divide, int32, load4, tile, wait, within
+from numbaconv.cuda._product import address, begin, position
+from numbaconv.cuda._tensor_prims import round_tf32, store2
+from numbaconv.cuda._wgmma_prims import copy_lines, every, multiply, publish, round_lines, settle
+from numbaconv.cuda._wgmma_store import writer
+
+CAPABILITY = (9, 0)  # whose instructions these are
+STAGES = 3  # slabs in shared memory: one is multiplied, two are on their way
+LINE = 128  # bytes of a pixel, or of a filter, that a slab has: 64 channels of 16 bits, 32 of tf32
+MOST_TAPS = 32  # of a phase: a pixel's taps within the input are bits of an int32
+RESIDENT = {128: 2, 64: 3}  # blocks of a multiprocessor, by their columns
+BLOCK = 64  # pixels and channels that a block of `rearrange` owns
+WARPGROUP, PIXELS = 128, 128  # threads, and pixels of a tile
+PLACES = 3 * PIXELS
+# A block's table says of its pixels where in y they begin, then where in x they begin, then which of their taps lie within.
+FROM, WITHIN = 1, 2
+
+
+class Variant(NamedTuple):
+    """What is frozen into a kernel."""
+
+    kind: str  # tf32, bf16 or f16
+    columns: int  # 128: two warpgroups, 64: one
+    channels_last: bool  # of y; those of x always are
+    rounds: bool  # whether x is still to be rounded to tf32
+    depth: bool  # whether there is a third axis
+    activation: str | None
+    partial: bool  # whether y takes float32 sums that something is added to
+
+    @property
+    def cell(self) -> np.dtype[Any]:
+        """The dtype of the arrays: 16-bit formats are read as patterns."""
+        return np.dtype(np.float32 if self.kind == "tf32" else np.uint16)
+
+
+@functools.cache
+def kernel(v: Variant) -> Kernel:
+    """Return the kernel of a variant; sizes, strides, dilations, padding, filters and groups are read from the table."""
+    cell, columns, channels_last, rounds, depth = v.cell, v.columns, v.channels_last, v.rounds, v.depth
+    threads = columns // 64 * WARPGROUP
+    slab, vector = LINE // cell.itemsize, 16 // cell.itemsize
+    lines = threads // 8  # that a block copies at a time, a thread 16 bytes
+    each, apart = PIXELS // lines, lines * LINE  # lines of a thread, and bytes between them
+    x_size = PIXELS * slab
+    one_stage = x_size + columns * slab
+    last_stage = (STAGES - 1) * one_stage
+    w_copies = columns // lines
+    wide = not channels_last or columns == 128  # a warpgroup has 64 × 128 sums, not 128 × 64
+    product, settled, lines_of = multiply(v.kind, 1 if wide else 2), settle(STAGES - 3), every(each)
+    copy_x, round_x, write = copy_lines(apart), round_lines(each, apart), writer(v.kind, cell, channels_last, wide, v.activation, v.partial)
+
+    def look(table, geo, phase, group, row, taps):  # type: ignore[no-untyped-def]
+        """Return where in x a pixel begins and which of its taps lie within."""
+        n, z, p, q = position(table, phase, row)
+        d0, h0, w0 = int32(z * geo.step_d), int32(p * geo.step_h), int32(q * geo.step_w)
+        first = int32(n * geo.x_n + group * geo.x_group + d0 * geo.x_d + h0 * geo.x_h + w0 * geo.x_w)
+        bits, entry = int32(0), table[int32(phase + FIRST_ENTRY)]
+        if row < table[int32(phase + ROWS)]:
+            for tap in range(taps):
+                entry_of = load4(table, int32(entry + 4 * tap))
+                inside = within(int32(h0 + entry_of[2]), geo.in_h) and within(int32(w0 + entry_of[3]), geo.in_w)
+                if depth:
+                    inside = inside and within(int32(d0 + entry_of[1]), geo.in_d)
+                if inside:
+                    bits = int32(bits | int32(int32(1) << int32(tap)))
+        return first, bits
+
+    def fetch(shared, put, mine, x, bases, masks, w, table, entry, at, geo, more):  # type: ignore[no-untyped-def]
+        """Start to copy a slab; return what the next one is: its tap, where that leads, its channel, and where its weights lie."""
+        tap, offset, channel, w_at = at
+        copy_x(shared, int32(put + mine[0]), x, bases, masks, int32(offset + channel + mine[2]), tap)
+        for j in range(w_copies):
+            further = int32(mine[1] + j * lines * slab)
+            copy16(shared, int32(put + x_size), int32(0), further, w, int32(w_at + further), True)
+        channel, w_at = int32(channel + slab), int32(w_at + slab * geo.w_row)
+        if more and channel == geo.x_group:
+            channel, tap = int32(0), int32(tap + 1)
+            offset = table[int32(entry + 4 * tap)]
+        return tap, offset, channel, w_at
+
+    looked, fetched = device(look), device(fetch)
+
+    def wgmma_product(x, w, y, bias, table, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[pixel, k] = Σ_tap Σ_c x[pixel's input + tap, c] · w[tap, c, k] for one phase and group.
+        # THE SCHEDULE: a block owns 128 pixels × columns outputs, a warpgroup 64 × 128 or 128 × 64 of them in registers. Slabs of the
+        # contraction pass through the stages: asynchronous copies fill two while the tensor cores read one. Eight neighbouring threads copy
+        # a line of 128 bytes. What a pixel is was worked out once, by one thread. The contraction is cut into geo.pieces.
+        place = cuda.shared.array(PLACES, np.int32)
+        shared = cuda.shared.array(0, cell, alignment=1024)
+        t = int32(cuda.threadIdx.x)
+        rest, group = divide(int32(cuda.blockIdx.z), geo.groups)
+        piece, phase = divide(rest, geo.phases)
+        phase = int32(phase * PHASE_SIZE)
+        first_row, first_column = int32(int32(cuda.blockIdx.x) * PIXELS), int32(int32(cuda.blockIdx.y) * columns)
+        slabs = table[int32(phase + SLABS)]
+        if first_row >= table[int32(phase + ROWS)]:
+            return
+        if t < int32(PIXELS):
+            row = int32(first_row + t)
+            base, bits = looked(table, geo, phase, group, row, divide(slabs, geo.per_entry)[0])
+            place[t] = address(table, geo, phase, row)
+            place[int32(t + FROM * PIXELS)] = base
+            place[int32(t + WITHIN * PIXELS)] = bits
+        cuda.syncthreads()
+        line, number = int32(t // 8), int32(t % 8)
+        bases = lines_of(place, int32(line + FROM * PIXELS), int32(lines))
+        masks = lines_of(place, int32(line + WITHIN * PIXELS), int32(lines))
+        # Where a thread's part of x goes, its part of the weights, and its part of a line of x.
+        mine = int32(line * slab + int32(number ^ int32(line % 8)) * vector), int32(t * vector), int32(number * vector)
+        first = begin(slabs, piece, geo.pieces)
+        left = int32(begin(slabs, int32(piece + 1), geo.pieces) - first)
+        tap, channel = divide(first, geo.per_entry)
+        entry = table[int32(phase + FIRST_ENTRY)]
+        w_at = int32(table[int32(phase + W_FIRST)] + (first * geo.w_row + group * geo.padded_columns + first_column) * slab)
+        at = tap, table[int32(entry + 4 * tap)] if left > int32(0) else int32(0), int32(channel * slab), w_at
+        put = int32(0)
+        for ahead in range(2):
+            if int32(ahead) < left:
+                at = fetched(shared, put, mine, x, bases, masks, w, table, entry, at, geo, int32(ahead + 1) < left)
+            commit(shared)
+            put = int32(put + one_stage)
+        own = int32(t // WARPGROUP * 64 * slab)
+        a, b = (own, int32(x_size)) if channels_last else (int32(x_size + own), int32(0))
+        acc, get, step = tile(np.float32(0)), int32(0), int32(0)
+        while step < left:
+            wait(shared)
+            if rounds:
+                round_x(shared, int32(get + mine[0]))
+            publish(shared)
+            cuda.syncthreads()
+            acc = product(acc, shared, int32(get + a), int32(get + b), int32(t // 32 % 4))
+            if int32(step + 2) < left:
+                at = fetched(shared, put, mine, x, bases, masks, w, table, entry, at, geo, int32(step + 3) < left)
+            commit(shared)
+            acc = settled(acc, shared)
+            put = int32(0) if put == last_stage else int32(put + one_stage)
+            get, step = int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
+        row = int32(t // WARPGROUP * 64 + t // 32 % 4 * 16 + t % 32 // 4)
+        y_base = int32(piece * geo.out_size + group * geo.y_group)
+        if channels_last:
+            write(y, bias, geo, y_base, int32(group * geo.columns), place, row, int32(first_column + t % 4 * 2), acc)
+        else:
+            write(y, bias, geo, y_base, int32(group * geo.columns), place, int32(first_column + row), int32(t % 4 * 2), acc)
+
+    out = np.dtype(np.float32) if v.partial else cell
+    resident = RESIDENT[columns]
+    size = STAGES * one_stage * cell.itemsize
+    return Kernel(wgmma_product, (cell, cell, out, cell, np.int32), Geometry, threads, resident, shared=size, only=CAPABILITY)
+
+
+@functools.cache
+def rearrange(kind: str) -> Kernel:
+    """Return the kernel that copies an input so that channels are last, those of a group filled up with zeros; tf32 is rounded."""
+    cell = np.dtype(np.float32 if kind == "tf32" else np.uint16)
+    zero, tf32 = cell.type(0), kind == "tf32"
+    across = BLOCK + 1
+    held = BLOCK * across
+
+    def rearrange_input(x, y, sizes):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[n, pixel, group, c] = x[n, group, c, pixel], or 0 for c beyond the group's last channel.
+        # THE SCHEDULE: a block owns 64 pixels × 64 channels, which it reads along the pixels and writes along the channels.
+        pixels, groups, channels, room = sizes
+        shared = cuda.shared.array(held, cell)
+        t = int32(cuda.threadIdx.x)
+        p0, k0, n = int32(int32(cuda.blockIdx.x) * BLOCK), int32(int32(cuda.blockIdx.y) * BLOCK), int32(cuda.blockIdx.z)
+        p, k = int32(t % BLOCK), int32(t // BLOCK)
+        for j in range(BLOCK // 4):
+            group, c = divide(int32(k0 + k + 4 * j), room)
+            value = zero
+            if int32(p0 + p) < pixels and c < channels and group < groups:
+                value = x[int32((n * groups + group) * channels * pixels + c * pixels + p0 + p)]
+            shared[int32((k + 4 * j) * across + p)] = round_tf32(value) if tf32 else value
+        cuda.syncthreads()
+        k, p = int32(t % 32 * 2), int32(t // 32)
+        for j in range(BLOCK // 8):
+            pixel = int32(p + 8 * j)
+            if int32(p0 + pixel) < pixels and int32(k0 + k) < groups * room:
+                at = int32((n * pixels + p0 + pixel) * groups * room + k0 + k)
+                store2(y, at, shared[int32(k * across + pixel)], shared[int32((k + 1) * across + pixel)])
+
+    return Kernel(rearrange_input, (cell, cell), 4, 4 * BLOCK)

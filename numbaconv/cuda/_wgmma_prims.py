@@ -1,0 +1,10 @@
+"""What `_wgmma` needs beyond Python, as intrinsics for Hopper GPUs or as plain Python for the simulator."""
+
+from numbaconv.cuda._backend import SIMULATED
+
+if SIMULATED:
+    from numbaconv.cuda._wgmma_twins import copy_lines, every, multiply, publish, round_lines, settle
+else:
+    from numbaconv.cuda._wgmma_intrinsics import copy_lines, every, multiply, publish, round_lines, settle
+
+__all__ = ["copy_lines", "every", "multiply", "publish", "round_lines", "settle"]

@@ -1,0 +1,108 @@
+"""The primitives of `_wgmma` in plain Python, for the simulator; `_wgmma_intrinsics` says the same for Hopper GPUs.
+
+Both operands of a product lie by lines of 128 bytes, the contraction along them, in shared memory: eight lines fill 1024 bytes that begin
+at a multiple of that, and the eight vectors of 16 bytes of a line are permuted, the number of each xor-ed with the line's (the 128-byte
+swizzle). A warp of the four gets the sums of 16 of each 64 lines of the first operand (PTX manual, "Register fragments for wgmma").
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from numbaconv.cuda._simulator import collective, running_thread
+from numbaconv.cuda._tensor_twins import GROUP, IN_GROUP, rounded, widened
+from numbaconv.cuda._twins import copy16
+
+LINE = 128
+
+
+def publish(shared: Any) -> None:
+    """Make what the thread has written to shared memory visible to products that start after the next barrier."""
+
+
+def _lines(shared: Any, at: int, first: int, count: int, kind: str) -> Any:
+    """Return some lines of an operand as numbers, tf32 cut off as the hardware does."""
+    each = LINE // shared.array.itemsize
+    vector = each // 8
+    assert at * shared.array.itemsize % 1024 == 0, f"an operand at {at} is not aligned"
+    line = first + np.arange(count)[:, None]
+    place = np.arange(each)[None]
+    bits = shared[at + line * each + ((place // vector) ^ (line % 8)) * vector + place % vector]
+    return (bits.view(np.uint32) & 0xFFFFE000).view(np.float32) if kind == "tf32" else widened(bits, kind)
+
+
+@functools.cache
+def multiply(kind: str, blocks: int) -> Any:
+    """Return the start of a warpgroup's product, acc + a · b transposed over one slab: blocks · 64 lines of a, 128 / blocks of b.
+
+    acc[64 / blocks · block + 4j + 2i + e] is line 64 · block + 16 · quarter + lane//4 + 8i of a, line 8j + lane%4·2 + e of b.
+    """
+    width = 128 // blocks
+
+    @collective
+    def product(acc, shared, a_at, b_at, quarter):  # type: ignore[no-untyped-def]
+        assert len({*zip(a_at, b_at, quarter, strict=True)}) == 1
+        memory, total, operands = shared[0], np.array(acc, np.float32), []
+        for block in range(blocks):
+            for part in ((a_at[0], 64 * block + 16 * quarter[0], 16), (b_at[0], 0, width)):
+                operands.append((part, _lines(memory, *part, kind)))
+            sums = operands[-2][1] @ operands[-1][1].T
+            rows = GROUP[:, None, None, None] + 8 * np.arange(2)[:, None]
+            columns = IN_GROUP[:, None, None, None] * 2 + 8 * np.arange(width // 8)[:, None, None] + np.arange(2)
+            each = 64 // blocks
+            total[:, block * each : (block + 1) * each] += sums[rows, columns].reshape(32, each)
+        memory.pending.setdefault(("products", running_thread() // 32), []).append((kind, operands))
+        return list(total)
+
+    return product
+
+
+@functools.cache
+def settle(pending: int) -> Any:
+    """Return the wait for all products but the ``pending`` newest ones; until then they may read their operands."""
+
+    @collective
+    def settled(acc, shared):  # type: ignore[no-untyped-def]
+        started = shared[0].pending.setdefault(("products", running_thread() // 32), [])
+        while len(started) > pending:
+            kind, operands = started.pop(0)
+            for part, read in operands:
+                np.testing.assert_array_equal(_lines(shared[0], *part, kind), read, "overwritten before it was multiplied")
+        return acc
+
+    return settled
+
+
+@functools.cache
+def every(count: int) -> Any:
+    """Return a function that reads ``count`` elements, some apart."""
+    return lambda memory, index, step: tuple(memory[index + step * i] for i in range(count))
+
+
+@functools.cache
+def copy_lines(apart: int) -> Any:
+    """Return the start of 16-byte copies, one for each of some lines that lie ``apart`` bytes from each other in shared memory.
+
+    The i-th is of memory[bases[i] + offset], or of zeros unless masks[i] has the bit ``tap``.
+    """
+
+    def copy(shared, to, memory, bases, masks, offset, tap):  # type: ignore[no-untyped-def]
+        for i, (base, mask) in enumerate(zip(bases, masks, strict=True)):
+            copy16(shared, to, 0, i * apart // shared.array.itemsize, memory, base + offset, bool(mask >> tap & 1))
+
+    return copy
+
+
+@functools.cache
+def round_lines(count: int, apart: int) -> Any:
+    """Return the rounding to tf32, where they lie, of 16 bytes of each of some lines."""
+
+    def rounding(shared, at):  # type: ignore[no-untyped-def]
+        for i in range(count):
+            first = at + i * apart // 4
+            shared[first : first + 4] = rounded(shared[first : first + 4])
+
+    return rounding

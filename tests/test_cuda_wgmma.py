@@ -1,0 +1,187 @@
+"""Hopper's tensor cores in the simulator: operands as a warpgroup reads them, the kernels against the reference."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from numbaconv.cuda import _wgmma, _wgmma_twins, gemm, tensor, wgmma
+from numbaconv.cuda._backend import SIMULATED, capability_of
+from numbaconv.cuda._simulator import launch
+from numbaconv.cuda._twins import copy16, tile
+from numbaconv.problem import OPS, ConvProblem, Options, Unsupported
+from tests.cases import NAMED, on_gpu, operands, poisoned, random_problem
+from tests.test_cuda_tensor import KINDS, check, coded, read
+
+simulated = pytest.mark.skipif(not SIMULATED, reason="about the simulator")
+if not SIMULATED and capability_of(0) != _wgmma.CAPABILITY:
+    pytest.skip("needs a Hopper GPU", allow_module_level=True)
+cuda = SimpleNamespace()  # the simulator gives kernels their own
+SLABS = {"tf32": 32, "f16": 64, "bf16": 64}
+
+
+def able(problem, op, kind):
+    """Return whether it computes a problem."""
+    try:
+        wgmma.cost(problem, op, np.dtype(KINDS[kind]))
+    except Unsupported:
+        return False
+    return True
+
+
+def swizzled(rows, kind):
+    """Return lines of 128 bytes as Hopper's 128-byte swizzle puts them: bits 4 to 6 of an address xor-ed with bits 7 to 9."""
+    flat = np.ascontiguousarray(rows).view(np.uint8).reshape(-1)
+    at = np.arange(flat.size)
+    out = np.empty_like(flat)
+    out[at ^ (at >> 7 & 7) << 4] = flat
+    return out.view(rows.dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("blocks", (1, 2))
+@simulated
+def test_a_warpgroup_multiplies_what_the_manual_says(kind, blocks, rng):
+    slab, width = SLABS[kind], 128 // blocks
+    a, b = (coded(rng.integers(-4, 5, (n, slab)), kind) for n in (64 * blocks, width))
+    cells = [np.asarray(t).view(np.uint16) if kind != "tf32" else t for t in (a, b)]
+    memory = np.concatenate([swizzled(t, kind) for t in cells])
+    product, settled = _wgmma_twins.multiply(kind, blocks), _wgmma_twins.settle(0)
+
+    def multiply_once(shared, sums, sizes):
+        acc = tile(np.float32(1))
+        acc = product(acc, shared, 0, sizes[0], cuda.threadIdx.x // 32)
+        acc = settled(acc, shared)
+        for i in range(64):
+            sums[cuda.threadIdx.x * 64 + i] = acc[i]
+
+    sums = poisoned((128, 64), np.float32)
+    launch(multiply_once, (1, 1, 1), 128, (memory, sums), (a.size,))
+    expected = 1 + read(a, kind) @ read(b, kind).T
+    # PTX manual, register fragments of wgmma.mma_async: d[4j + 2i + e] of a lane is row 16 · warp + lane/4 + 8i, column 8j + 2 (lane % 4) + e.
+    for thread in range(128):
+        for d in range(64):
+            block, within = divmod(d, 64 // blocks)
+            row = 64 * block + 16 * (thread // 32) + thread % 32 // 4 + within // 2 % 2 * 8
+            column = within // 4 * 8 + thread % 4 * 2 + within % 2
+            assert sums[thread, d] == expected[row, column]
+
+
+@simulated
+def test_an_operand_must_stay_until_it_was_multiplied():
+    product, settled = _wgmma_twins.multiply("tf32", 1), _wgmma_twins.settle(0)
+
+    def too_early(x, sums, sizes):
+        shared = cuda.shared.array(192 * 32, np.dtype(np.float32))
+        for i in range(48):
+            shared[cuda.threadIdx.x + 128 * i] = x[cuda.threadIdx.x]
+        cuda.syncthreads()
+        acc = product(tile(np.float32(0)), shared, 0, 64 * 32, cuda.threadIdx.x // 32)
+        cuda.syncthreads()
+        if sizes[0] and cuda.threadIdx.x == 0:
+            copy16(shared, 0, 0, 0, x, 0, True)
+        cuda.syncthreads()
+        acc = settled(acc, shared)
+        sums[cuda.threadIdx.x] = acc[0]
+
+    x, sums = np.ones(128, np.float32), poisoned((128,), np.float32)
+    launch(too_early, (1, 1, 1), 128, (x, sums), (0,))
+    assert (sums == 32).all()
+    with pytest.raises(AssertionError, match="overwritten"):
+        launch(too_early, (1, 1, 1), 128, (x, sums), (1,))
+
+
+@pytest.mark.parametrize("number", range(len(NAMED)), ids=[case.name for case in NAMED])
+def test_named_problems_are_exact(number, rng):
+    problem = NAMED[number].problem
+    for op in ("fprop", "dgrad"):
+        kind = list(KINDS)[(number + (op == "dgrad")) % 3]
+        if able(problem, op, kind) and problem.macs < 2e5:
+            check(problem, op, kind, rng, algorithm=wgmma)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_problems(kind, rng):
+    for _ in range(3):
+        problem = random_problem(rng, generic=True, largest=4)
+        for op, how in (("fprop", {"activation": "relu", "bias": True}), ("dgrad", {"fill_kind": "signed"})):
+            if able(problem, op, kind):
+                check(problem, op, kind, rng, **how, algorithm=wgmma)
+
+
+@pytest.mark.parametrize("columns", (64, 128))
+@pytest.mark.parametrize("last", (False, True), ids=("NCHW", "NHWC"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tile_and_layout(kind, last, columns, rng, monkeypatch):
+    monkeypatch.setattr(gemm, "cut_of", lambda *_: gemm.Cut((128, columns), 1, 1e-5))
+    channels = SLABS[kind] * int(rng.integers(1, 3)) + (0 if last else int(rng.integers(-5, 6)))
+    filters = int(rng.integers(60, 75))
+    shapes = (2, 9, 8, channels) if last else (2, channels, 9, 8), (filters, channels, 2, 3)
+    problem = ConvProblem.from_shapes(*shapes, rank=2, channels_last=last, padding=1, stride=int(rng.integers(1, 3)))
+    assert bool(wgmma._room(problem, "fprop", kind)) == (not last)
+    check(problem, "fprop", kind, rng, bias=True, algorithm=wgmma)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_a_third_axis_and_phases(kind, rng):
+    slab = SLABS[kind]
+    for last in (False, True):
+        x, w = (1, 2, 3, 5, 2 * slab), (2 * slab, slab, 2, 2, 2)
+        x = x if last else (1, 2 * slab, 2, 3, 5)
+        problem = ConvProblem.from_shapes(x, w, rank=3, channels_last=last, stride=(1, 2, 1), padding=1, groups=2)
+        for op in ("fprop", "dgrad"):
+            check(problem, op, kind, rng, algorithm=wgmma)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_of_a_sum(kind, rng, monkeypatch):
+    for name, value in (("LAUNCH", 0.0), ("BANDWIDTH", math.inf)):
+        monkeypatch.setattr(gemm, name, value)
+    problem = ConvProblem.from_shapes((1, 130, 5, 4), (4, 130, 3, 3), rank=2)
+    assert wgmma._cut(problem, "fprop", kind).pieces == 2
+    check(problem, "fprop", kind, rng, "integers" if kind == "tf32" else "signed", bias=True, activation="silu", algorithm=wgmma)
+
+
+def test_tf32_is_rounded_not_cut_off(rng):
+    for last in (False, True):
+        problem = ConvProblem.from_shapes((1, 4, 5, 32) if last else (1, 32, 4, 5), (8, 32, 1, 1), rank=2, channels_last=last)
+        x, w = (np.full(problem.shape(t), v, np.float32) for t, v in (("x", 1 + 2**-11 + 2**-12), ("w", 1)))
+        out = on_gpu(wgmma.run, problem, "fprop", x, w, poisoned(problem.shape("y"), np.float32))
+        np.testing.assert_array_equal(out, np.float32(32 * (1 + 2**-10)))
+
+
+@simulated
+def test_prepared_weights(rng):
+    problem = ConvProblem.from_shapes((1, 64, 6, 5), (4, 64, 3, 3), rank=2)
+    x, w = (coded(v, "f16") for v in operands(problem, "fprop", np.float32, rng))
+    out = poisoned(problem.shape("y"), np.float16)
+    expected = on_gpu(wgmma.run, problem, "fprop", x, w, out.copy())
+    np.testing.assert_array_equal(on_gpu(wgmma.run, problem, "fprop", x, None, out, Options(packed=wgmma.prepare(problem, "fprop", w))), expected)
+
+
+def test_what_it_refuses():
+    problem = ConvProblem.from_shapes((1, 5, 7, 64), (4, 64, 3, 3), rank=2, channels_last=True)
+    assert all(able(problem, op, "f16") == (op == "fprop") for op in OPS)  # dgrad has 4 channels, which are last
+    with pytest.raises(Unsupported, match="multiple of 64"):
+        wgmma.cost(problem, "dgrad", np.dtype(np.float16))
+    with pytest.raises(Unsupported, match="at most 32 taps"):
+        wgmma.cost(ConvProblem.from_shapes((1, 8, 9, 9), (8, 8, 7, 7), rank=2), "fprop", np.dtype(np.float16))
+    with pytest.raises(Unsupported, match="float64"):
+        wgmma.cost(problem, "fprop", np.dtype(np.float64))
+
+
+def test_workspace_says_what_is_copied():
+    problem = ConvProblem.from_shapes((2, 70, 8, 8), (64, 70, 1, 1), rank=2)
+    assert wgmma.workspace(problem, "fprop", np.dtype(np.float16)) >= 2 * (2 * 64 * 128 + 128 * 64)
+    assert tensor.workspace(problem, "fprop", np.dtype(np.float16)) < 2 * 2 * 64 * 128
+
+
+def test_memory_is_not_touched_beyond_its_ends(rng):
+    """One image of one pixel, one channel, one filter: nearly all of a tile is beyond the ends."""
+    for kind in KINDS:
+        check(ConvProblem.from_shapes((1, 1, 1, 1), (1, 1, 1, 1), rank=2), "fprop", kind, rng, algorithm=wgmma)
+
+
