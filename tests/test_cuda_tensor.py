@@ -277,4 +277,5 @@ def test_few_channels_a_group_are_widened():
     for kind, precision in (("f16", "default"), ("bf16", "bf16")):
         dtype = np.dtype(KINDS[kind])
         assert [plan(problem, op, dtype, precision=precision, device="cuda").name for op in OPS] == ["widened"] * 3
-        assert [plan(dense, op, dtype, precision=precision, device="cuda").name for op in OPS] == ["tensor", "tensor", "widened"]
+        names = [plan(dense, op, dtype, precision=precision, device="cuda").name for op in OPS]
+        assert names[0] == names[1] and names[0] in ("tensor", "wgmma") and names[2] == "widened"  # by the GPU

@@ -11,7 +11,7 @@ import pytest
 from numbaconv.cuda import _wgmma, _wgmma_twins, gemm, tensor, wgmma
 from numbaconv.cuda._backend import SIMULATED, capability_of
 from numbaconv.cuda._simulator import launch
-from numbaconv.cuda._twins import copy16, tile
+from numbaconv.cuda._twins import copy16, zeros
 from numbaconv.problem import OPS, ConvProblem, Options, Unsupported
 from tests.cases import NAMED, on_gpu, operands, poisoned, random_problem
 from tests.test_cuda_tensor import KINDS, check, coded, read
@@ -42,44 +42,42 @@ def swizzled(rows, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("blocks", (1, 2))
+@pytest.mark.parametrize("width", (64, 128))
 @simulated
-def test_a_warpgroup_multiplies_what_the_manual_says(kind, blocks, rng):
-    slab, width = SLABS[kind], 128 // blocks
-    a, b = (coded(rng.integers(-4, 5, (n, slab)), kind) for n in (64 * blocks, width))
+def test_a_warpgroup_multiplies_what_the_manual_says(kind, width, rng):
+    slab = SLABS[kind]
+    a, b = (coded(rng.integers(-4, 5, (n, slab)), kind) for n in (64, width))
     cells = [np.asarray(t).view(np.uint16) if kind != "tf32" else t for t in (a, b)]
     memory = np.concatenate([swizzled(t, kind) for t in cells])
-    product, settled = _wgmma_twins.multiply(kind, blocks), _wgmma_twins.settle(0)
+    product, settled = _wgmma_twins.multiply(kind, width), _wgmma_twins.settle(0)
 
     def multiply_once(shared, sums, sizes):
-        acc = tile(np.float32(1))
+        acc = zeros(sizes[1])(np.float32(1))
         acc = product(acc, shared, 0, sizes[0], cuda.threadIdx.x // 32)
         acc = settled(acc, shared)
-        for i in range(64):
-            sums[cuda.threadIdx.x * 64 + i] = acc[i]
+        for i in range(sizes[1]):
+            sums[cuda.threadIdx.x * sizes[1] + i] = acc[i]
 
-    sums = poisoned((128, 64), np.float32)
-    launch(multiply_once, (1, 1, 1), 128, (memory, sums), (a.size,))
+    sums = poisoned((128, width // 2), np.float32)
+    launch(multiply_once, (1, 1, 1), 128, (memory, sums), (a.size, width // 2))
     expected = 1 + read(a, kind) @ read(b, kind).T
     # PTX manual, register fragments of wgmma.mma_async: d[4j + 2i + e] of a lane is row 16 · warp + lane/4 + 8i, column 8j + 2 (lane % 4) + e.
     for thread in range(128):
-        for d in range(64):
-            block, within = divmod(d, 64 // blocks)
-            row = 64 * block + 16 * (thread // 32) + thread % 32 // 4 + within // 2 % 2 * 8
-            column = within // 4 * 8 + thread % 4 * 2 + within % 2
+        for d in range(width // 2):
+            row, column = 16 * (thread // 32) + thread % 32 // 4 + d // 2 % 2 * 8, d // 4 * 8 + thread % 4 * 2 + d % 2
             assert sums[thread, d] == expected[row, column]
 
 
 @simulated
 def test_an_operand_must_stay_until_it_was_multiplied():
-    product, settled = _wgmma_twins.multiply("tf32", 1), _wgmma_twins.settle(0)
+    product, settled = _wgmma_twins.multiply("tf32", 128), _wgmma_twins.settle(0)
 
     def too_early(x, sums, sizes):
         shared = cuda.shared.array(192 * 32, np.dtype(np.float32))
         for i in range(48):
             shared[cuda.threadIdx.x + 128 * i] = x[cuda.threadIdx.x]
         cuda.syncthreads()
-        acc = product(tile(np.float32(0)), shared, 0, 64 * 32, cuda.threadIdx.x // 32)
+        acc = product(zeros(64)(np.float32(0)), shared, 0, 64 * 32, cuda.threadIdx.x // 32)
         cuda.syncthreads()
         if sizes[0] and cuda.threadIdx.x == 0:
             copy16(shared, 0, 0, 0, x, 0, True)
@@ -183,5 +181,3 @@ def test_memory_is_not_touched_beyond_its_ends(rng):
     """One image of one pixel, one channel, one filter: nearly all of a tile is beyond the ends."""
     for kind in KINDS:
         check(ConvProblem.from_shapes((1, 1, 1, 1), (1, 1, 1, 1), rank=2), "fprop", kind, rng, algorithm=wgmma)
-
-

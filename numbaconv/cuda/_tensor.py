@@ -10,9 +10,9 @@ from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import FIRST_ENTRY, NOWHERE, PHASE_SIZE, ROWS, SLABS, W_FIRST, Geometry
 from numbaconv.cuda._prims import commit, copy16, divide, forgotten, int32, tile, wait
 from numbaconv.cuda._product import begin, position
-from numbaconv.cuda._store import PER_BLOCK, THREADS
+from numbaconv.cuda._store import THREADS
 from numbaconv.cuda._tensor_layout import Variant, gather, reader, vector_mask_of
-from numbaconv.cuda._tensor_prims import multiply, round_tf32
+from numbaconv.cuda._tensor_prims import multiply, put_vector, round_tf32
 from numbaconv.cuda._tensor_store import writer
 
 STAGES = 3  # slabs in shared memory: one is multiplied, two are on their way
@@ -145,23 +145,33 @@ def pack(kind: str) -> Kernel:
     word = 4 // cell.itemsize
     vector, zero, tf32 = 4 * word, cell.type(0), kind == "tf32"
 
+    def one(w, rows, first, i, filled, column):  # type: ignore[no-untyped-def]
+        source = rows[int32(first + i)]
+        value = w[int32(source + column)] if filled and source >= int32(0) else zero
+        return round_tf32(value) if tf32 else value
+
+    def four(w, rows, first, filled, column):  # type: ignore[no-untyped-def]
+        v0, v1 = row(w, rows, first, int32(0), filled, column), row(w, rows, first, int32(1), filled, column)
+        return v0, v1, row(w, rows, first, int32(2), filled, column), row(w, rows, first, int32(3), filled, column)
+
+    def eight(w, rows, first, filled, column):  # type: ignore[no-untyped-def]
+        a, b = quad(w, rows, first, filled, column), quad(w, rows, int32(first + 4), filled, column)
+        return a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]
+
+    row, quad = device(one), device(four)
+    gathered = quad if vector == 4 else device(eight)
+
     def pack_weights(w, rows, packed, sizes):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: packed[slab, group, column, place of row] = w[rows[row] + group's and column's offset], or 0 beyond the last column.
-        # THE SCHEDULE: a thread owns four elements, a block's width apart.
+        # THE SCHEDULE: a thread owns 16 bytes of a column's rows.
         size, groups, columns, padded, from_column, from_group, slab = sizes
-        at = int32(int32(cuda.blockIdx.x) * PER_BLOCK + int32(cuda.threadIdx.x))
-        for _ in range(4):
-            if at < size:
-                rest, place = divide(at, slab)
-                rest, column = divide(rest, padded)
-                number, group = divide(rest, groups)
-                which, row = divide(place, int32(vector))
-                which = int32(which ^ vector_mask_of(slab, word, column))
-                source = rows[int32(number * slab + which * vector + row)]
-                value = zero
-                if source >= int32(0) and column < columns:
-                    value = w[int32(source + group * from_group + column * from_column)]
-                packed[at] = round_tf32(value) if tf32 else value
-            at = int32(at + THREADS)
+        at = int32(int32(cuda.blockIdx.x) * THREADS + int32(cuda.threadIdx.x))
+        if at < divide(size, int32(vector))[0]:
+            rest, which = divide(at, divide(slab, int32(vector))[0])
+            rest, column = divide(rest, padded)
+            number, group = divide(rest, groups)
+            first = int32(number * slab + int32(which ^ vector_mask_of(slab, word, column)) * vector)
+            values = gathered(w, rows, first, column < columns, int32(group * from_group + column * from_column))
+            put_vector(packed, int32(at * vector), values)
 
     return Kernel(pack_weights, (cell, np.int32, cell), 7, THREADS)

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from numbaconv.cuda._intrinsics import I32, address, place_in_shared, shared_address
+from numbaconv.cuda._intrinsics import I32, address, load, place_in_shared, shared_address, store
 
 F32, I16 = ir.FloatType(), ir.IntType(16)
 MMA = {"tf32": "m16n8k8.row.col.f32.tf32.tf32.f32", "bf16": "m16n8k16.row.col.f32.bf16.bf16.f32", "f16": "m16n8k16.row.col.f32.f16.f16.f32"}
@@ -60,6 +60,27 @@ def store2(typingctx, memory, index, first, second):  # type: ignore[no-untyped-
         return context.get_dummy_value()
 
     return types.void(memory, types.int32, memory.dtype, memory.dtype), codegen
+
+
+@intrinsic
+def put_vector(typingctx, memory, index, values):  # type: ignore[no-untyped-def]
+    """Set memory[index :] = values, 16 bytes; the address is a multiple of that."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return store(context, builder, memory, *args, len(values))
+
+    return types.void(memory, types.int32, values), codegen
+
+
+@intrinsic
+def get_vector(typingctx, memory, index):  # type: ignore[no-untyped-def]
+    """Return the 16 bytes from memory[index] on; the address is a multiple of that."""
+    result = types.UniTuple(memory.dtype, 128 // memory.dtype.bitwidth)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return context.make_tuple(builder, result, load(context, builder, memory, address(context, builder, memory, *args)))
+
+    return result(memory, types.int32), codegen
 
 
 @intrinsic

@@ -3,8 +3,8 @@
 from numbaconv.cuda._backend import SIMULATED
 
 if SIMULATED:
-    from numbaconv.cuda._tensor_twins import keep, multiply, narrow, round_tf32, store2, widen
+    from numbaconv.cuda._tensor_twins import get_vector, keep, multiply, narrow, put_vector, round_tf32, store2, widen
 else:
-    from numbaconv.cuda._tensor_intrinsics import keep, multiply, narrow, round_tf32, store2, widen
+    from numbaconv.cuda._tensor_intrinsics import get_vector, keep, multiply, narrow, put_vector, round_tf32, store2, widen
 
-__all__ = ["keep", "multiply", "narrow", "round_tf32", "store2", "widen"]
+__all__ = ["get_vector", "keep", "multiply", "narrow", "put_vector", "round_tf32", "store2", "widen"]

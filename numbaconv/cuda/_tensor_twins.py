@@ -67,6 +67,18 @@ def store2(memory: Any, index: int, first: Any, second: Any) -> None:
     memory[index : index + 2] = np.array([first, second])
 
 
+def put_vector(memory: Any, index: int, values: Any) -> None:
+    """Set memory[index :] = values, 16 bytes; the address is a multiple of that."""
+    assert index * memory.array.itemsize % 16 == 0 and len(values) * memory.array.itemsize == 16
+    memory[index : index + len(values)] = np.array(values, memory.array.dtype)
+
+
+def get_vector(memory: Any, index: int) -> Any:
+    """Return the 16 bytes from memory[index] on; the address is a multiple of that."""
+    assert index * memory.array.itemsize % 16 == 0, f"element {index} is not aligned"
+    return memory[index : index + 16 // memory.array.itemsize]
+
+
 def keep(shared: Any, to: int, flip: int, further: int, value: Any) -> None:
     """Set shared[(to ^ flip) + further]."""
     shared[(to ^ flip) + further] = value

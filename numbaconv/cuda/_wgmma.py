@@ -9,19 +9,19 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import FIRST_ENTRY, PHASE_SIZE, ROWS, SLABS, W_FIRST, Geometry
-from numbaconv.cuda._prims import commit, copy16, divide, int32, load4, tile, wait, within
+from numbaconv.cuda._prims import commit, copy16, divide, int32, load4, wait, within, zeros
 from numbaconv.cuda._product import address, begin, position
-from numbaconv.cuda._tensor_prims import round_tf32, store2
-from numbaconv.cuda._wgmma_prims import copy_lines, every, multiply, publish, round_lines, settle
-from numbaconv.cuda._wgmma_store import writer
+from numbaconv.cuda._tensor_prims import get_vector, put_vector, round_tf32
+from numbaconv.cuda._wgmma_prims import copy_lines, every, multiply, publish, put_sums, round_lines, settle
+from numbaconv.cuda._wgmma_store import GAP, writer
 
 CAPABILITY = (9, 0)  # whose instructions these are
 STAGES = 3  # slabs in shared memory: one is multiplied, two are on their way
 LINE = 128  # bytes of a pixel, or of a filter, that a slab has: 64 channels of 16 bits, 32 of tf32
 MOST_TAPS = 32  # of a phase: a pixel's taps within the input are bits of an int32
 RESIDENT = {128: 2, 64: 3}  # blocks of a multiprocessor, by their columns
-BLOCK = 64  # pixels and channels that a block of `rearrange` owns
-WARPGROUP, PIXELS = 128, 128  # threads, and pixels of a tile
+BLOCK, REARRANGERS = 64, 256  # pixels and channels that a block of `rearrange` owns, and its threads
+WARPGROUP, THREADS, PIXELS = 128, 256, 128  # of a block, that is of a tile
 PLACES = 3 * PIXELS
 # A block's table says of its pixels where in y they begin, then where in x they begin, then which of their taps lie within.
 FROM, WITHIN = 1, 2
@@ -31,7 +31,7 @@ class Variant(NamedTuple):
     """What is frozen into a kernel."""
 
     kind: str  # tf32, bf16 or f16
-    columns: int  # 128: two warpgroups, 64: one
+    columns: int  # 128 or 64
     channels_last: bool  # of y; those of x always are
     rounds: bool  # whether x is still to be rounded to tf32
     depth: bool  # whether there is a third axis
@@ -48,17 +48,21 @@ class Variant(NamedTuple):
 def kernel(v: Variant) -> Kernel:
     """Return the kernel of a variant; sizes, strides, dilations, padding, filters and groups are read from the table."""
     cell, columns, channels_last, rounds, depth = v.cell, v.columns, v.channels_last, v.rounds, v.depth
-    threads = columns // 64 * WARPGROUP
     slab, vector = LINE // cell.itemsize, 16 // cell.itemsize
-    lines = threads // 8  # that a block copies at a time, a thread 16 bytes
+    lines = THREADS // 8  # that a block copies at a time, a thread 16 bytes
     each, apart = PIXELS // lines, lines * LINE  # lines of a thread, and bytes between them
     x_size = PIXELS * slab
     one_stage = x_size + columns * slab
     last_stage = (STAGES - 1) * one_stage
     w_copies = columns // lines
-    wide = not channels_last or columns == 128  # a warpgroup has 64 × 128 sums, not 128 × 64
-    product, settled, lines_of = multiply(v.kind, 1 if wide else 2), settle(STAGES - 3), every(each)
-    copy_x, round_x, write = copy_lines(apart), round_lines(each, apart), writer(v.kind, cell, channels_last, wide, v.activation, v.partial)
+    # A warpgroup multiplies 64 lines of one operand, which are also those of its sums, by `width` lines of the other one.
+    beside = not channels_last and columns == 64  # the other warpgroup has the same lines of the first operand, else of the second
+    width = 64 if columns == 64 else 128
+    product, settled, lines_of, sums = multiply(v.kind, width), settle(STAGES - 3), every(each), zeros(width // 2)
+    copy_x, round_x = copy_lines(apart), round_lines(each, apart)
+    out, shape = np.dtype(np.float32) if v.partial else cell, (PIXELS, columns) if channels_last else (columns, PIXELS)
+    pitch = shape[1] + GAP
+    put, write = put_sums(pitch), writer(v.kind, out, shape, THREADS, channels_last, v.activation, v.partial)
 
     def look(table, geo, phase, group, row, taps):  # type: ignore[no-untyped-def]
         """Return where in x a pixel begins and which of its taps lie within."""
@@ -93,7 +97,7 @@ def kernel(v: Variant) -> Kernel:
 
     def wgmma_product(x, w, y, bias, table, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[pixel, k] = Σ_tap Σ_c x[pixel's input + tap, c] · w[tap, c, k] for one phase and group.
-        # THE SCHEDULE: a block owns 128 pixels × columns outputs, a warpgroup 64 × 128 or 128 × 64 of them in registers. Slabs of the
+        # THE SCHEDULE: a block owns 128 pixels × columns outputs, each of two warpgroups half of them in registers. Slabs of the
         # contraction pass through the stages: asynchronous copies fill two while the tensor cores read one. Eight neighbouring threads copy
         # a line of 128 bytes. What a pixel is was worked out once, by one thread. The contraction is cut into geo.pieces.
         place = cuda.shared.array(PLACES, np.int32)
@@ -124,15 +128,17 @@ def kernel(v: Variant) -> Kernel:
         entry = table[int32(phase + FIRST_ENTRY)]
         w_at = int32(table[int32(phase + W_FIRST)] + (first * geo.w_row + group * geo.padded_columns + first_column) * slab)
         at = tap, table[int32(entry + 4 * tap)] if left > int32(0) else int32(0), int32(channel * slab), w_at
-        put = int32(0)
+        to = int32(0)
         for ahead in range(2):
             if int32(ahead) < left:
-                at = fetched(shared, put, mine, x, bases, masks, w, table, entry, at, geo, int32(ahead + 1) < left)
+                at = fetched(shared, to, mine, x, bases, masks, w, table, entry, at, geo, int32(ahead + 1) < left)
             commit(shared)
-            put = int32(put + one_stage)
-        own = int32(t // WARPGROUP * 64 * slab)
-        a, b = (own, int32(x_size)) if channels_last else (int32(x_size + own), int32(0))
-        acc, get, step = tile(np.float32(0)), int32(0), int32(0)
+            to = int32(to + one_stage)
+        half = int32(t // WARPGROUP * 64)
+        line, beyond = (int32(0), half) if beside else (half, int32(0))  # the warpgroup's first line of either operand
+        a, b = (int32(0), int32(x_size)) if channels_last else (int32(x_size), int32(0))
+        a, b = int32(a + line * slab), int32(b + beyond * slab)
+        acc, get, step = sums(np.float32(0)), int32(0), int32(0)
         while step < left:
             wait(shared)
             if rounds:
@@ -141,22 +147,21 @@ def kernel(v: Variant) -> Kernel:
             cuda.syncthreads()
             acc = product(acc, shared, int32(get + a), int32(get + b), int32(t // 32 % 4))
             if int32(step + 2) < left:
-                at = fetched(shared, put, mine, x, bases, masks, w, table, entry, at, geo, int32(step + 3) < left)
+                at = fetched(shared, to, mine, x, bases, masks, w, table, entry, at, geo, int32(step + 3) < left)
             commit(shared)
             acc = settled(acc, shared)
-            put = int32(0) if put == last_stage else int32(put + one_stage)
+            to = int32(0) if to == last_stage else int32(to + one_stage)
             get, step = int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
-        row = int32(t // WARPGROUP * 64 + t // 32 % 4 * 16 + t % 32 // 4)
-        y_base = int32(piece * geo.out_size + group * geo.y_group)
-        if channels_last:
-            write(y, bias, geo, y_base, int32(group * geo.columns), place, row, int32(first_column + t % 4 * 2), acc)
-        else:
-            write(y, bias, geo, y_base, int32(group * geo.columns), place, int32(first_column + row), int32(t % 4 * 2), acc)
+        cuda.syncthreads()
+        line = int32(line + t // 32 % 4 * 16 + t % 32 // 4)
+        put(shared, int32(line * pitch + beyond + t % 4 * 2), acc)
+        cuda.syncthreads()
+        y_base, b_base = int32(piece * geo.out_size + group * geo.y_group), int32(group * geo.columns)
+        write(y, bias, geo, shared, place, t, y_base, b_base, first_column)
 
-    out = np.dtype(np.float32) if v.partial else cell
     resident = RESIDENT[columns]
     size = STAGES * one_stage * cell.itemsize
-    return Kernel(wgmma_product, (cell, cell, out, cell, np.int32), Geometry, threads, resident, shared=size, only=CAPABILITY)
+    return Kernel(wgmma_product, (cell, cell, out, cell, np.int32), Geometry, THREADS, resident, shared=size, only=CAPABILITY)
 
 
 @functools.cache
@@ -164,29 +169,59 @@ def rearrange(kind: str) -> Kernel:
     """Return the kernel that copies an input so that channels are last, those of a group filled up with zeros; tf32 is rounded."""
     cell = np.dtype(np.float32 if kind == "tf32" else np.uint16)
     zero, tf32 = cell.type(0), kind == "tf32"
-    across = BLOCK + 1
-    held = BLOCK * across
+    vector = 16 // cell.itemsize
+    vectors, pitch = BLOCK // vector, BLOCK + 4 // cell.itemsize  # of a line; elements from one pixel to the next, an odd number of words
+    held = BLOCK * pitch
+
+    def keep(shared, at, value):  # type: ignore[no-untyped-def]
+        shared[at] = round_tf32(value) if tf32 else value
+
+    def kept4(shared, at, v):  # type: ignore[no-untyped-def]
+        hold(shared, at, v[0])
+        hold(shared, int32(at + pitch), v[1])
+        hold(shared, int32(at + 2 * pitch), v[2])
+        hold(shared, int32(at + 3 * pitch), v[3])
+
+    def kept8(shared, at, v):  # type: ignore[no-untyped-def]
+        keep4(shared, at, v[0:4])
+        keep4(shared, int32(at + 4 * pitch), v[4:8])
+
+    def taken4(shared, at):  # type: ignore[no-untyped-def]
+        return shared[at], shared[int32(at + 1)], shared[int32(at + 2)], shared[int32(at + 3)]
+
+    def taken8(shared, at):  # type: ignore[no-untyped-def]
+        a, b = take4(shared, at), take4(shared, int32(at + 4))
+        return a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]
+
+    hold, keep4, take4 = device(keep), device(kept4), device(taken4)
+    take, keep_all = (take4, keep4) if cell.itemsize == 4 else (device(taken8), device(kept8))
 
     def rearrange_input(x, y, sizes):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n, pixel, group, c] = x[n, group, c, pixel], or 0 for c beyond the group's last channel.
-        # THE SCHEDULE: a block owns 64 pixels × 64 channels, which it reads along the pixels and writes along the channels.
+        # THE SCHEDULE: a block owns 64 pixels × 64 channels, which it reads along the pixels and writes along the channels, 16 bytes at a
+        # time where the pixels of a channel begin at a multiple of that.
         pixels, groups, channels, room = sizes
-        shared = cuda.shared.array(held, cell)
+        shared = cuda.shared.array(held, cell, alignment=16)
         t = int32(cuda.threadIdx.x)
         p0, k0, n = int32(int32(cuda.blockIdx.x) * BLOCK), int32(int32(cuda.blockIdx.y) * BLOCK), int32(cuda.blockIdx.z)
-        p, k = int32(t % BLOCK), int32(t // BLOCK)
-        for j in range(BLOCK // 4):
-            group, c = divide(int32(k0 + k + 4 * j), room)
-            value = zero
-            if int32(p0 + p) < pixels and c < channels and group < groups:
-                value = x[int32((n * groups + group) * channels * pixels + c * pixels + p0 + p)]
-            shared[int32((k + 4 * j) * across + p)] = round_tf32(value) if tf32 else value
+        together = pixels % vector == 0
+        p, k = int32(t % vectors * vector), int32(t // vectors)
+        for _ in range(BLOCK * vectors // REARRANGERS):
+            group, c = divide(int32(k0 + k), room)
+            here, at = c < channels and group < groups, int32(p * pitch + k)
+            source = int32(((n * groups + group) * channels + c) * pixels + p0 + p)
+            if together and here and int32(p0 + p) < pixels:
+                keep_all(shared, at, get_vector(x, source))
+            else:
+                for e in range(vector):
+                    value = x[int32(source + e)] if here and int32(p0 + p + e) < pixels else zero
+                    hold(shared, int32(at + e * pitch), value)
+            k = int32(k + REARRANGERS // vectors)
         cuda.syncthreads()
-        k, p = int32(t % 32 * 2), int32(t // 32)
-        for j in range(BLOCK // 8):
-            pixel = int32(p + 8 * j)
-            if int32(p0 + pixel) < pixels and int32(k0 + k) < groups * room:
-                at = int32((n * pixels + p0 + pixel) * groups * room + k0 + k)
-                store2(y, at, shared[int32(k * across + pixel)], shared[int32((k + 1) * across + pixel)])
+        k, p = int32(t % vectors * vector), int32(t // vectors)
+        for _ in range(BLOCK * vectors // REARRANGERS):
+            if int32(p0 + p) < pixels and int32(k0 + k) < groups * room:
+                put_vector(y, int32((n * pixels + p0 + p) * groups * room + k0 + k), take(shared, int32(p * pitch + k)))
+            p = int32(p + REARRANGERS // vectors)
 
-    return Kernel(rearrange_input, (cell, cell), 4, 4 * BLOCK)
+    return Kernel(rearrange_input, (cell, cell), 4, REARRANGERS)

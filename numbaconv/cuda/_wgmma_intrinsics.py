@@ -12,11 +12,9 @@ from numba.cuda.extending import intrinsic
 from numbaconv.cuda._intrinsics import I32, I64, _alone, address, further_on, shared_address
 from numbaconv.cuda._tensor_intrinsics import F32
 
-SUMS = 64
 SHAPE = {"tf32": ("k8", "tf32.tf32", ""), "bf16": ("k16", "bf16.bf16", ", 0, 0"), "f16": ("k16", "f16.f16", ", 0, 0")}
 # A descriptor beside the address: lines of 128 bytes, eight of them 1024 bytes from the next eight, swizzled (PTX manual, "Matrix descriptor").
 DESCRIPTOR = 1 << 62 | (1024 >> 4) << 32 | 1 << 16
-COPY = "cp.async.cg.shared.global"
 LINE, STEP = 128, 32  # bytes of a line, and of the part of it that one instruction multiplies
 
 publish = _alone("fence.proxy.async.shared::cta;")
@@ -27,36 +25,33 @@ def _descriptor(context: Any, builder: Any, kind: Any, memory: Any, index: Any) 
     return builder.or_(builder.zext(at, I64), I64(DESCRIPTOR))
 
 
-def _with_sums(builder: Any, lines: list[str], sums: list[Any], others: list[Any]) -> list[Any]:
-    """Emit lines of PTX in which $0 … are sums, read and written, and $128 … the other values."""
-    constraints = ",".join(["=f"] * SUMS + [str(i) for i in range(SUMS)] + ["l"] * len(others) + ["~{memory}"])
-    function = ir.FunctionType(ir.LiteralStructType([F32] * SUMS), [F32] * SUMS + [I64] * len(others))
+def _with_sums(context: Any, builder: Any, acc: Any, given: Any, lines: list[str], others: list[Any]) -> Any:
+    """Emit lines of PTX in which $0 … are sums, read and written, and the numbers from twice theirs on the other values."""
+    count = len(acc)
+    constraints = ",".join(["=f"] * count + [str(i) for i in range(count)] + ["l"] * len(others) + ["~{memory}"])
+    function = ir.FunctionType(ir.LiteralStructType([F32] * count), [F32] * count + [I64] * len(others))
+    sums = [builder.extract_value(given, i) for i in range(count)]
     done = builder.asm(function, "\n\t".join(lines), constraints, [*sums, *others], side_effect=True)
-    return [builder.extract_value(done, i) for i in range(SUMS)]
+    return context.make_tuple(builder, acc, [builder.extract_value(done, i) for i in range(count)])
 
 
 @functools.cache
-def multiply(kind: str, blocks: int) -> Any:
-    """Return the start of a warpgroup's product, acc + a · b transposed over one slab: blocks · 64 lines of a, 128 / blocks of b."""
-    width = 128 // blocks
+def multiply(kind: str, width: int) -> Any:
+    """Return the start of a warpgroup's product, acc + a · b transposed over one slab: 64 lines of a, ``width`` of b."""
     depth, kinds, rest = SHAPE[kind]
-    each = SUMS // blocks
 
     @intrinsic
     def product(typingctx, acc, shared, a_at, b_at, quarter):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             given, memory, *indices, _ = args
-            sums = [builder.extract_value(given, i) for i in range(SUMS)]
-            ends = [_descriptor(context, builder, shared, memory, index) for index in indices]
+            sides = [_descriptor(context, builder, shared, memory, index) for index in indices]
+            registers, a, b = ", ".join(f"${i}" for i in range(width // 2)), f"${width}", f"${width + 1}"
             lines = ["{ .reg .pred add; .reg .b64 a, b;", "setp.eq.b32 add, 0, 0;", "wgmma.fence.sync.aligned;"]
             for step in range(LINE // STEP):
-                for block in range(blocks):
-                    registers = ", ".join(f"${i}" for i in range(block * each, (block + 1) * each))
-                    lines += [f"add.s64 a, $128, {(block * 64 * LINE + step * STEP) >> 4};", f"add.s64 b, $129, {step * STEP >> 4};"]
-                    code = f"wgmma.mma_async.sync.aligned.m64n{width}{depth}.f32.{kinds}"
-                    lines.append(f"{code} {{{registers}}}, a, b, add, 1, 1{rest};")
+                lines += [f"add.s64 a, {a}, {step * STEP >> 4};", f"add.s64 b, {b}, {step * STEP >> 4};"]
+                lines.append(f"wgmma.mma_async.sync.aligned.m64n{width}{depth}.f32.{kinds} {{{registers}}}, a, b, add, 1, 1{rest};")
             lines += ["wgmma.commit_group.sync.aligned;", "}"]
-            return context.make_tuple(builder, acc, _with_sums(builder, lines, sums, ends))
+            return _with_sums(context, builder, acc, given, lines, sides)
 
         return acc(acc, shared, types.int32, types.int32, types.int32), codegen
 
@@ -70,9 +65,7 @@ def settle(pending: int) -> Any:
     @intrinsic
     def settled(typingctx, acc, shared):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            sums = [builder.extract_value(args[0], i) for i in range(SUMS)]
-            lines = [f"wgmma.wait_group.sync.aligned {pending};"]
-            return context.make_tuple(builder, acc, _with_sums(builder, lines, sums, []))
+            return _with_sums(context, builder, acc, args[0], [f"wgmma.wait_group.sync.aligned {pending};"], [])
 
         return acc(acc, shared), codegen
 
@@ -110,7 +103,7 @@ def copy_lines(apart: int) -> Any:
                 index = builder.add(builder.extract_value(given, i), offset)
                 at = builder.ptrtoint(address(context, builder, memory, source, index), I64)
                 bit = builder.and_(builder.lshr(builder.extract_value(bits, i), tap), I32(1))
-                code = f"{COPY} [$0+{i * apart}], [$1], 16, $2;"
+                code = f"cp.async.cg.shared.global [$0+{i * apart}], [$1], 16, $2;"
                 builder.asm(kind, code, "r,l,r,~{memory}", [start, at, builder.shl(bit, I32(4))], side_effect=True)
             return context.get_dummy_value()
 
@@ -139,3 +132,52 @@ def round_lines(count: int, apart: int) -> Any:
         return types.void(shared, types.int32), codegen
 
     return rounded
+
+
+def _float_address(context: Any, builder: Any, shared: Any, memory: Any, index: Any) -> Any:
+    """Return where in shared memory, whatever it holds else, the ``index``-th float32 is."""
+    start = shared_address(context, builder, shared, memory, I32(0))
+    return builder.inttoptr(builder.add(start, builder.shl(index, I32(2))), F32.as_pointer(3))
+
+
+@functools.cache
+def put_sums(pitch: int) -> Any:
+    """Return a function that puts a thread's sums into shared memory as float32, lines ``pitch`` apart, its first one at ``at``."""
+
+    @intrinsic
+    def put(typingctx, shared, at, acc):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            first = _float_address(context, builder, shared, *args[:2])
+            for number in range(0, len(acc), 2):
+                pair = ir.Constant(ir.VectorType(F32, 2), ir.Undefined)
+                for i in range(2):
+                    pair = builder.insert_element(pair, builder.extract_value(args[2], number + i), I32(i))
+                place = builder.gep(first, [I32(8 * (number // 2 % 2) * pitch + number // 4 * 8)])
+                builder.store(pair, builder.bitcast(place, pair.type.as_pointer(3))).align = 8
+            return context.get_dummy_value()
+
+        return types.void(shared, types.int32, acc), codegen
+
+    return put
+
+
+@functools.cache
+def take_sums(count: int) -> Any:
+    """Return a function that reads ``count`` neighbouring float32 of shared memory, four at a time."""
+    result = types.UniTuple(types.float32, count)
+
+    @intrinsic
+    def take(typingctx, shared, at):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            first, values = _float_address(context, builder, shared, *args), []
+            width = min(count, 4)
+            vector = ir.VectorType(F32, width)
+            for number in range(0, count, width):
+                loaded = builder.load(builder.bitcast(builder.gep(first, [I32(number)]), vector.as_pointer(3)))
+                loaded.align = 4 * width
+                values += [builder.extract_element(loaded, I32(i)) for i in range(width)]
+            return context.make_tuple(builder, result, values)
+
+        return result(shared, types.int32), codegen
+
+    return take

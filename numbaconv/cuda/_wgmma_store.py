@@ -1,4 +1,4 @@
-"""How a warpgroup's sums of `_wgmma` become outputs: bias and activation, then pairs of neighbours."""
+"""How a block's sums of `_wgmma` become outputs: by way of shared memory, then bias and activation, 16 bytes at a time where they lie together."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ import numpy as np
 
 from numbaconv.cuda._backend import device
 from numbaconv.cuda._prims import int32
-from numbaconv.cuda._product import moved
 from numbaconv.cuda._store import activation
-from numbaconv.cuda._tensor_prims import narrow, store2, widen
+from numbaconv.cuda._tensor_prims import narrow, put_vector, widen
+from numbaconv.cuda._wgmma_prims import take_sums
+
+GAP = 8  # float32 between two lines of sums: then the squares that a warp writes lie in different banks
 
 
-def writer(kind: str, cell: np.dtype[Any], channels_last: bool, wide: bool, act: str | None, partial: bool) -> Any:
-    """Return how sums become outputs: a thread has 16 squares of 2 × 2, rows 8 apart and columns neighbours.
+def writer(kind: str, out: np.dtype[Any], shape: tuple[int, int], threads: int, channels_last: bool, act: str | None, partial: bool) -> Any:
+    """Return how a tile of sums, lines of ``shape`` in shared memory, becomes outputs; where a pixel's begin is read there too.
 
-    Rows are pixels and columns channels where the channels of y are last, else the other way round. ``wide`` says that all squares lie beside
-    each other; otherwise the second eight lie 64 rows below the first. Where a pixel's outputs begin is read from shared memory.
+    Lines are pixels, of columns, where the channels of y are last, else columns, of pixels. A thread owns one vector of every so-many-th line.
     """
-    zero, plain = np.float32(0), cell == np.float32
+    zero, plain = np.float32(0), out == np.float32
     wider, narrower = (None, None) if plain else (widen(kind), narrow(kind))
     activate = activation(None if partial else act, np.dtype(np.float32))
-    below, beside = (0, 64) if wide else (64, 0)
+    lines, width = shape
+    pitch, vector = width + GAP, 16 // out.itemsize
+    vectors = width // vector  # of a line
+    step = threads // vectors  # from one line of a thread to the next
+    take, one = take_sums(vector), take_sums(1)
 
     def finished(value, shift):  # type: ignore[no-untyped-def]
         if partial:
@@ -40,48 +45,57 @@ def writer(kind: str, cell: np.dtype[Any], channels_last: bool, wide: bool, act:
             return wider(bias[at])
         return zero
 
-    def pair(y, a0, a1, v0, v1, b0, b1, vector):  # type: ignore[no-untyped-def]
-        if vector:
-            if a0 >= int32(0):
-                store2(y, a0, done(v0, b0), done(v1, b1))
-        else:
-            if a0 >= int32(0):
-                y[a0] = done(v0, b0)
-            if a1 >= int32(0):
-                y[a1] = done(v1, b1)
+    def four(v, b):  # type: ignore[no-untyped-def]
+        return done(v[0], b[0]), done(v[1], b[1]), done(v[2], b[2]), done(v[3], b[3])
 
-    def of_channels(y, bias, geo, y_base, b_base, begins, row, column, v):  # type: ignore[no-untyped-def]
-        """Store two channels of two pixels."""
-        by, i0, i1 = int32(y_base + column), column < geo.columns, int32(column + 1) < geo.columns
-        b0, b1 = shift(bias, geo, int32(b_base + column), i0), shift(bias, geo, int32(b_base + column + 1), i1)
-        p0, p1 = begins[row], begins[int32(row + 8)]
-        put(y, moved(p0, by, i0), moved(p0, int32(by + 1), i1), v[0], v[1], b0, b1, geo.vector != 0)
-        put(y, moved(p1, by, i0), moved(p1, int32(by + 1), i1), v[2], v[3], b0, b1, geo.vector != 0)
+    def eight(v, b):  # type: ignore[no-untyped-def]
+        c, d = half(v[0:4], b[0:4]), half(v[4:8], b[4:8])
+        return c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]
 
-    def of_pixels(y, bias, geo, y_base, b_base, begins, row, column, v):  # type: ignore[no-untyped-def]
-        """Store two pixels of two channels."""
-        k0, k1, p0, p1 = row, int32(row + 8), begins[column], begins[int32(column + 1)]
-        by, inside = int32(y_base + k0 * geo.y_k), k0 < geo.columns
-        b = shift(bias, geo, int32(b_base + k0), inside)
-        put(y, moved(p0, by, inside), moved(p1, by, inside), v[0], v[1], b, b, geo.vector != 0)
-        by, inside = int32(y_base + k1 * geo.y_k), k1 < geo.columns
-        b = shift(bias, geo, int32(b_base + k1), inside)
-        put(y, moved(p0, by, inside), moved(p1, by, inside), v[2], v[3], b, b, geo.vector != 0)
+    def four_shifts(bias, geo, at, column):  # type: ignore[no-untyped-def]
+        b0, b1 = shift(bias, geo, at, column < geo.columns), shift(bias, geo, int32(at + 1), int32(column + 1) < geo.columns)
+        b2, b3 = shift(bias, geo, int32(at + 2), int32(column + 2) < geo.columns), shift(bias, geo, int32(at + 3), int32(column + 3) < geo.columns)
+        return b0, b1, b2, b3
 
-    def four(y, bias, geo, y_base, b_base, begins, row, column, v):  # type: ignore[no-untyped-def]
-        square(y, bias, geo, y_base, b_base, begins, row, column, v[0:4])
-        square(y, bias, geo, y_base, b_base, begins, row, int32(column + 8), v[4:8])
-        square(y, bias, geo, y_base, b_base, begins, row, int32(column + 16), v[8:12])
-        square(y, bias, geo, y_base, b_base, begins, row, int32(column + 24), v[12:16])
+    def eight_shifts(bias, geo, at, column):  # type: ignore[no-untyped-def]
+        b, c = half_shifts(bias, geo, at, column), half_shifts(bias, geo, int32(at + 4), int32(column + 4))
+        return b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3]
 
-    def all_of(y, bias, geo, y_base, b_base, begins, row, column, acc):  # type: ignore[no-untyped-def]
-        quarter(y, bias, geo, y_base, b_base, begins, row, column, acc[0:16])
-        quarter(y, bias, geo, y_base, b_base, begins, row, int32(column + 32), acc[16:32])
-        row, column = int32(row + below), int32(column + beside)
-        quarter(y, bias, geo, y_base, b_base, begins, row, column, acc[32:48])
-        quarter(y, bias, geo, y_base, b_base, begins, row, int32(column + 32), acc[48:64])
+    def lines_of_channels(y, bias, geo, shared, begins, t, y_base, b_base, first_column):  # type: ignore[no-untyped-def]
+        number, line = int32(t % vectors * vector), int32(t // vectors)
+        column, together = int32(first_column + number), geo.columns % vector == 0
+        b, by, at = shifts(bias, geo, int32(b_base + column), column), int32(y_base + column), int32(line * pitch + number)
+        for _ in range(lines // step):
+            pixel = begins[line]
+            if pixel >= int32(0) and column < geo.columns:
+                if together:
+                    put_vector(y, int32(pixel + by), finish(take(shared, at), b))
+                else:
+                    for e in range(vector):
+                        if int32(column + e) < geo.columns:
+                            own = shift(bias, geo, int32(b_base + column + e), True)
+                            y[int32(pixel + by + e)] = done(one(shared, int32(at + e))[0], own)
+            line, at = int32(line + step), int32(at + step * pitch)
 
-    done, shift, put = device(finished), device(shift_of), device(pair)
-    square = device(of_channels if channels_last else of_pixels)
-    quarter = device(four)
-    return device(all_of)
+    def lines_of_pixels(y, bias, geo, shared, begins, t, y_base, b_base, first_column):  # type: ignore[no-untyped-def]
+        number, line = int32(t % vectors * vector), int32(t // vectors)
+        pixel, together = begins[number], geo.vector != 0 and geo.y_k % vector == 0
+        at = int32(line * pitch + number)
+        for _ in range(lines // step):
+            column = int32(first_column + line)
+            if pixel >= int32(0) and column < geo.columns:
+                b, by = shift(bias, geo, int32(b_base + column), True), int32(y_base + column * geo.y_k)
+                if together:
+                    put_vector(y, int32(pixel + by), finish(take(shared, at), same(b)))
+                else:
+                    for e in range(vector):
+                        place = begins[int32(number + e)]
+                        if place >= int32(0):
+                            y[int32(place + by)] = done(one(shared, int32(at + e))[0], b)
+            line, at = int32(line + step), int32(at + step * pitch)
+
+    done, shift = device(finished), device(shift_of)
+    half, half_shifts = device(four), device(four_shifts)
+    finish, shifts = (half, half_shifts) if vector == 4 else (device(eight), device(eight_shifts))
+    same = device((lambda b: (b, b, b, b)) if vector == 4 else (lambda b: (b, b, b, b, b, b, b, b)))
+    return device(lines_of_channels if channels_last else lines_of_pixels)

@@ -35,27 +35,22 @@ def _lines(shared: Any, at: int, first: int, count: int, kind: str) -> Any:
 
 
 @functools.cache
-def multiply(kind: str, blocks: int) -> Any:
-    """Return the start of a warpgroup's product, acc + a · b transposed over one slab: blocks · 64 lines of a, 128 / blocks of b.
+def multiply(kind: str, width: int) -> Any:
+    """Return the start of a warpgroup's product, acc + a · b transposed over one slab: 64 lines of a, ``width`` of b.
 
-    acc[64 / blocks · block + 4j + 2i + e] is line 64 · block + 16 · quarter + lane//4 + 8i of a, line 8j + lane%4·2 + e of b.
+    acc[4j + 2i + e] is line 16 · quarter + lane//4 + 8i of a, line 8j + lane%4·2 + e of b.
     """
-    width = 128 // blocks
+    rows = GROUP[:, None, None, None] + 8 * np.arange(2)[:, None]
+    columns = IN_GROUP[:, None, None, None] * 2 + 8 * np.arange(width // 8)[:, None, None] + np.arange(2)
 
     @collective
     def product(acc, shared, a_at, b_at, quarter):  # type: ignore[no-untyped-def]
         assert len({*zip(a_at, b_at, quarter, strict=True)}) == 1
-        memory, total, operands = shared[0], np.array(acc, np.float32), []
-        for block in range(blocks):
-            for part in ((a_at[0], 64 * block + 16 * quarter[0], 16), (b_at[0], 0, width)):
-                operands.append((part, _lines(memory, *part, kind)))
-            sums = operands[-2][1] @ operands[-1][1].T
-            rows = GROUP[:, None, None, None] + 8 * np.arange(2)[:, None]
-            columns = IN_GROUP[:, None, None, None] * 2 + 8 * np.arange(width // 8)[:, None, None] + np.arange(2)
-            each = 64 // blocks
-            total[:, block * each : (block + 1) * each] += sums[rows, columns].reshape(32, each)
-        memory.pending.setdefault(("products", running_thread() // 32), []).append((kind, operands))
-        return list(total)
+        parts = (a_at[0], 16 * quarter[0], 16), (b_at[0], 0, width)
+        a, b = (_lines(shared[0], *part, kind) for part in parts)
+        started = shared[0].pending.setdefault(("products", running_thread() // 32), [])
+        started.append((kind, ((parts[0], a), (parts[1], b))))
+        return list(np.array(acc, np.float32) + (a @ b.T)[rows, columns].reshape(32, width // 2))
 
     return product
 
@@ -106,3 +101,28 @@ def round_lines(count: int, apart: int) -> Any:
             shared[first : first + 4] = rounded(shared[first : first + 4])
 
     return rounding
+
+
+@functools.cache
+def put_sums(pitch: int) -> Any:
+    """Return a function that puts a thread's sums into shared memory as float32, lines ``pitch`` apart, its first one at ``at``."""
+
+    def put(shared, at, acc):  # type: ignore[no-untyped-def]
+        values, each = np.array(acc, np.float32).view(shared.array.dtype), 4 // shared.array.itemsize
+        number = np.arange(0, len(acc), 2)
+        places = at + 8 * (number // 2 % 2) * pitch + number // 4 * 8
+        shared[(places[:, None] * each + np.arange(2 * each)).reshape(-1)] = values
+
+    return put
+
+
+@functools.cache
+def take_sums(count: int) -> Any:
+    """Return a function that reads ``count`` neighbouring float32 of shared memory, four at a time."""
+
+    def take(shared, at):  # type: ignore[no-untyped-def]
+        assert at % min(count, 4) == 0, f"sums at {at} are not aligned"
+        each = 4 // shared.array.itemsize
+        return tuple(shared[at * each : (at + count) * each].view(np.float32))
+
+    return take

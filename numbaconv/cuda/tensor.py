@@ -15,7 +15,7 @@ import numpy as np
 from numbaconv.cuda import _geometry, gemm
 from numbaconv.cuda._backend import SIMULATED, Kernel, capability_of, current_device, empty, kept
 from numbaconv.cuda._geometry import Product
-from numbaconv.cuda._store import PER_BLOCK, finish
+from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
 from numbaconv.cuda._tensor import kernel, pack
 from numbaconv.cuda._tensor_layout import Variant
 from numbaconv.cuda._tensor_prims import narrow, widen
@@ -129,7 +129,8 @@ def packed(product: Product, rows: Any, w: Any, groups: int, slab: int) -> Any:
     size = product.weight_rows.size * groups * product.padded_columns
     target = empty(gemm.packed_size(product, groups), cell_of(kind))
     sizes = (size, groups, product.columns, product.padded_columns, *product.weight_strides, slab)
-    pack(kind).launch((-(-size // PER_BLOCK), 1, 1), (cells(w, kind), rows, target), sizes)
+    vectors = size * target.itemsize // 16
+    pack(kind).launch((-(-vectors // THREADS), 1, 1), (cells(w, kind), rows, target), sizes)
     return target
 
 
@@ -145,9 +146,7 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     multiply(p, kernel(variant), cut, product, (cells(a, kind), weights, table), out, options)
 
 
-def multiply(
-    p: ConvProblem, product_of: Kernel, cut: gemm.Cut, product: Product, operands: tuple[Any, Any, Any], out: Any, options: Options
-) -> None:
+def multiply(p: ConvProblem, product_of: Kernel, cut: gemm.Cut, product: Product, operands: tuple[Any, Any, Any], out: Any, options: Options) -> None:
     """Launch a kernel on its input, packed weights and table, and what adds the pieces of its sums if there are several."""
     (x, w, table), kind, pieces = operands, kind_of(out.dtype), cut.pieces
     grid = (-(-product.most_rows // cut.tile[0]), product.padded_columns // cut.tile[1], product.phases * p.groups * pieces)

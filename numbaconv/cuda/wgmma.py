@@ -16,8 +16,6 @@ import numpy as np
 from numbaconv.cuda import _geometry, gemm, tensor
 from numbaconv.cuda._backend import SIMULATED, Kernel, capability_of, current_device, empty, kept
 from numbaconv.cuda._geometry import Product
-from numbaconv.cuda._store import PER_BLOCK
-from numbaconv.cuda._tensor import pack
 from numbaconv.cuda._wgmma import BLOCK, CAPABILITY, LINE, MOST_TAPS, PIXELS, Variant, kernel, rearrange
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
