@@ -163,15 +163,18 @@ def pack(kind: str) -> Kernel:
 
     def pack_weights(w, rows, packed, sizes):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: packed[slab, group, column, place of row] = w[rows[row] + group's and column's offset], or 0 beyond the last column.
-        # THE SCHEDULE: a thread owns 16 bytes of a column's rows.
-        size, groups, columns, padded, from_column, from_group, slab = sizes
+        # THE SCHEDULE: a thread owns 16 bytes of a column's rows; its neighbours have the same rows' other taps, which lie beside them in w.
+        size, groups, columns, padded, from_column, from_group, slab, taps, per_tap = sizes
         at = int32(int32(cuda.blockIdx.x) * THREADS + int32(cuda.threadIdx.x))
         if at < divide(size, int32(vector))[0]:
             rest, which = divide(at, divide(slab, int32(vector))[0])
+            rest, tap = divide(rest, taps)
             rest, column = divide(rest, padded)
             number, group = divide(rest, groups)
+            number = int32(tap * per_tap + number)
+            to = int32(((number * groups + group) * padded + column) * slab + which * vector)
             first = int32(number * slab + int32(which ^ vector_mask_of(slab, word, column)) * vector)
             values = gathered(w, rows, first, column < columns, int32(group * from_group + column * from_column))
-            put_vector(packed, int32(at * vector), values)
+            put_vector(packed, to, values)
 
-    return Kernel(pack_weights, (cell, np.int32, cell), 7, THREADS)
+    return Kernel(pack_weights, (cell, np.int32, cell), 9, THREADS)

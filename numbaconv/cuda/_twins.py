@@ -122,10 +122,10 @@ def commit(shared: Any) -> None:
     shared.pending.setdefault(running_thread(), [[]]).append([])
 
 
-def wait(shared: Any) -> None:
-    """Wait for all of the thread's groups but the newest."""
+def wait(shared: Any, pending: int = 1) -> None:
+    """Wait for all of the thread's groups but the newest ones, one unless another number is said."""
     groups = shared.pending.setdefault(running_thread(), [[]])
-    while len(groups) > 2:
+    while len(groups) > pending + 1:
         for at, values in groups.pop(0):
             shared[at] = values
 

@@ -9,17 +9,18 @@ import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import FIRST_ENTRY, PHASE_SIZE, ROWS, SLABS, W_FIRST, Geometry
-from numbaconv.cuda._prims import commit, copy16, divide, int32, load4, wait, within, zeros
+from numbaconv.cuda._prims import commit, copy16, divide, int32, load4, within, zeros
 from numbaconv.cuda._product import address, begin, position
 from numbaconv.cuda._tensor_prims import get_vector, put_vector, round_tf32
-from numbaconv.cuda._wgmma_prims import copy_lines, every, multiply, publish, put_sums, round_lines, settle
+from numbaconv.cuda._wgmma_prims import copy_lines, every, multiply, publish, put_sums, round_lines, settle, wait_for
 from numbaconv.cuda._wgmma_store import GAP, writer
 
 CAPABILITY = (9, 0)  # whose instructions these are
-STAGES = 3  # slabs in shared memory: one is multiplied, two are on their way
 LINE = 128  # bytes of a pixel, or of a filter, that a slab has: 64 channels of 16 bits, 32 of tf32
 MOST_TAPS = 32  # of a phase: a pixel's taps within the input are bits of an int32
-RESIDENT = {128: 2, 64: 3}  # blocks of a multiprocessor, by their columns
+# Slabs in shared memory, of which one is multiplied and the others are on their way: by a tile's columns and how many blocks a multiprocessor
+# is to hold, which has room for 227 KiB of them. Where there are few blocks, each waits for memory alone.
+STAGES = {(128, 2): 3, (128, 1): 6, (64, 3): 3, (64, 2): 4, (64, 1): 8}
 BLOCK, REARRANGERS = 64, 256  # pixels and channels that a block of `rearrange` owns, and its threads
 WARPGROUP, THREADS, PIXELS = 128, 256, 128  # of a block, that is of a tile
 PLACES = 3 * PIXELS
@@ -32,6 +33,7 @@ class Variant(NamedTuple):
 
     kind: str  # tf32, bf16 or f16
     columns: int  # 128 or 64
+    resident: int  # blocks that a multiprocessor is to hold
     channels_last: bool  # of y; those of x always are
     rounds: bool  # whether x is still to be rounded to tf32
     depth: bool  # whether there is a third axis
@@ -53,12 +55,14 @@ def kernel(v: Variant) -> Kernel:
     each, apart = PIXELS // lines, lines * LINE  # lines of a thread, and bytes between them
     x_size = PIXELS * slab
     one_stage = x_size + columns * slab
-    last_stage = (STAGES - 1) * one_stage
+    on_way = STAGES[columns, v.resident] - 1
+    last_stage = on_way * one_stage
     w_copies = columns // lines
     # A warpgroup multiplies 64 lines of one operand, which are also those of its sums, by `width` lines of the other one.
     beside = not channels_last and columns == 64  # the other warpgroup has the same lines of the first operand, else of the second
     width = 64 if columns == 64 else 128
-    product, settled, lines_of, sums = multiply(v.kind, width), settle(STAGES - 3), every(each), zeros(width // 2)
+    product, settled, lines_of, sums = multiply(v.kind, width), settle(0), every(each), zeros(width // 2)
+    arrived = wait_for(on_way - 1)
     copy_x, round_x = copy_lines(apart), round_lines(each, apart)
     out, shape = np.dtype(np.float32) if v.partial else cell, (PIXELS, columns) if channels_last else (columns, PIXELS)
     pitch = shape[1] + GAP
@@ -98,7 +102,7 @@ def kernel(v: Variant) -> Kernel:
     def wgmma_product(x, w, y, bias, table, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[pixel, k] = Σ_tap Σ_c x[pixel's input + tap, c] · w[tap, c, k] for one phase and group.
         # THE SCHEDULE: a block owns 128 pixels × columns outputs, each of two warpgroups half of them in registers. Slabs of the
-        # contraction pass through the stages: asynchronous copies fill two while the tensor cores read one. Eight neighbouring threads copy
+        # contraction pass through the stages: asynchronous copies fill the others while the tensor cores read one. Eight neighbouring threads copy
         # a line of 128 bytes. What a pixel is was worked out once, by one thread. The contraction is cut into geo.pieces.
         place = cuda.shared.array(PLACES, np.int32)
         shared = cuda.shared.array(0, cell, alignment=1024)
@@ -129,7 +133,7 @@ def kernel(v: Variant) -> Kernel:
         w_at = int32(table[int32(phase + W_FIRST)] + (first * geo.w_row + group * geo.padded_columns + first_column) * slab)
         at = tap, table[int32(entry + 4 * tap)] if left > int32(0) else int32(0), int32(channel * slab), w_at
         to = int32(0)
-        for ahead in range(2):
+        for ahead in range(on_way):
             if int32(ahead) < left:
                 at = fetched(shared, to, mine, x, bases, masks, w, table, entry, at, geo, int32(ahead + 1) < left)
             commit(shared)
@@ -140,14 +144,14 @@ def kernel(v: Variant) -> Kernel:
         a, b = int32(a + line * slab), int32(b + beyond * slab)
         acc, get, step = sums(np.float32(0)), int32(0), int32(0)
         while step < left:
-            wait(shared)
+            arrived(shared)
             if rounds:
                 round_x(shared, int32(get + mine[0]))
             publish(shared)
             cuda.syncthreads()
             acc = product(acc, shared, int32(get + a), int32(get + b), int32(t // 32 % 4))
-            if int32(step + 2) < left:
-                at = fetched(shared, to, mine, x, bases, masks, w, table, entry, at, geo, int32(step + 3) < left)
+            if int32(step + on_way) < left:
+                at = fetched(shared, to, mine, x, bases, masks, w, table, entry, at, geo, int32(step + on_way + 1) < left)
             commit(shared)
             acc = settled(acc, shared)
             to = int32(0) if to == last_stage else int32(to + one_stage)
@@ -159,9 +163,42 @@ def kernel(v: Variant) -> Kernel:
         y_base, b_base = int32(piece * geo.out_size + group * geo.y_group), int32(group * geo.columns)
         write(y, bias, geo, shared, place, t, y_base, b_base, first_column)
 
-    resident = RESIDENT[columns]
-    size = STAGES * one_stage * cell.itemsize
-    return Kernel(wgmma_product, (cell, cell, out, cell, np.int32), Geometry, THREADS, resident, shared=size, only=CAPABILITY)
+    size = (on_way + 1) * one_stage * cell.itemsize
+    return Kernel(wgmma_product, (cell, cell, out, cell, np.int32), Geometry, THREADS, v.resident, shared=size, only=CAPABILITY)
+
+
+@functools.cache
+def fill_up(kind: str) -> Kernel:
+    """Return the kernel that copies an input whose channels are last, those of a group filled up with zeros; tf32 is rounded."""
+    cell = np.dtype(np.float32 if kind == "tf32" else np.uint16)
+    vector, zero, tf32 = 16 // cell.itemsize, cell.type(0), kind == "tf32"
+
+    def one(x, source, left):  # type: ignore[no-untyped-def]
+        value = x[source] if left > int32(0) else zero
+        return round_tf32(value) if tf32 else value
+
+    def four(x, source, left):  # type: ignore[no-untyped-def]
+        v0, v1 = single(x, source, left), single(x, int32(source + 1), int32(left - 1))
+        return v0, v1, single(x, int32(source + 2), int32(left - 2)), single(x, int32(source + 3), int32(left - 3))
+
+    def eight(x, source, left):  # type: ignore[no-untyped-def]
+        a, b = half(x, source, left), half(x, int32(source + 4), int32(left - 4))
+        return a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]
+
+    single, half = device(one), device(four)
+    gathered = half if vector == 4 else device(eight)
+
+    def fill_up_input(x, y, sizes):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: y[pixel, group, c] = x[pixel, group, c], or 0 for c beyond the group's last channel.
+        # THE SCHEDULE: a thread owns 16 bytes of y.
+        count, channels, room = sizes
+        at = int32(int32(cuda.blockIdx.x) * REARRANGERS + int32(cuda.threadIdx.x))
+        if at < count:
+            line, number = divide(at, divide(room, int32(vector))[0])
+            first = int32(number * vector)
+            put_vector(y, int32(at * vector), gathered(x, int32(line * channels + first), int32(channels - first)))
+
+    return Kernel(fill_up_input, (cell, cell), 3, REARRANGERS)
 
 
 @functools.cache

@@ -12,17 +12,20 @@ from numba.cuda.extending import intrinsic
 from numbaconv.cuda._intrinsics import I32, I64, _alone, address, further_on, shared_address
 from numbaconv.cuda._tensor_intrinsics import F32
 
-SHAPE = {"tf32": ("k8", "tf32.tf32", ""), "bf16": ("k16", "bf16.bf16", ", 0, 0"), "f16": ("k16", "f16.f16", ", 0, 0")}
+# Of an instruction: its depth, its types, and how many operands may be transposed.
+SHAPE = {"tf32": ("k8", "tf32.tf32", 0), "bf16": ("k16", "bf16.bf16", 2), "f16": ("k16", "f16.f16", 2)}
 # A descriptor beside the address: lines of 128 bytes, eight of them 1024 bytes from the next eight, swizzled (PTX manual, "Matrix descriptor").
-DESCRIPTOR = 1 << 62 | (1024 >> 4) << 32 | 1 << 16
+# Where the contraction runs from line to line, 64 rows of the operand, and 8192 bytes further on the next 64.
+DESCRIPTOR = 1 << 62 | (1024 >> 4) << 32
+ALONG, DOWN = 1 << 16, (8192 >> 4) << 16
 LINE, STEP = 128, 32  # bytes of a line, and of the part of it that one instruction multiplies
 
 publish = _alone("fence.proxy.async.shared::cta;")
 
 
-def _descriptor(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> Any:
+def _descriptor(context: Any, builder: Any, kind: Any, memory: Any, index: Any, way: int) -> Any:
     at = builder.lshr(shared_address(context, builder, kind, memory, index), I32(4))
-    return builder.or_(builder.zext(at, I64), I64(DESCRIPTOR))
+    return builder.or_(builder.zext(at, I64), I64(DESCRIPTOR | way))
 
 
 def _with_sums(context: Any, builder: Any, acc: Any, given: Any, lines: list[str], others: list[Any]) -> Any:
@@ -35,20 +38,20 @@ def _with_sums(context: Any, builder: Any, acc: Any, given: Any, lines: list[str
     return context.make_tuple(builder, acc, [builder.extract_value(done, i) for i in range(count)])
 
 
-@functools.cache
-def multiply(kind: str, width: int) -> Any:
-    """Return the start of a warpgroup's product, acc + a · b transposed over one slab: 64 lines of a, ``width`` of b."""
-    depth, kinds, rest = SHAPE[kind]
+def _product(kind: str, width: int, way: int, steps: int, apart: int) -> Any:
+    """Return the start of a warpgroup's product of so many instructions, whose operands lie ``apart`` bytes from those of the one before."""
+    depth, kinds, ways = SHAPE[kind]
+    rest = "".join(f", {int(way == DOWN)}" for _ in range(ways))
 
     @intrinsic
     def product(typingctx, acc, shared, a_at, b_at, quarter):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             given, memory, *indices, _ = args
-            sides = [_descriptor(context, builder, shared, memory, index) for index in indices]
+            sides = [_descriptor(context, builder, shared, memory, index, way) for index in indices]
             registers, a, b = ", ".join(f"${i}" for i in range(width // 2)), f"${width}", f"${width + 1}"
             lines = ["{ .reg .pred add; .reg .b64 a, b;", "setp.eq.b32 add, 0, 0;", "wgmma.fence.sync.aligned;"]
-            for step in range(LINE // STEP):
-                lines += [f"add.s64 a, {a}, {step * STEP >> 4};", f"add.s64 b, {b}, {step * STEP >> 4};"]
+            for step in range(steps):
+                lines += [f"add.s64 a, {a}, {step * apart >> 4};", f"add.s64 b, {b}, {step * apart >> 4};"]
                 lines.append(f"wgmma.mma_async.sync.aligned.m64n{width}{depth}.f32.{kinds} {{{registers}}}, a, b, add, 1, 1{rest};")
             lines += ["wgmma.commit_group.sync.aligned;", "}"]
             return _with_sums(context, builder, acc, given, lines, sides)
@@ -56,6 +59,18 @@ def multiply(kind: str, width: int) -> Any:
         return acc(acc, shared, types.int32, types.int32, types.int32), codegen
 
     return product
+
+
+@functools.cache
+def multiply(kind: str, width: int) -> Any:
+    """Return the start of a warpgroup's product, acc + a · b transposed over one slab: 64 lines of a, ``width`` of b."""
+    return _product(kind, width, ALONG, LINE // STEP, STEP)
+
+
+@functools.cache
+def multiply_down(kind: str, lines: int) -> Any:
+    """Return the start of a warpgroup's product, acc + a transposed · b over so many lines: 64 elements of each of a, twice 64 of b."""
+    return _product(kind, 128, DOWN, lines // 16, 16 * LINE)
 
 
 @functools.cache
@@ -181,3 +196,9 @@ def take_sums(count: int) -> Any:
         return result(shared, types.int32), codegen
 
     return take
+
+
+@functools.cache
+def wait_for(pending: int) -> Any:
+    """Return the wait for all of the thread's groups of copies but the ``pending`` newest ones."""
+    return _alone(f"cp.async.wait_group {pending};")

@@ -3,8 +3,8 @@
 from numbaconv.cuda._backend import SIMULATED
 
 if SIMULATED:
-    from numbaconv.cuda._wgmma_twins import copy_lines, every, multiply, publish, put_sums, round_lines, settle, take_sums
+    from numbaconv.cuda._wgmma_twins import copy_lines, every, multiply, multiply_down, publish, put_sums, round_lines, settle, take_sums, wait_for
 else:
-    from numbaconv.cuda._wgmma_intrinsics import copy_lines, every, multiply, publish, put_sums, round_lines, settle, take_sums
+    from numbaconv.cuda._wgmma_intrinsics import copy_lines, every, multiply, multiply_down, publish, put_sums, round_lines, settle, take_sums, wait_for
 
-__all__ = ["copy_lines", "every", "multiply", "publish", "put_sums", "round_lines", "settle", "take_sums"]
+__all__ = ["copy_lines", "every", "multiply", "multiply_down", "publish", "put_sums", "round_lines", "settle", "take_sums", "wait_for"]

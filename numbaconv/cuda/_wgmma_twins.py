@@ -14,7 +14,7 @@ import numpy as np
 
 from numbaconv.cuda._simulator import collective, running_thread
 from numbaconv.cuda._tensor_twins import GROUP, IN_GROUP, rounded, widened
-from numbaconv.cuda._twins import copy16
+from numbaconv.cuda._twins import copy16, wait
 
 LINE = 128
 
@@ -34,23 +34,52 @@ def _lines(shared: Any, at: int, first: int, count: int, kind: str) -> Any:
     return (bits.view(np.uint32) & 0xFFFFE000).view(np.float32) if kind == "tf32" else widened(bits, kind)
 
 
+def _places(width: int) -> tuple[Any, Any]:
+    """Return which line and column of 16 × width sums each lane has, one after the other."""
+    rows = GROUP[:, None, None, None] + 8 * np.arange(2)[:, None]
+    return rows, IN_GROUP[:, None, None, None] * 2 + 8 * np.arange(width // 8)[:, None, None] + np.arange(2)
+
+
+def _start(shared: Any, kind: str, parts: Any) -> None:
+    """Note that a product reads parts of shared memory until it is waited for."""
+    shared.pending.setdefault(("products", running_thread() // 32), []).append((kind, tuple(parts)))
+
+
 @functools.cache
 def multiply(kind: str, width: int) -> Any:
     """Return the start of a warpgroup's product, acc + a · b transposed over one slab: 64 lines of a, ``width`` of b.
 
     acc[4j + 2i + e] is line 16 · quarter + lane//4 + 8i of a, line 8j + lane%4·2 + e of b.
     """
-    rows = GROUP[:, None, None, None] + 8 * np.arange(2)[:, None]
-    columns = IN_GROUP[:, None, None, None] * 2 + 8 * np.arange(width // 8)[:, None, None] + np.arange(2)
+    places = _places(width)
 
     @collective
     def product(acc, shared, a_at, b_at, quarter):  # type: ignore[no-untyped-def]
         assert len({*zip(a_at, b_at, quarter, strict=True)}) == 1
         parts = (a_at[0], 16 * quarter[0], 16), (b_at[0], 0, width)
         a, b = (_lines(shared[0], *part, kind) for part in parts)
-        started = shared[0].pending.setdefault(("products", running_thread() // 32), [])
-        started.append((kind, ((parts[0], a), (parts[1], b))))
-        return list(np.array(acc, np.float32) + (a @ b.T)[rows, columns].reshape(32, width // 2))
+        _start(shared[0], kind, ((parts[0], a), (parts[1], b)))
+        return list(np.array(acc, np.float32) + (a @ b.T)[places].reshape(32, width // 2))
+
+    return product
+
+
+@functools.cache
+def multiply_down(kind: str, lines: int) -> Any:
+    """Return the start of a warpgroup's product, acc + a transposed · b over so many lines: 64 elements of each of a, twice 64 of b.
+
+    acc[4j + 2i + e] is element 16 · quarter + lane//4 + 8i of a, 8j + lane%4·2 + e of b, whose second 64 lie 8192 bytes from the first.
+    """
+    places = _places(128)
+
+    @collective
+    def product(acc, shared, a_at, b_at, quarter):  # type: ignore[no-untyped-def]
+        assert len({*zip(a_at, b_at, quarter, strict=True)}) == 1
+        parts = (a_at[0], 0, lines), (b_at[0], 0, lines), (b_at[0] + 8192 // shared[0].array.itemsize, 0, lines)
+        a, *b = (_lines(shared[0], *part, kind) for part in parts)
+        _start(shared[0], kind, zip(parts, (a, *b), strict=True))
+        sums = a[:, 16 * quarter[0] : 16 * quarter[0] + 16].T @ np.concatenate(b, 1)
+        return list(np.array(acc, np.float32) + sums[places].reshape(32, 64))
 
     return product
 
@@ -126,3 +155,9 @@ def take_sums(count: int) -> Any:
         return tuple(shared[at * each : (at + count) * each].view(np.float32))
 
     return take
+
+
+@functools.cache
+def wait_for(pending: int) -> Any:
+    """Return the wait for all of the thread's groups of copies but the ``pending`` newest ones."""
+    return lambda shared: wait(shared, pending)

@@ -128,7 +128,9 @@ def packed(product: Product, rows: Any, w: Any, groups: int, slab: int) -> Any:
     kind = kind_of(w.dtype)
     size = product.weight_rows.size * groups * product.padded_columns
     target = empty(gemm.packed_size(product, groups), cell_of(kind))
-    sizes = (size, groups, product.columns, product.padded_columns, *product.weight_strides, slab)
+    per_tap = product.geo.per_entry if product.aligned and product.phases == 1 else max(1, product.weight_rows.size // slab)
+    taps = max(1, product.weight_rows.size // slab // per_tap)
+    sizes = (size, groups, product.columns, product.padded_columns, *product.weight_strides, slab, taps, per_tap)
     vectors = size * target.itemsize // 16
     pack(kind).launch((-(-vectors // THREADS), 1, 1), (cells(w, kind), rows, target), sizes)
     return target

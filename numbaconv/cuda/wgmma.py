@@ -9,20 +9,33 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbaconv.cuda import _geometry, gemm, tensor
 from numbaconv.cuda._backend import SIMULATED, Kernel, capability_of, current_device, empty, kept
 from numbaconv.cuda._geometry import Product
-from numbaconv.cuda._wgmma import BLOCK, CAPABILITY, LINE, MOST_TAPS, PIXELS, Variant, kernel, rearrange
-from numbaconv.problem import ConvProblem, Op, Options, Unsupported
+from numbaconv.cuda._wgmma import BLOCK, CAPABILITY, LINE, MOST_TAPS, PIXELS, REARRANGERS, STAGES, Variant, fill_up, kernel, rearrange
+from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
 
 PRECISIONS = tensor.PRECISIONS
 TILES = ((PIXELS, 128), (PIXELS, 64))  # pixels × columns
 LEAST_TERMS = 512  # of a piece
-RATE = {"tf32": 1.0e12, "bf16": 1.8e12, "f16": 1.8e12}  # multiply-adds a second of a multiprocessor
+LEAST_USES = 4  # of an element of x, from which on it is rounded to tf32 beforehand
+# Measured on an H200: what a block takes beside its slabs, and a slab of each block where a multiprocessor holds so many.
+BLOCK_SECONDS = 5e-6
+SLAB_SECONDS = {(128, 2): 1.0e-6, (128, 1): 0.45e-6, (64, 3): 1.0e-6, (64, 2): 0.7e-6, (64, 1): 0.4e-6}
+MOST_RESIDENT = {128: 2, 64: 3}
+
+
+class Cut(NamedTuple):
+    """How an operation is shared out: as `gemm.Cut` says it, and how many blocks a multiprocessor holds."""
+
+    tile: tuple[int, int]
+    pieces: int
+    seconds: float
+    resident: int
 
 
 def _slab(kind: str) -> int:
@@ -35,16 +48,39 @@ def _room(problem: ConvProblem, op: Op, kind: str) -> int:
     p = problem.transpose() if op == "dgrad" else problem
     channels, slab = p.in_channels // p.groups, _slab(kind)
     whole = -(-channels // slab) * slab
-    return 0 if p.channels_last and whole == channels else whole
+    uses = math.prod(p.filter) * -(-p.out_channels // p.groups // TILES[0][1])
+    in_place = p.channels_last and whole == channels and (kind != "tf32" or uses < LEAST_USES)
+    return 0 if in_place else whole
 
 
-def _cut(problem: ConvProblem, op: Op, kind: str) -> gemm.Cut:
-    """Return how the outputs are shared out, and into how many pieces sums are cut."""
+def _cut(problem: ConvProblem, op: Op, kind: str) -> Cut:
+    """Return how the outputs are shared out, and into how many pieces sums are cut: what is done first."""
     key = ("cuda wgmma cut", op, kind)
     if key not in problem.derived:
-        terms = -(-problem.gemm_shape(op)[2] // max(1, math.prod(gemm.phases_of(problem, op))))
-        problem.derived[key] = gemm.cut_of(problem, op, RATE[kind], TILES, LEAST_TERMS, max(1, -(-terms // tensor.CHUNK)))
+        problem.derived[key] = _best_cut(problem, op, kind)
     return problem.derived[key]
+
+
+def _best_cut(problem: ConvProblem, op: Op, kind: str) -> Cut:
+    p, slab = problem.transpose() if op == "dgrad" else problem, _slab(kind)
+    rows, columns, _ = problem.gemm_shape(op)
+    phases = max(1, math.prod(gemm.phases_of(problem, op)))
+    slabs = -(-p.in_channels // p.groups // slab) * -(-math.prod(p.filter) // phases)
+    size = 4 * max(1, math.prod(problem.shape(TENSORS[op][2])))
+    fewest = max(1, -(-slabs * slab // tensor.CHUNK))
+    most = max(fewest, min(gemm.MOST_PIECES, gemm.PIECES_BYTES // size, slabs * slab // LEAST_TERMS))
+    best = None
+    for tile, pieces in itertools.product(TILES, range(fewest, most + 1)):
+        blocks = -(-max(1, rows // phases) // tile[0]) * -(-max(1, columns) // tile[1]) * phases * problem.groups * pieces
+        held = -(-blocks // gemm.MULTIPROCESSORS)
+        resident = min(held, MOST_RESIDENT[tile[1]])
+        seconds = -(-held // resident) * (BLOCK_SECONDS + -(-slabs // pieces) * SLAB_SECONDS[tile[1], resident])
+        if pieces > 1:
+            seconds += 2 * size * pieces / gemm.BANDWIDTH + gemm.LAUNCH
+        if best is None or seconds < best.seconds:
+            best = Cut(tile, pieces, seconds, resident)
+    assert best is not None
+    return best
 
 
 def _check(problem: ConvProblem, op: Op, dtype: Any) -> str:
@@ -59,8 +95,6 @@ def _check(problem: ConvProblem, op: Op, dtype: Any) -> str:
     taps = math.prod(max(len(phase.taps) for phase in _geometry.axis_phases(p, axis)) for axis in range(3) if p.output[axis])
     if taps > MOST_TAPS:
         raise Unsupported(f"needs at most {MOST_TAPS} taps that reach an output, got {taps}")
-    if p.channels_last and _room(problem, op, kind):
-        raise Unsupported(f"needs a multiple of {_slab(kind)} channels a group where channels are last")
     if p.batch > gemm.GRID_LIMIT:
         raise Unsupported(f"needs at most {gemm.GRID_LIMIT} images")
     tensor.check_grid(problem, op, _cut(problem, op, kind))
@@ -73,11 +107,10 @@ def cost(problem: ConvProblem, op: Op, dtype: Any) -> float:
     _tables(problem, op, kind)  # raises for arrays that int32 cannot index
     size = np.dtype(dtype).itemsize
     traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * size
-    rows, _, terms = problem.gemm_shape(op)
-    p, room = problem.transpose() if op == "dgrad" else problem, _room(problem, op, kind)
-    filled = room / (p.in_channels // p.groups) if room else 1.0  # zeros are multiplied too
-    copied = (math.prod(p.shape("x")) + _copied(problem, op, kind)) * size / gemm.BANDWIDTH + gemm.LAUNCH if room else 0.0
-    return float(max(_cut(problem, op, kind).seconds * filled, traffic / gemm.BANDWIDTH) + 2 * gemm.LAUNCH + copied)
+    p, copied = problem.transpose() if op == "dgrad" else problem, 0.0
+    if _room(problem, op, kind):
+        copied = (math.prod(p.shape("x")) + _copied(problem, op, kind)) * size / gemm.BANDWIDTH + gemm.LAUNCH
+    return float(max(_cut(problem, op, kind).seconds, traffic / gemm.BANDWIDTH) + 2 * gemm.LAUNCH + copied)
 
 
 def _copied(problem: ConvProblem, op: Op, kind: str) -> int:
@@ -129,25 +162,31 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     p = problem.transpose() if op == "dgrad" else problem
     x = tensor.cells(a, kind)
     if room:
-        x = _channels_last(p, x, empty(_copied(problem, op, kind), x.dtype), kind, room)
+        x = _copy(p, x, empty(_copied(problem, op, kind), x.dtype), kind, room)
     activation, partial = (None, True) if cut.pieces > 1 else (options.activation, False)
-    variant = Variant(kind, cut.tile[1], p.channels_last, kind == "tf32" and not room, gemm.has_depth(p), activation, partial)
+    variant = Variant(kind, cut.tile[1], cut.resident, p.channels_last, kind == "tf32" and not room, gemm.has_depth(p), activation, partial)
     tensor.multiply(p, kernel(variant), cut, product, (x, weights, table), out, options)
 
 
-def _channels_last(p: ConvProblem, x: Any, copy: Any, kind: str, room: int) -> Any:
-    pixels = math.prod(p.input)
-    grid = (-(-pixels // BLOCK), -(-p.groups * room // BLOCK), p.batch)
-    rearrange(kind).launch(grid, (x, copy), (pixels, p.groups, p.in_channels // p.groups, room))
+def _copy(p: ConvProblem, x: Any, copy: Any, kind: str, room: int) -> Any:
+    """Fill the copy of the input."""
+    pixels, channels = math.prod(p.input), p.in_channels // p.groups
+    if p.channels_last:
+        vectors = copy.size * copy.itemsize // 16
+        fill_up(kind).launch((-(-vectors // REARRANGERS), 1, 1), (x, copy), (vectors, channels, room))
+    else:
+        grid = (-(-pixels // BLOCK), -(-p.groups * room // BLOCK), p.batch)
+        rearrange(kind).launch(grid, (x, copy), (pixels, p.groups, channels, room))
     return copy
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:
     """Yield the kernels that the compile gate looks at, by name; bfloat16 stands for float16."""
-    for kind, columns, last in itertools.product(("tf32", "bf16"), (128, 64), (False, True)):
-        name = f"wgmma {kind} 128×{columns} {'NHWC' if last else 'NCHW'}"
-        yield name, kernel(Variant(kind, columns, last, kind == "tf32" and last, False, "relu", False))
+    for kind, (columns, resident), last in itertools.product(("tf32", "bf16"), STAGES, (False, True)):
+        name = f"wgmma {kind} 128×{columns}, {resident} at once, {'NHWC' if last else 'NCHW'}"
+        yield name, kernel(Variant(kind, columns, resident, last, kind == "tf32" and last, False, "relu", False))
     for kind in ("tf32", "bf16"):
-        yield f"wgmma {kind} partial", kernel(Variant(kind, 64, False, False, True, None, True))
+        yield f"wgmma {kind} partial", kernel(Variant(kind, 64, 1, False, False, True, None, True))
         yield f"wgmma rearrange {kind}", rearrange(kind)
-    yield "wgmma f16 128×128", kernel(Variant("f16", 128, True, False, True, None, False))
+        yield f"wgmma fill up {kind}", fill_up(kind)
+    yield "wgmma f16 128×128", kernel(Variant("f16", 128, 2, True, False, True, None, False))
