@@ -40,7 +40,7 @@ def check(problem, op, kind, rng, fill_kind="integers", bias=False, activation=N
     a, b = (coded(v, kind) for v in operands(problem, op, np.float32, rng, fill_kind))
     channels = problem.out_channels if op == "fprop" else problem.in_channels
     shift = coded(fill((channels,), np.float32, rng), kind) if bias else None
-    out = poisoned(problem.shape("y" if op == "fprop" else "x"), KINDS[kind])
+    out = poisoned(problem.shape(TENSORS[op][2]), KINDS[kind])
     out = on_gpu(algorithm.run, problem, op, a, b, out, Options(shift, activation))
     wide_a, wide_b = read(a, kind), read(b, kind)
     good = reference.run(problem, op, wide_a, wide_b, None if shift is None else read(shift, kind), activation)
@@ -278,4 +278,4 @@ def test_few_channels_a_group_are_widened():
         dtype = np.dtype(KINDS[kind])
         assert [plan(problem, op, dtype, precision=precision, device="cuda").name for op in OPS] == ["widened"] * 3
         names = [plan(dense, op, dtype, precision=precision, device="cuda").name for op in OPS]
-        assert names[0] == names[1] and names[0] in ("tensor", "wgmma") and names[2] == "widened"  # by the GPU
+        assert names in (["tensor", "tensor", "widened"], ["wgmma"] * 3)  # by the GPU

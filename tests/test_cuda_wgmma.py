@@ -68,6 +68,30 @@ def test_a_warpgroup_multiplies_what_the_manual_says(kind, width, rng):
             assert sums[thread, d] == expected[row, column]
 
 
+@pytest.mark.parametrize("lines", (32, 64))
+@simulated
+def test_a_warpgroup_multiplies_down_the_lines(lines, rng):
+    a, b, c = (rng.integers(-4, 5, (lines, 64)).astype(np.float16) for _ in range(3))
+    memory = np.zeros(3 * 4096, np.uint16)
+    for place, part in zip((0, 4096, 8192), (a, b, c), strict=True):
+        memory[place : place + part.size] = swizzled(part, "f16").view(np.uint16)
+    product, settled = _wgmma_twins.multiply_down("f16", lines), _wgmma_twins.settle(0)
+
+    def multiply_once(shared, sums, sizes):
+        acc = zeros(64)(np.float32(1))
+        acc = product(acc, shared, 0, 4096, cuda.threadIdx.x // 32)
+        acc = settled(acc, shared)
+        for i in range(64):
+            sums[cuda.threadIdx.x * 64 + i] = acc[i]
+
+    sums = poisoned((128, 64), np.float32)
+    launch(multiply_once, (1, 1, 1), 128, (memory, sums), (0,))
+    expected = 1 + np.float64(a).T @ np.concatenate((b, c), 1)
+    for thread in range(128):
+        for d in range(64):
+            assert sums[thread, d] == expected[16 * (thread // 32) + thread % 32 // 4 + d // 2 % 2 * 8, d // 4 * 8 + thread % 4 * 2 + d % 2]
+
+
 @simulated
 def test_an_operand_must_stay_until_it_was_multiplied():
     product, settled = _wgmma_twins.multiply("tf32", 128), _wgmma_twins.settle(0)
@@ -95,8 +119,8 @@ def test_an_operand_must_stay_until_it_was_multiplied():
 @pytest.mark.parametrize("number", range(len(NAMED)), ids=[case.name for case in NAMED])
 def test_named_problems_are_exact(number, rng):
     problem = NAMED[number].problem
-    for op in ("fprop", "dgrad"):
-        kind = list(KINDS)[(number + (op == "dgrad")) % 3]
+    for op in OPS:
+        kind = list(KINDS)[(number + OPS.index(op)) % 3] if op != "wgrad" else ("f16", "bf16")[number % 2]
         if able(problem, op, kind) and problem.macs < 2e5:
             check(problem, op, kind, rng, algorithm=wgmma)
 
@@ -105,7 +129,7 @@ def test_named_problems_are_exact(number, rng):
 def test_random_problems(kind, rng):
     for _ in range(3):
         problem = random_problem(rng, generic=True, largest=4)
-        for op, how in (("fprop", {"activation": "relu", "bias": True}), ("dgrad", {"fill_kind": "signed"})):
+        for op, how in (("fprop", {"activation": "relu", "bias": True}), ("dgrad", {"fill_kind": "signed"}), ("wgrad", {})):
             if able(problem, op, kind):
                 check(problem, op, kind, rng, **how, algorithm=wgmma)
 
@@ -132,7 +156,7 @@ def test_groups_a_third_axis_and_phases(kind, rng):
         x, w = (1, 2, 3, 5, 2 * slab), (2 * slab, slab, 2, 2, 2)
         x = x if last else (1, 2 * slab, 2, 3, 5)
         problem = ConvProblem.from_shapes(x, w, rank=3, channels_last=last, stride=(1, 2, 1), padding=1, groups=2)
-        for op in ("fprop", "dgrad"):
+        for op in OPS[: 2 if kind == "tf32" else 3]:
             check(problem, op, kind, rng, algorithm=wgmma)
 
 
@@ -143,6 +167,21 @@ def test_pieces_of_a_sum(kind, rng, monkeypatch):
     problem = ConvProblem.from_shapes((1, 130, 5, 4), (4, 130, 3, 3), rank=2)
     assert wgmma._cut(problem, "fprop", kind).pieces > 1
     check(problem, "fprop", kind, rng, "integers" if kind == "tf32" else "signed", bias=True, activation="silu", algorithm=wgmma)
+
+
+@pytest.mark.parametrize("kind", ("f16", "bf16"))
+@pytest.mark.parametrize("last", (False, True), ids=("NCHW", "NHWC"))
+def test_weights_gradients(kind, last, rng, monkeypatch):
+    """Tall and short tiles, several slabs of pixels and pieces, channels that fill lines and others."""
+    monkeypatch.setattr(gemm, "LAUNCH", 0.0)
+    monkeypatch.setattr(wgmma, "BLOCK_SECONDS", 0.0)
+    for rows, channels, pieces in ((128, 64, 1), (64, 64, 3), (70, 9, 2), (3, 130, 1)):
+        monkeypatch.setattr(gemm, "MOST_PIECES", pieces)
+        shapes = (2, 16, 20, channels) if last else (2, channels, 16, 20), (rows, channels, 2, 3)
+        problem = ConvProblem.from_shapes(*shapes, rank=2, channels_last=last, padding=1, stride=int(rng.integers(1, 3)))
+        found = wgmma._sum_of(problem)
+        assert found.tall == (rows == 128 or rows == 70) and found.pieces == pieces
+        check(problem, "wgrad", kind, rng, algorithm=wgmma)
 
 
 def test_tf32_is_rounded_not_cut_off(rng):
@@ -166,7 +205,7 @@ def test_prepared_weights(rng):
 
 def test_what_it_refuses():
     problem = ConvProblem.from_shapes((1, 5, 7, 64), (4, 64, 3, 3), rank=2, channels_last=True)
-    assert all(able(problem, op, "f16") == (op != "wgrad") for op in OPS)
+    assert all(able(problem, op, "f16") for op in OPS) and not able(problem, "wgrad", "tf32")
     with pytest.raises(Unsupported, match="at most 32 taps"):
         wgmma.cost(ConvProblem.from_shapes((1, 8, 9, 9), (8, 8, 7, 7), rank=2), "fprop", np.dtype(np.float16))
     with pytest.raises(Unsupported, match="float64"):

@@ -5,6 +5,17 @@ from numbaconv.cuda._backend import SIMULATED
 if SIMULATED:
     from numbaconv.cuda._wgmma_twins import copy_lines, every, multiply, multiply_down, publish, put_sums, round_lines, settle, take_sums, wait_for
 else:
-    from numbaconv.cuda._wgmma_intrinsics import copy_lines, every, multiply, multiply_down, publish, put_sums, round_lines, settle, take_sums, wait_for
+    from numbaconv.cuda._wgmma_intrinsics import (
+        copy_lines,
+        every,
+        multiply,
+        multiply_down,
+        publish,
+        put_sums,
+        round_lines,
+        settle,
+        take_sums,
+        wait_for,
+    )
 
 __all__ = ["copy_lines", "every", "multiply", "multiply_down", "publish", "put_sums", "round_lines", "settle", "take_sums", "wait_for"]

@@ -34,7 +34,7 @@ def kernel(kind: str, tall: bool, depth: bool) -> Kernel:
     x_first, one_stage = rows_of * unit, (rows_of + UNITS) * unit
     on_way = STAGES[tall] - 1
     last_stage = on_way * one_stage
-    ring = (on_way + 2) * SLAB  # pixels in the table: those of slabs yet to be fetched
+    ring = (on_way + 1) * SLAB  # pixels in the table: those of slabs that are yet to be fetched
     words = 2 * ring
     half_a, half_b = (unit, 0) if tall else (SLAB // 2 * UNIT, SLAB // 2 * UNIT)  # from the first warpgroup's operands to the second's
     product, settled, copy = multiply_down(kind, SLAB if tall else SLAB // 2), settle(0), copy_lines(apart)
@@ -111,7 +111,7 @@ def kernel(kind: str, tall: bool, depth: bool) -> Kernel:
         slabs = int32((geo.pixels + SLAB - 1) // SLAB)
         first = begin(slabs, piece, geo.pieces)
         left = int32(begin(slabs, int32(piece + 1), geo.pieces) - first)
-        if t < int32((on_way + 1) * SLAB):
+        if t < int32(ring):
             looked(place, t, table, geo, group, first_unit, int32(first * SLAB + t))
         cuda.syncthreads()
         line, number = int32(t // 8), int32(t % 8)
@@ -137,9 +137,7 @@ def kernel(kind: str, tall: bool, depth: bool) -> Kernel:
             commit(shared)
             slot, y_line = int32(0) if slot == int32(ring - SLAB) else int32(slot + SLAB), int32(y_line + SLAB * geo.y_w)
             if t < int32(SLAB):
-                later = int32(slot + SLAB + t)
-                later = int32(later - ring) if later >= int32(ring) else later
-                looked(place, later, table, geo, group, first_unit, int32((first + step + on_way + 2) * SLAB + t))
+                looked(place, int32(slot + t), table, geo, group, first_unit, int32((first + step + on_way + 1) * SLAB + t))
             acc = settled(acc, shared)
             to = int32(0) if to == last_stage else int32(to + one_stage)
             get, step = int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)

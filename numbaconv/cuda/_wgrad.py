@@ -13,7 +13,7 @@ from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import LIMIT, NOWHERE, SLAB
 from numbaconv.cuda._prims import copy4, copy8, divide, forgotten, int32, load4, multiply_slab, tile, wait_all, within
 from numbaconv.cuda._product import RESIDENT_THREADS, begin, with_sums_aside
-from numbaconv.cuda._store import THREADS, put4
+from numbaconv.cuda._store import THREADS, put4, same
 from numbaconv.problem import ConvProblem, Unsupported
 
 Array = np.ndarray[Any, Any]
@@ -108,18 +108,26 @@ def place_in_filter(column, channels, taps, flipped):  # type: ignore[no-untyped
 
 
 @functools.cache
-def finish(dtype: np.dtype[Any]) -> Kernel:
-    """Return the kernel that adds the pieces of dw and puts their columns where they belong."""
-    wide = np.float64
+def finish(dtype: np.dtype[Any], stored: np.dtype[Any] | None = None, narrower: Any = same) -> Kernel:
+    """Return the kernel that adds the pieces of dw and puts their columns where they belong; ``stored`` is the dtype of dw, if not dtype.
+
+    Pieces may have room for more rows and channels of a group than dw has; what they have there is left out.
+    """
+    wide, narrow = np.float64, dtype.type
+    narrower = device(narrower) if narrower is same else narrower
 
     def finish_pieces(pieces, dw, sizes):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: dw[k, place of column] = Σ_p pieces[p, k, column], the pieces in their order and in float64.
         # THE SCHEDULE: a thread owns one element, and has four pieces under way at once.
-        size, count, columns, channels, taps, flipped = sizes
+        size, count, columns, channels, taps, flipped, rows, own_rows, own_channels = sizes
         at = int32(int32(cuda.blockIdx.x) * THREADS + int32(cuda.threadIdx.x))
         if at >= size:
             return
         row, column = divide(at, columns)
+        group, row = divide(row, rows)
+        tap, channel = divide(column, channels)
+        if row >= own_rows or channel >= own_channels:
+            return
         total, here = wide(0), at
         for _ in range(count // 4):
             p0, p1 = pieces[here], pieces[int32(here + size)]
@@ -129,9 +137,10 @@ def finish(dtype: np.dtype[Any]) -> Kernel:
         for _ in range(count % 4):
             total = total + wide(pieces[here])
             here = int32(here + size)
-        dw[int32(row * columns + place_in_filter(column, channels, taps, flipped))] = dtype.type(total)
+        tap = int32(taps - 1 - tap) if flipped else tap
+        dw[int32(((group * own_rows + row) * own_channels + channel) * taps + tap)] = narrower(narrow(total))
 
-    return Kernel(finish_pieces, (dtype, dtype), 6, THREADS)
+    return Kernel(finish_pieces, (dtype, stored or dtype), 9, THREADS)
 
 
 @functools.cache

@@ -223,7 +223,7 @@ def _run_wgrad(problem: ConvProblem, a: Any, b: Any, out: Any, cut: Cut, tables:
     geo = tables.geo._replace(pieces=cut.pieces, chunk=CHUNK, in_order=int(in_order))
     kernel.launch(grid, (a, b, target, _on_device(problem, "wgrad", np.dtype(out.dtype), "table")), geo)
     if in_order:
-        sizes = (out.size, cut.pieces, geo.columns, geo.channels, geo.taps, geo.flipped)
+        sizes = (out.size, cut.pieces, geo.columns, geo.channels, geo.taps, geo.flipped, geo.rows, geo.rows, geo.channels)
         _wgrad.finish(out.dtype).launch((-(-out.size // THREADS), 1, 1), (target, out), sizes)
 
 
