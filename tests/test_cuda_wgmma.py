@@ -49,7 +49,7 @@ def test_a_warpgroup_multiplies_what_the_manual_says(kind, width, rng):
     a, b = (coded(rng.integers(-4, 5, (n, slab)), kind) for n in (64, width))
     cells = [np.asarray(t).view(np.uint16) if kind != "tf32" else t for t in (a, b)]
     memory = np.concatenate([swizzled(t, kind) for t in cells])
-    product, settled = _wgmma_twins.multiply(kind, width), _wgmma_twins.settle(0)
+    product, settled = _wgmma_twins.multiply(kind, width, False), _wgmma_twins.settle(0)
 
     def multiply_once(shared, sums, sizes):
         acc = zeros(sizes[1])(np.float32(1))
@@ -94,7 +94,7 @@ def test_a_warpgroup_multiplies_down_the_lines(lines, rng):
 
 @simulated
 def test_an_operand_must_stay_until_it_was_multiplied():
-    product, settled = _wgmma_twins.multiply("tf32", 128), _wgmma_twins.settle(0)
+    product, settled = _wgmma_twins.multiply("tf32", 128, False), _wgmma_twins.settle(0)
 
     def too_early(x, sums, sizes):
         shared = cuda.shared.array(192 * 32, np.dtype(np.float32))
@@ -147,6 +147,16 @@ def test_every_tile_and_layout(kind, last, columns, resident, rng, monkeypatch):
     problem = ConvProblem.from_shapes(*shapes, rank=2, channels_last=last, padding=1, stride=int(rng.integers(1, 3)))
     assert bool(wgmma._room(problem, "fprop", kind)) == (not last or odd != 0)
     check(problem, "fprop", kind, rng, bias=True, algorithm=wgmma)
+
+
+@pytest.mark.parametrize(("columns", "resident"), _wgmma.STAGES)
+@pytest.mark.parametrize("kind", ("f16", "bf16"))
+def test_planes_are_read_as_they_lie(kind, columns, resident, rng, monkeypatch):
+    monkeypatch.setattr(wgmma, "_best_cut", lambda *_: wgmma.Cut((128, columns), 1, 1e-5, resident))
+    for channels, groups, op in ((70, 1, "fprop"), (6, 2, "dgrad"), (128, 1, "fprop")):
+        problem = ConvProblem.from_shapes((3, channels, 8, 11), (columns - 4, channels // groups, 1, 1), rank=2, groups=groups)
+        assert wgmma._as_planes(problem, op, kind) and not wgmma._copied(problem, op, kind)
+        check(problem, op, kind, rng, bias=op == "fprop", algorithm=wgmma)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -34,7 +34,8 @@ class Variant(NamedTuple):
     kind: str  # tf32, bf16 or f16
     columns: int  # 128 or 64
     resident: int  # blocks that a multiprocessor is to hold
-    channels_last: bool  # of y; those of x always are
+    channels_last: bool  # of y; those of x are, too, unless its planes are read as they lie
+    planes: bool  # whether they are: a filter of one tap, pixels side by side in vectors
     rounds: bool  # whether x is still to be rounded to tf32
     depth: bool  # whether there is a third axis
     activation: str | None
@@ -49,7 +50,7 @@ class Variant(NamedTuple):
 @functools.cache
 def kernel(v: Variant) -> Kernel:
     """Return the kernel of a variant; sizes, strides, dilations, padding, filters and groups are read from the table."""
-    cell, columns, channels_last, rounds, depth = v.cell, v.columns, v.channels_last, v.rounds, v.depth
+    cell, columns, channels_last, planes, rounds, depth = v.cell, v.columns, v.channels_last, v.planes, v.rounds, v.depth
     slab, vector = LINE // cell.itemsize, 16 // cell.itemsize
     lines = THREADS // 8  # that a block copies at a time, a thread 16 bytes
     each, apart = PIXELS // lines, lines * LINE  # lines of a thread, and bytes between them
@@ -61,7 +62,7 @@ def kernel(v: Variant) -> Kernel:
     # A warpgroup multiplies 64 lines of one operand, which are also those of its sums, by `width` lines of the other one.
     beside = not channels_last and columns == 64  # the other warpgroup has the same lines of the first operand, else of the second
     width = 64 if columns == 64 else 128
-    product, settled, lines_of, sums = multiply(v.kind, width), settle(0), every(each), zeros(width // 2)
+    product, settled, lines_of, sums = multiply(v.kind, width, planes), settle(0), every(each), zeros(width // 2)
     arrived = wait_for(on_way - 1)
     copy_x, round_x = copy_lines(apart), round_lines(each, apart)
     out, shape = np.dtype(np.float32) if v.partial else cell, (PIXELS, columns) if channels_last else (columns, PIXELS)
@@ -84,26 +85,53 @@ def kernel(v: Variant) -> Kernel:
                     bits = int32(bits | int32(int32(1) << int32(tap)))
         return first, bits
 
+    def weights_of(shared, put, mine, w, w_at):  # type: ignore[no-untyped-def]
+        for j in range(w_copies):
+            further = int32(mine[1] + j * lines * slab)
+            copy16(shared, int32(put + x_size), int32(0), further, w, int32(w_at + further), True)
+
     def fetch(shared, put, mine, x, bases, masks, w, table, entry, at, geo, more):  # type: ignore[no-untyped-def]
         """Start to copy a slab; return what the next one is: its tap, where that leads, its channel, and where its weights lie."""
         tap, offset, channel, w_at = at
         copy_x(shared, int32(put + mine[0]), x, bases, masks, int32(offset + channel + mine[2]), tap)
-        for j in range(w_copies):
-            further = int32(mine[1] + j * lines * slab)
-            copy16(shared, int32(put + x_size), int32(0), further, w, int32(w_at + further), True)
+        fetch_w(shared, put, mine, w, w_at)
         channel, w_at = int32(channel + slab), int32(w_at + slab * geo.w_row)
         if more and channel == geo.x_group:
             channel, tap = int32(0), int32(tap + 1)
             offset = table[int32(entry + 4 * tap)]
         return tap, offset, channel, w_at
 
-    looked, fetched = device(look), device(fetch)
+    def fetch_planes(shared, put, mine, x, bases, masks, w, table, entry, at, geo, more):  # type: ignore[no-untyped-def]
+        """Start to copy a slab of channels, of the block's pixels in two halves; return what the next one is."""
+        tap, channels, channel, w_at = at
+        inside, beyond = int32(channel + mine[2]) < channels, int32(channel + mine[2] + lines) < channels
+        for half in range(2):
+            here = bases[half], int32(bases[half] + lines * geo.x_c)
+            bits = masks[half] if inside else int32(0), masks[half] if beyond else int32(0)
+            copy_x(shared, int32(put + mine[0] + half * x_size // 2), x, here, bits, int32(channel * geo.x_c), int32(0))
+        fetch_w(shared, put, mine, w, w_at)
+        return tap, channels, int32(channel + slab), int32(w_at + slab * geo.w_row)
+
+    def of_lines(place, geo, group, first_row, rows, line, number):  # type: ignore[no-untyped-def]
+        """Return, of the pixels of a thread, where in x they begin and which taps they have."""
+        return lines_of(place, int32(line + FROM * PIXELS), int32(lines)), lines_of(place, int32(line + WITHIN * PIXELS), int32(lines))
+
+    def of_planes(place, geo, group, first_row, rows, line, number):  # type: ignore[no-untyped-def]
+        """Return, of a thread's vector of pixels in both halves of the tile, where in x it lies and whether it is one."""
+        plane, first = int32(geo.x_c), int32(group * geo.x_group + line * geo.x_c)
+        a, b = int32(first_row + number * vector), int32(first_row + number * vector + PIXELS // 2)
+        m, n = divide(a, plane), divide(b, plane)
+        bases = int32(first + m[0] * geo.x_n + m[1]), int32(first + n[0] * geo.x_n + n[1])
+        return bases, (int32(1) if a < rows else int32(0), int32(1) if b < rows else int32(0))
+
+    looked, fetch_w = device(look), device(weights_of)
+    fetched, begun = device(fetch_planes if planes else fetch), device(of_planes if planes else of_lines)
 
     def wgmma_product(x, w, y, bias, table, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[pixel, k] = Σ_tap Σ_c x[pixel's input + tap, c] · w[tap, c, k] for one phase and group.
         # THE SCHEDULE: a block owns 128 pixels × columns outputs, each of two warpgroups half of them in registers. Slabs of the
-        # contraction pass through the stages: asynchronous copies fill the others while the tensor cores read one. Eight neighbouring threads copy
-        # a line of 128 bytes. What a pixel is was worked out once, by one thread. The contraction is cut into geo.pieces.
+        # contraction pass through the stages: asynchronous copies fill the others while the tensor cores read one. Eight neighbouring
+        # threads copy a line of 128 bytes. What a pixel is was worked out once, by one thread. The contraction is cut into geo.pieces.
         place = cuda.shared.array(PLACES, np.int32)
         shared = cuda.shared.array(0, cell, alignment=1024)
         t = int32(cuda.threadIdx.x)
@@ -111,8 +139,8 @@ def kernel(v: Variant) -> Kernel:
         piece, phase = divide(rest, geo.phases)
         phase = int32(phase * PHASE_SIZE)
         first_row, first_column = int32(int32(cuda.blockIdx.x) * PIXELS), int32(int32(cuda.blockIdx.y) * columns)
-        slabs = table[int32(phase + SLABS)]
-        if first_row >= table[int32(phase + ROWS)]:
+        rows, slabs = table[int32(phase + ROWS)], table[int32(phase + SLABS)]
+        if first_row >= rows:
             return
         if t < int32(PIXELS):
             row = int32(first_row + t)
@@ -122,16 +150,17 @@ def kernel(v: Variant) -> Kernel:
             place[int32(t + WITHIN * PIXELS)] = bits
         cuda.syncthreads()
         line, number = int32(t // 8), int32(t % 8)
-        bases = lines_of(place, int32(line + FROM * PIXELS), int32(lines))
-        masks = lines_of(place, int32(line + WITHIN * PIXELS), int32(lines))
-        # Where a thread's part of x goes, its part of the weights, and its part of a line of x.
-        mine = int32(line * slab + int32(number ^ int32(line % 8)) * vector), int32(t * vector), int32(number * vector)
+        bases, masks = begun(place, geo, group, first_row, rows, line, number)
+        # Where a thread's part of x goes, its part of the weights, and what its channel is of those of a slab.
+        channel = line if planes else int32(number * vector)
+        mine = int32(line * slab + int32(number ^ int32(line % 8)) * vector), int32(t * vector), channel
         first = begin(slabs, piece, geo.pieces)
         left = int32(begin(slabs, int32(piece + 1), geo.pieces) - first)
         tap, channel = divide(first, geo.per_entry)
         entry = table[int32(phase + FIRST_ENTRY)]
         w_at = int32(table[int32(phase + W_FIRST)] + (first * geo.w_row + group * geo.padded_columns + first_column) * slab)
-        at = tap, table[int32(entry + 4 * tap)] if left > int32(0) else int32(0), int32(channel * slab), w_at
+        offset = table[int32(entry + 4 * tap)] if left > int32(0) else int32(0)
+        at = tap, divide(geo.x_group, geo.x_c)[0] if planes else offset, int32(channel * slab), w_at
         to = int32(0)
         for ahead in range(on_way):
             if int32(ahead) < left:

@@ -12,8 +12,8 @@ from numba.cuda.extending import intrinsic
 from numbaconv.cuda._intrinsics import I32, I64, _alone, address, further_on, shared_address
 from numbaconv.cuda._tensor_intrinsics import F32
 
-# Of an instruction: its depth, its types, and how many operands may be transposed.
-SHAPE = {"tf32": ("k8", "tf32.tf32", 0), "bf16": ("k16", "bf16.bf16", 2), "f16": ("k16", "f16.f16", 2)}
+# Of an instruction: its depth, its types, and whether the contraction of an operand may run from line to line.
+SHAPE = {"tf32": ("k8", "tf32.tf32", False), "bf16": ("k16", "bf16.bf16", True), "f16": ("k16", "f16.f16", True)}
 # A descriptor beside the address: lines of 128 bytes, eight of them 1024 bytes from the next eight, swizzled (PTX manual, "Matrix descriptor").
 # Where the contraction runs from line to line, 64 rows of the operand, and 8192 bytes further on the next 64.
 DESCRIPTOR = 1 << 62 | (1024 >> 4) << 32
@@ -38,20 +38,21 @@ def _with_sums(context: Any, builder: Any, acc: Any, given: Any, lines: list[str
     return context.make_tuple(builder, acc, [builder.extract_value(done, i) for i in range(count)])
 
 
-def _product(kind: str, width: int, way: int, steps: int, apart: int) -> Any:
-    """Return the start of a warpgroup's product of so many instructions, whose operands lie ``apart`` bytes from those of the one before."""
-    depth, kinds, ways = SHAPE[kind]
-    rest = "".join(f", {int(way == DOWN)}" for _ in range(ways))
+def _product(kind: str, width: int, steps: int, ways: tuple[int, int]) -> Any:
+    """Return the start of a warpgroup's product of so many instructions: 64 · ``width`` sums, the operands each in one of the ways."""
+    depth, kinds, may_be_down = SHAPE[kind]
+    rest = "".join(f", {int(way == DOWN)}" for way in ways) if may_be_down else ""
+    apart = [{ALONG: STEP, DOWN: 16 * LINE}[way] >> 4 for way in ways]
 
     @intrinsic
     def product(typingctx, acc, shared, a_at, b_at, quarter):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             given, memory, *indices, _ = args
-            sides = [_descriptor(context, builder, shared, memory, index, way) for index in indices]
+            sides = [_descriptor(context, builder, shared, memory, *which) for which in zip(indices, ways, strict=True)]
             registers, a, b = ", ".join(f"${i}" for i in range(width // 2)), f"${width}", f"${width + 1}"
             lines = ["{ .reg .pred add; .reg .b64 a, b;", "setp.eq.b32 add, 0, 0;", "wgmma.fence.sync.aligned;"]
             for step in range(steps):
-                lines += [f"add.s64 a, {a}, {step * apart >> 4};", f"add.s64 b, {b}, {step * apart >> 4};"]
+                lines += [f"add.s64 a, {a}, {step * apart[0]};", f"add.s64 b, {b}, {step * apart[1]};"]
                 lines.append(f"wgmma.mma_async.sync.aligned.m64n{width}{depth}.f32.{kinds} {{{registers}}}, a, b, add, 1, 1{rest};")
             lines += ["wgmma.commit_group.sync.aligned;", "}"]
             return _with_sums(context, builder, acc, given, lines, sides)
@@ -62,15 +63,18 @@ def _product(kind: str, width: int, way: int, steps: int, apart: int) -> Any:
 
 
 @functools.cache
-def multiply(kind: str, width: int) -> Any:
-    """Return the start of a warpgroup's product, acc + a · b transposed over one slab: 64 lines of a, ``width`` of b."""
-    return _product(kind, width, ALONG, LINE // STEP, STEP)
+def multiply(kind: str, width: int, planes: bool) -> Any:
+    """Return the start of a warpgroup's product, acc + a · b transposed over one slab: 64 lines of a, ``width`` of b.
+
+    ``planes``: instead of such lines b has, for each 64 of them, as many lines of the contraction.
+    """
+    return _product(kind, width, LINE // STEP, (ALONG, DOWN if planes else ALONG))
 
 
 @functools.cache
 def multiply_down(kind: str, lines: int) -> Any:
     """Return the start of a warpgroup's product, acc + a transposed · b over so many lines: 64 elements of each of a, twice 64 of b."""
-    return _product(kind, 128, DOWN, lines // 16, 16 * LINE)
+    return _product(kind, 128, lines // 16, (DOWN, DOWN))
 
 
 @functools.cache

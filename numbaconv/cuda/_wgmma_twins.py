@@ -45,21 +45,28 @@ def _start(shared: Any, kind: str, parts: Any) -> None:
     shared.pending.setdefault(("products", running_thread() // 32), []).append((kind, tuple(parts)))
 
 
+def _units(shared: Any, at: int, lines: int, count: int) -> list[tuple[int, int, int]]:
+    """Return the parts of shared memory where so many units of 64 elements a line lie, one after the other."""
+    return [(at + number * 8192 // shared.array.itemsize, 0, lines) for number in range(count)]
+
+
 @functools.cache
-def multiply(kind: str, width: int) -> Any:
+def multiply(kind: str, width: int, planes: bool) -> Any:
     """Return the start of a warpgroup's product, acc + a · b transposed over one slab: 64 lines of a, ``width`` of b.
 
-    acc[4j + 2i + e] is line 16 · quarter + lane//4 + 8i of a, line 8j + lane%4·2 + e of b.
+    acc[4j + 2i + e] is line 16 · quarter + lane//4 + 8i of a, line 8j + lane%4·2 + e of b. ``planes``: instead of such lines b has, for each
+    64 of them, as many lines of the contraction.
     """
     places = _places(width)
 
     @collective
     def product(acc, shared, a_at, b_at, quarter):  # type: ignore[no-untyped-def]
         assert len({*zip(a_at, b_at, quarter, strict=True)}) == 1
-        parts = (a_at[0], 16 * quarter[0], 16), (b_at[0], 0, width)
-        a, b = (_lines(shared[0], *part, kind) for part in parts)
-        _start(shared[0], kind, ((parts[0], a), (parts[1], b)))
-        return list(np.array(acc, np.float32) + (a @ b.T)[places].reshape(32, width // 2))
+        parts = [(a_at[0], 16 * quarter[0], 16)]
+        parts += _units(shared[0], b_at[0], 64, width // 64) if planes else [(b_at[0], 0, width)]
+        a, *b = (_lines(shared[0], *part, kind) for part in parts)
+        _start(shared[0], kind, zip(parts, (a, *b), strict=True))
+        return list(np.array(acc, np.float32) + (a @ (np.concatenate(b, 1) if planes else b[0].T))[places].reshape(32, width // 2))
 
     return product
 
@@ -75,7 +82,7 @@ def multiply_down(kind: str, lines: int) -> Any:
     @collective
     def product(acc, shared, a_at, b_at, quarter):  # type: ignore[no-untyped-def]
         assert len({*zip(a_at, b_at, quarter, strict=True)}) == 1
-        parts = (a_at[0], 0, lines), (b_at[0], 0, lines), (b_at[0] + 8192 // shared[0].array.itemsize, 0, lines)
+        parts = [(a_at[0], 0, lines), *_units(shared[0], b_at[0], lines, 2)]
         a, *b = (_lines(shared[0], *part, kind) for part in parts)
         _start(shared[0], kind, zip(parts, (a, *b), strict=True))
         sums = a[:, 16 * quarter[0] : 16 * quarter[0] + 16].T @ np.concatenate(b, 1)

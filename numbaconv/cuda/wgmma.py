@@ -48,7 +48,7 @@ def _slab(kind: str) -> int:
 
 
 def _room(problem: ConvProblem, op: Op, kind: str) -> int:
-    """Return how many channels of each group the copy of the input has; 0 where it is read as it lies."""
+    """Return how many channels of each group the input is read with; 0 where its channels are last and it is read as it lies."""
     p = problem.transpose() if op == "dgrad" else problem
     channels, slab = p.in_channels // p.groups, _slab(kind)
     whole = -(-channels // slab) * slab
@@ -63,6 +63,13 @@ def _cut(problem: ConvProblem, op: Op, kind: str) -> Cut:
     if key not in problem.derived:
         problem.derived[key] = _best_cut(problem, op, kind)
     return problem.derived[key]
+
+
+def _as_planes(problem: ConvProblem, op: Op, kind: str) -> bool:
+    """Return whether the planes of an input are read as they lie: by one tap, where they are whole vectors."""
+    p = problem.transpose() if op == "dgrad" else problem
+    one_to_one = p.filter == p.stride == p.input_dilation == (1, 1, 1) and p.input == p.output and not any(p.low)
+    return one_to_one and not p.channels_last and kind != "tf32" and math.prod(p.input) % 8 == 0
 
 
 def _best_cut(problem: ConvProblem, op: Op, kind: str) -> Cut:
@@ -115,13 +122,15 @@ def cost(problem: ConvProblem, op: Op, dtype: Any) -> float:
     size = np.dtype(dtype).itemsize
     traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * size
     p, copied = problem.transpose() if op == "dgrad" else problem, 0.0
-    if _room(problem, op, kind):
+    if _copied(problem, op, kind):
         copied = (math.prod(p.shape("x")) + _copied(problem, op, kind)) * size / gemm.BANDWIDTH + gemm.LAUNCH
     return float(max(_cut(problem, op, kind).seconds, traffic / gemm.BANDWIDTH) + 2 * gemm.LAUNCH + copied)
 
 
 def _copied(problem: ConvProblem, op: Op, kind: str) -> int:
-    """Return how many elements the copy of the input has."""
+    """Return how many elements the copy of the input has, 0 where there is none."""
+    if _as_planes(problem, op, kind):
+        return 0
     p = problem.transpose() if op == "dgrad" else problem
     return p.batch * math.prod(p.input) * p.groups * _room(problem, op, kind)
 
@@ -142,7 +151,12 @@ def _tables(problem: ConvProblem, op: Op, kind: str) -> Product:
     key = ("cuda wgmma", op, kind)
     if key not in problem.derived:
         cut = _cut(problem, op, kind)
-        problem.derived[key] = _geometry.product(problem, op, cut.tile, cut.pieces, _slab(kind), _room(problem, op, kind))
+        found = _geometry.product(problem, op, cut.tile, cut.pieces, _slab(kind), _room(problem, op, kind))
+        if _as_planes(problem, op, kind):
+            p = problem.transpose() if op == "dgrad" else problem
+            x_n, x_c, *_ = p.strides("x")
+            found = replace(found, geo=found.geo._replace(x_n=x_n, x_c=x_c, x_group=p.in_channels // p.groups * x_c))
+        problem.derived[key] = found
     return problem.derived[key]
 
 
@@ -176,10 +190,11 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     weights = prepare(problem, op, b) if options.packed is None else options.packed
     p = problem.transpose() if op == "dgrad" else problem
     x = tensor.cells(a, kind)
-    if room:
-        x = _copy(p, x, p.in_channels, math.prod(p.input), empty(_copied(problem, op, kind), x.dtype), kind, room)
+    copied, planes = _copied(problem, op, kind), _as_planes(problem, op, kind)
+    if copied:
+        x = _copy(p, x, p.in_channels, math.prod(p.input), empty(copied, x.dtype), kind, room)
     activation, partial = (None, True) if cut.pieces > 1 else (options.activation, False)
-    variant = Variant(kind, cut.tile[1], cut.resident, p.channels_last, kind == "tf32" and not room, gemm.has_depth(p), activation, partial)
+    variant = Variant(kind, cut.tile[1], cut.resident, p.channels_last, planes, kind == "tf32" and not room, gemm.has_depth(p), activation, partial)
     tensor.multiply(p, kernel(variant), cut, product, (x, weights, table), out, options)
 
 
@@ -286,13 +301,16 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
     """Yield the kernels that the compile gate looks at, by name; bfloat16 stands for float16."""
     for kind, (columns, resident), last in itertools.product(("tf32", "bf16"), STAGES, (False, True)):
         name = f"wgmma {kind} 128×{columns}, {resident} at once, {'NHWC' if last else 'NCHW'}"
-        yield name, kernel(Variant(kind, columns, resident, last, kind == "tf32" and last, False, "relu", False))
+        yield name, kernel(Variant(kind, columns, resident, last, False, kind == "tf32" and last, False, "relu", False))
     for kind in ("tf32", "bf16"):
-        yield f"wgmma {kind} partial", kernel(Variant(kind, 64, 1, False, False, True, None, True))
+        yield f"wgmma {kind} partial", kernel(Variant(kind, 64, 1, False, False, False, True, None, True))
         yield f"wgmma rearrange {kind}", rearrange(kind)
         yield f"wgmma fill up {kind}", fill_up(kind)
+    for columns, resident in STAGES:
+        name = f"wgmma bf16 128×{columns}, {resident} at once, planes"
+        yield name, kernel(Variant("bf16", columns, resident, False, True, False, False, None, False))
     for tall in (True, False):
         yield f"wgmma wgrad bf16 {128 if tall else 64}×128", _wgmma_wgrad.kernel("bf16", tall, False)
     yield "wgmma wgrad f16 volume", _wgmma_wgrad.kernel("f16", True, True)
     yield "wgmma wgrad finish bf16", _finish_wgrad("bf16")
-    yield "wgmma f16 128×128", kernel(Variant("f16", 128, 2, True, False, True, None, False))
+    yield "wgmma f16 128×128", kernel(Variant("f16", 128, 2, True, False, False, True, None, False))
