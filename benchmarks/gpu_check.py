@@ -46,6 +46,7 @@ LAYERS_OF_THE_BARS = {name: replace(layer(name), x_shape=(batch, *layer(name).x_
 }.items() for name in names}  # fmt: skip
 AGREEMENT = {"float32": 1e-5, "tf32": 3e-3, "bfloat16": 2e-2}  # of ‖found − expected‖ / ‖expected‖, in float32 arithmetic
 LONG = 5e-8  # as much more for each root of the terms of a sum: a library that adds 400,000 one after the other is that far off
+BIASED = " with bias"  # of a contender's name
 ASKED = {"tf32": "tf32", "bfloat16": "bf16"}  # numbaconv's names
 WARMUPS, LEAST_SECONDS, MOST_CALLS = 3, 0.03, 50
 FLUSH_BYTES = 256 << 20  # written before each call
@@ -97,8 +98,8 @@ class Clock:
         return {name: statistics.median(values) for name, values in times.items()}
 
 
-def torch_calls(case: Layer, op: str, a: Any, b: Any, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield PyTorch's calls of an operation, in both memory formats; operands are converted beforehand."""
+def torch_calls(case: Layer, op: str, a: Any, b: Any, bias: Any, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield PyTorch's calls of an operation, in both memory formats, and with a bias; operands are converted beforehand."""
     try:
         import torch
     except ImportError:
@@ -113,24 +114,28 @@ def torch_calls(case: Layer, op: str, a: Any, b: Any, precision: str) -> Iterato
         first, second = (torch.as_tensor(t, device="cuda").to(dtype).contiguous(memory_format=order) for t in (a, b))
         like = torch.empty(case.x_shape if op == "grad_input" else case.w_shape, dtype=dtype, device="cuda").contiguous(memory_format=order)
 
-        def call(first: Any = first, second: Any = second, like: Any = like) -> Any:
+        def call(first: Any = first, second: Any = second, like: Any = like, added: Any = None) -> Any:
             torch.backends.cudnn.allow_tf32 = precision == "tf32"
             with torch.inference_mode():
                 if op == "forward":
-                    return torch.convolution(first, second, None, *rest)
+                    return torch.convolution(first, second, added, *rest)
                 if op == "grad_input":
                     return torch.ops.aten.convolution_backward(first, like, second, None, *rest, (True, False, False))[0]
                 return torch.ops.aten.convolution_backward(second, first, like, None, *rest, (False, True, False))[1]
 
         yield f"torch {name}", call
+        if op == "forward":
+            yield f"torch {name}{BIASED}", partial(call, added=torch.as_tensor(bias, device="cuda").to(dtype))
 
 
-def our_calls(case: Layer, op: str, a: Any, b: Any, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield numbaconv's calls, in both layouts; operands are converted beforehand."""
+def our_calls(case: Layer, op: str, a: Any, b: Any, bias: Any, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield numbaconv's calls, in both layouts, and with a bias; operands are converted beforehand."""
     how: dict[str, Any] = {"device": "cuda", "precision": ASKED.get(precision, "default")}
     if precision == "bfloat16":
-        a, b = (patterns(t) for t in (a, b))
+        a, b, bias = (patterns(t) for t in (a, b, bias))
     yield "numbaconv NCHW", lambda: case.call(op, a, b, **how)
+    if op == "forward":
+        yield f"numbaconv NCHW{BIASED}", lambda: case.call(op, a, b, bias=bias, **how)
     if case.rank == 2:
         swap = {"forward": (True, False), "grad_input": (True, False), "grad_weight": (True, True)}[op]
         first, second = (np_or_cp(t).ascontiguousarray(np_or_cp(t).moveaxis(t, 1, -1)) if s else t for t, s in zip((a, b), swap, strict=True))
@@ -168,17 +173,19 @@ def measured(name: str, case: Layer, op: str, precision: str, clock: Clock) -> d
 def measure(name: str, case: Layer, op: str, precision: str, clock: Clock) -> dict[str, Any]:
     """Time one case, or say why numbaconv does not compute it."""
     a, b = case.operands(op, draw=clock.random)
+    bias = clock.random(case.y_shape[1:2])
     calls: dict[str, Callable[[], Any]] = {}
     try:
-        for label, call in our_calls(case, op, a, b, precision):
+        for label, call in our_calls(case, op, a, b, bias, precision):
             call()
             calls[label] = call
     except (NotImplementedError, ValueError) as reason:
         return {"case": name, "op": op, "precision": precision, "refused": str(reason)}
     expected = numbers(calls["numbaconv NCHW"]())
-    calls |= dict(torch_calls(case, op, a, b, precision))
+    calls |= dict(torch_calls(case, op, a, b, bias, precision))
     most = 2 * AGREEMENT[precision] + LONG * case.problem.gemm_shape(OPERATIONS[case.transposed, op])[2] ** 0.5  # type: ignore[index]
-    wrong = [label for label, call in calls.items() if not agrees(call(), expected, op, label, most)]
+    shifted = expected + bias.reshape(-1, *[1] * case.rank) if op == "forward" else expected
+    wrong = [label for label, call in calls.items() if not agrees(call(), shifted if BIASED in label else expected, op, label, most)]
     seconds = clock.medians(calls)
     size, dtype = (2, "uint16") if precision == "bfloat16" else (4, "float32")
     method = case.plan(op, dtype, device="cuda", precision=ASKED.get(precision, "default")).name
@@ -232,7 +239,8 @@ def called(job: tuple[Layer, str, str]) -> None:
     """Call numbaconv for one case; what is wrong with it is said when it is measured."""
     case, op, precision = job
     try:
-        for _, call in our_calls(case, op, *case.operands(op, draw=Clock().random), precision):
+        clock = Clock()
+        for _, call in our_calls(case, op, *case.operands(op, draw=clock.random), clock.random(case.y_shape[1:2]), precision):
             call()
     except Exception:  # of whatever library
         pass
@@ -279,9 +287,10 @@ def line(row: dict[str, Any]) -> list[str]:
 
 
 def split(seconds: dict[str, float]) -> tuple[float, dict[str, float]]:
-    """Return numbaconv's best time, and the peers'."""
-    ours = min(value for name, value in seconds.items() if name.startswith("numbaconv"))
-    return ours, {name: value for name, value in seconds.items() if not name.startswith("numbaconv")}
+    """Return numbaconv's best time without a bias, and the peers'."""
+    plain = {name: value for name, value in seconds.items() if BIASED not in name}
+    ours = min(value for name, value in plain.items() if name.startswith("numbaconv"))
+    return ours, {name: value for name, value in plain.items() if not name.startswith("numbaconv")}
 
 
 def report(rows: list[dict[str, Any]]) -> None:
@@ -293,6 +302,11 @@ def report(rows: list[dict[str, Any]]) -> None:
             ours, peers = split(row["seconds"])
             if peers:
                 groups.setdefault((row["op"], row["precision"]), []).append(min(peers.values()) / ours)
+        names = [f"{library} NCHW{BIASED}" for library in ("torch", "numbaconv")]
+        if set(names) <= row.get("seconds", {}).keys():
+            groups.setdefault((f"forward{BIASED} beside torch NCHW", row["precision"]), []).append(
+                row["seconds"][names[0]] / row["seconds"][names[1]]
+            )
     for (op, precision), ratios in groups.items():
         print(f"{op}, {precision}: geometric mean {geometric_mean(ratios):.2f} of {len(ratios)} cases, worst {min(ratios):.2f}")
 

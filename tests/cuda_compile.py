@@ -29,7 +29,9 @@ def look_at(kernel: Any, capability: int, folder: Path) -> dict[str, Any]:
     source, binary = folder / "kernel.ptx", folder / "kernel.cubin"
     ptx, file = kernel.ptx(divmod(capability, 10)), _binaries._file(kernel, divmod(capability, 10))
     source.write_text(ptx)
-    done = subprocess.run([tool("ptxas"), f"-arch=sm_{capability}", "-v", source, "-o", binary], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [tool("ptxas"), f"-arch=sm_{capability}{'a' if kernel.only else ''}", "-v", source, "-o", binary], capture_output=True, text=True, check=True
+    )
     lines = subprocess.run([tool("nvdisasm"), "-c", binary], capture_output=True, text=True, check=True).stdout
     counts = collections.Counter(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_.]+)", lines, re.M))
     return {
@@ -60,6 +62,8 @@ def main(capability: int) -> None:
         modules = [*importlib.import_module("numbaconv.cuda").ALGORITHMS.values(), importlib.import_module("numbaconv.cuda.bias")]
         for module in modules:
             for name, kernel in module.kernels():
+                if kernel.only not in (None, divmod(capability, 10)):
+                    continue
                 found[name] = look_at(kernel, capability, Path(folder))
     print(json.dumps(found))
 

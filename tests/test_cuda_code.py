@@ -114,6 +114,18 @@ def test_tensor_cores_are_used_and_fed_by_asynchronous_copies(code):
         assert found["registers"] <= (168 if crowded else 128), (name, found["registers"])
 
 
+def test_hopper_s_tensor_cores_multiply_from_shared_memory():
+    needs_the_compilers()
+    products = {name: found for name, found in compiled()[90].items() if name.startswith("wgmma") and ("×" in name or "volume" in name)}
+    assert len(products) >= 2 * 2 * 5 + 5 + 4
+    for name, found in products.items():
+        kinds = {kind: sum(n for op, n in found["counts"].items() if op.startswith(kind)) for kind in ("HGMMA", "LDGSTS", "STG")}
+        assert kinds["HGMMA"] >= 2 and kinds["LDGSTS"] >= 6, (name, kinds)
+        assert found["registers"] <= (80 if "3 at once" in name else 128) and found["threads"] == 256, (name, found["registers"])
+        assert "wgrad" in name or "volume" in name or any("128" in op for op in found["counts"] if op.startswith("STG")), name
+    assert not any(name.startswith("wgmma") for name in compiled()[80])
+
+
 def test_winograd_s_transforms_stay_small(code):
     found = {name: kernel["registers"] for name, kernel in code.items() if name.startswith("winograd")}
     assert found and max(found.values()) <= 64, found

@@ -14,10 +14,10 @@ from numbaconv.cuda._tensor_intrinsics import F32
 
 # Of an instruction: its depth, its types, and whether the contraction of an operand may run from line to line.
 SHAPE = {"tf32": ("k8", "tf32.tf32", False), "bf16": ("k16", "bf16.bf16", True), "f16": ("k16", "f16.f16", True)}
-# A descriptor beside the address: lines of 128 bytes, eight of them 1024 bytes from the next eight, swizzled (PTX manual, "Matrix descriptor").
-# Where the contraction runs from line to line, 64 rows of the operand, and 8192 bytes further on the next 64.
-DESCRIPTOR = 1 << 62 | (1024 >> 4) << 32
-ALONG, DOWN = 1 << 16, (8192 >> 4) << 16
+# A descriptor beside the address (PTX manual, "Matrix descriptor"): lines of 128 bytes, swizzled, eight of them 1024 bytes from the next eight.
+# The contraction runs along the lines, or down from line to line: then 64 rows of the operand lie beside each other, the next 64 8192 bytes on.
+SWIZZLED = 1 << 62
+ALONG, DOWN = 1024 >> 4 << 32 | 1 << 16, 1024 >> 4 << 32 | 8192 >> 4 << 16
 LINE, STEP = 128, 32  # bytes of a line, and of the part of it that one instruction multiplies
 
 publish = _alone("fence.proxy.async.shared::cta;")
@@ -25,7 +25,7 @@ publish = _alone("fence.proxy.async.shared::cta;")
 
 def _descriptor(context: Any, builder: Any, kind: Any, memory: Any, index: Any, way: int) -> Any:
     at = builder.lshr(shared_address(context, builder, kind, memory, index), I32(4))
-    return builder.or_(builder.zext(at, I64), I64(DESCRIPTOR | way))
+    return builder.or_(builder.zext(at, I64), I64(SWIZZLED | way))
 
 
 def _with_sums(context: Any, builder: Any, acc: Any, given: Any, lines: list[str], others: list[Any]) -> Any:
