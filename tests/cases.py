@@ -75,6 +75,7 @@ NAMED = (
     Case("valid", "a name for no padding", (1, 2, 8), (3, 2, 4), {"padding": "valid", "stride": 2}),
     Case("volume", "three axes that all differ", (2, 2, 4, 5, 6), (3, 2, 2, 3, 1), {"stride": (1, 2, 3), "padding": (1, 0, 2)}),
     Case("thin-volume", "flat along two axes", (1, 2, 1, 1, 9), (2, 2, 1, 1, 3)),
+    Case("thin-in-padding", "flat, and all of it padding", (2, 3, 1, 5, 4), (2, 3, 1, 2, 2), {"stride": (3, 1, 1), "padding": (1, 0, 0)}),
     Case("row-of-tiles", "rows longer than a tile of outputs", (1, 2, 700), (3, 2, 5), {"padding": 2}),
     Case("row-of-tiles-strided", "the same with stride and dilation", (1, 2, 1500), (5, 2, 3), {"stride": 2, "dilation": 3}),
     Case("many-taps", "more taps than a tile of taps, more terms than a chunk", (1, 2, 150), (3, 2, 100)),

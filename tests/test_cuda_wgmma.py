@@ -129,9 +129,14 @@ def test_named_problems_are_exact(number, rng):
 def test_random_problems(kind, rng):
     for _ in range(3):
         problem = random_problem(rng, generic=True, largest=4)
-        for op, how in (("fprop", {"activation": "relu", "bias": True}), ("dgrad", {"fill_kind": "signed"}), ("wgrad", {})):
+        for op, how in (("fprop", {"activation": "relu", "bias": True}), ("dgrad", {"fill_kind": "signed"})):
             if able(problem, op, kind):
                 check(problem, op, kind, rng, **how, algorithm=wgmma)
+    while kind != "tf32":
+        problem = random_problem(rng, largest=4)
+        if able(problem, "wgrad", kind):
+            check(problem, "wgrad", kind, rng, algorithm=wgmma)
+            break
 
 
 @pytest.mark.parametrize(("columns", "resident"), _wgmma.STAGES)
@@ -185,12 +190,20 @@ def test_weights_gradients(kind, last, rng, monkeypatch):
     """Tall and short tiles, several slabs of pixels and pieces, channels that fill lines and others."""
     monkeypatch.setattr(gemm, "LAUNCH", 0.0)
     monkeypatch.setattr(wgmma, "BLOCK_SECONDS", 0.0)
-    for rows, channels, pieces in ((128, 64, 1), (64, 64, 3), (70, 9, 2), (3, 130, 1)):
+    # Tall, short, neither filling lines, several blocks of rows of both, and a number of units that is no multiple of a block's.
+    for rows, channels, pieces, taps in (
+        (128, 64, 1, (2, 3)),
+        (64, 64, 3, (2, 3)),
+        (70, 9, 2, (1, 3)),
+        (3, 130, 1, (1, 1)),
+        (190, 5, 1, (1, 1)),
+        (250, 5, 1, (1, 1)),
+    ):
         monkeypatch.setattr(gemm, "MOST_PIECES", pieces)
-        shapes = (2, 16, 20, channels) if last else (2, channels, 16, 20), (rows, channels, 2, 3)
+        shapes = (2, 16, 20, channels) if last else (2, channels, 16, 20), (rows, channels, *taps)
         problem = ConvProblem.from_shapes(*shapes, rank=2, channels_last=last, padding=1, stride=int(rng.integers(1, 3)))
         found = wgmma._sum_of(problem)
-        assert found.tall == (rows == 128 or rows == 70) and found.pieces == pieces
+        assert found.tall == (rows in (70, 128, 250)) and found.pieces == pieces
         check(problem, "wgrad", kind, rng, algorithm=wgmma)
 
 
@@ -211,24 +224,48 @@ def test_prepared_weights(rng):
     out = poisoned(problem.shape("y"), np.float16)
     expected = on_gpu(wgmma.run, problem, "fprop", x, w, out.copy())
     np.testing.assert_array_equal(on_gpu(wgmma.run, problem, "fprop", x, None, out, Options(packed=wgmma.prepare(problem, "fprop", w))), expected)
+    one, many = (ConvProblem.from_shapes((n, 64, 6, 5), (4, 64, 3, 3), rank=2) for n in (1, 40))
+    assert wgmma.packing(one, "fprop", w.dtype) == wgmma.packing(many, "fprop", w.dtype)
 
 
 def test_what_it_refuses():
     problem = ConvProblem.from_shapes((1, 5, 7, 64), (4, 64, 3, 3), rank=2, channels_last=True)
     assert all(able(problem, op, "f16") for op in OPS) and not able(problem, "wgrad", "tf32")
-    with pytest.raises(Unsupported, match="at most 32 taps"):
-        wgmma.cost(ConvProblem.from_shapes((1, 8, 9, 9), (8, 8, 7, 7), rank=2), "fprop", np.dtype(np.float16))
+    assert able(ConvProblem.from_shapes((1, 3, 5, 40), (2, 3, 1, 31), rank=2), "fprop", "f16")
+    with pytest.raises(Unsupported, match="at most 31 taps"):
+        wgmma.cost(ConvProblem.from_shapes((1, 3, 5, 9), (2, 3, 4, 8), rank=2, padding=1), "fprop", np.dtype(np.float16))
+    for op, x, w in (
+        ("fprop", (1, 4194368, 1, 1), (8, 4194368, 1, 1)),
+        ("wgrad", (1, 8, 1, 1), (4194368, 8, 1, 1)),
+        ("fprop", (65536, 1, 2, 2), (1, 1, 2, 2)),
+    ):
+        with pytest.raises(Unsupported, match="images and 4194240 channels"):
+            wgmma.cost(ConvProblem.from_shapes(x, w, rank=2), op, np.dtype(np.float16))
     with pytest.raises(Unsupported, match="float64"):
         wgmma.cost(problem, "fprop", np.dtype(np.float64))
 
 
+def test_as_many_taps_as_there_are_bits(rng):
+    check(ConvProblem.from_shapes((1, 3, 1, 40), (2, 3, 1, 31), rank=2), "fprop", "bf16", rng, algorithm=wgmma)
+
+
+def test_operands_begin_where_the_swizzle_does():
+    """Behind the tables, which lie first: at multiples of 1024 bytes."""
+    for columns, resident in _wgmma.STAGES:
+        for cell in (2, 4):
+            assert (_wgmma.PIXELS + columns) * _wgmma.LINE % 1024 == 0 and _wgmma.PLACES * 4 % 1024 == 0, (columns, resident, cell)
+
+
 def test_workspace_says_what_is_copied():
-    problem = ConvProblem.from_shapes((2, 70, 8, 8), (64, 70, 1, 1), rank=2)
-    assert wgmma.workspace(problem, "fprop", np.dtype(np.float16)) >= 2 * (2 * 64 * 128 + 128 * 64)
-    assert tensor.workspace(problem, "fprop", np.dtype(np.float16)) < 2 * 2 * 64 * 128
+    problem = ConvProblem.from_shapes((2, 70, 9, 8), (64, 70, 1, 2), rank=2)
+    assert wgmma.workspace(problem, "fprop", np.dtype(np.float16)) >= 2 * (2 * 72 * 128 + 2 * 128 * 64)
+    planes = ConvProblem.from_shapes((2, 70, 8, 8), (64, 70, 1, 1), rank=2)
+    assert wgmma.workspace(planes, "fprop", np.dtype(np.float16)) == 2 * 128 * 64
+    assert tensor.workspace(problem, "fprop", np.dtype(np.float16)) < 2 * 2 * 72 * 128
 
 
 def test_memory_is_not_touched_beyond_its_ends(rng):
     """One image of one pixel, one channel, one filter: nearly all of a tile is beyond the ends."""
     for kind in KINDS:
-        check(ConvProblem.from_shapes((1, 1, 1, 1), (1, 1, 1, 1), rank=2), "fprop", kind, rng, algorithm=wgmma)
+        for op in OPS[: 2 if kind == "tf32" else 3]:
+            check(ConvProblem.from_shapes((1, 1, 1, 1), (1, 1, 1, 1), rank=2), op, kind, rng, algorithm=wgmma)

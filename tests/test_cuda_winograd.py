@@ -76,7 +76,7 @@ def test_prepared_weights(rng):
     problem = CASES[0].problem
     x, w = operands(problem, "fprop", np.float32, rng)
     packed = winograd.prepare(problem, "fprop", to_gpu(w))
-    out = on_gpu(winograd.run, problem, "fprop", x, None, poisoned(problem.shape("y"), np.float32), Options(packed=packed))
+    out = on_gpu(winograd.run, problem, "fprop", x, w, poisoned(problem.shape("y"), np.float32), Options(packed=packed))
     np.testing.assert_array_equal(out, reference.run(problem, "fprop", x, w))
 
 

@@ -17,13 +17,15 @@ from numbaconv.cuda._wgmma_store import GAP, writer
 
 CAPABILITY = (9, 0)  # whose instructions these are
 LINE = 128  # bytes of a pixel, or of a filter, that a slab has: 64 channels of 16 bits, 32 of tf32
-MOST_TAPS = 32  # of a phase: a pixel's taps within the input are bits of an int32
+MOST_TAPS = 31  # of a phase: a pixel's taps within the input are bits of an int32
 # Slabs in shared memory, of which one is multiplied and the others are on their way: by a tile's columns and how many blocks a multiprocessor
 # is to hold, which has room for 227 KiB of them. Where there are few blocks, each waits for memory alone.
 STAGES = {(128, 2): 3, (128, 1): 6, (64, 3): 3, (64, 2): 4, (64, 1): 8}
 BLOCK, REARRANGERS = 64, 256  # pixels and channels that a block of `rearrange` owns, and its threads
 WARPGROUP, THREADS, PIXELS = 128, 256, 128  # of a block, that is of a tile
-PLACES = 3 * PIXELS
+# Of the block's table. Dynamic shared memory begins right behind it, whatever alignment is asked for (seen with CUDA 13.0), and operands have to
+# begin at multiples of 1024 bytes: so the table fills as many.
+PLACES = 4 * PIXELS
 # A block's table says of its pixels where in y they begin, then where in x they begin, then which of their taps lie within.
 FROM, WITHIN = 1, 2
 

@@ -35,7 +35,7 @@ def kernel(kind: str, tall: bool, depth: bool) -> Kernel:
     on_way = STAGES[tall] - 1
     last_stage = on_way * one_stage
     ring = (on_way + 1) * SLAB  # pixels in the table: those of slabs that are yet to be fetched
-    words = 2 * ring
+    words = 2 * 4 * SLAB  # room for twice as many, in whole multiples of 1024 bytes: see `_wgmma.PLACES`
     half_a, half_b = (unit, 0) if tall else (SLAB // 2 * UNIT, SLAB // 2 * UNIT)  # from the first warpgroup's operands to the second's
     product, settled, copy = multiply_down(kind, SLAB if tall else SLAB // 2), settle(0), copy_lines(apart)
     arrived, two = wait_for(on_way - 1), every(each)

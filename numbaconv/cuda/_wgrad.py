@@ -77,7 +77,9 @@ def tables(p: ConvProblem, pieces: int, one_tap: bool) -> Sum:
     steps = p.strides("x")
     deltas = [np.arange(r) * d - lo for r, d, lo in zip(p.filter, p.dilation, p.low, strict=True)]
     grid = [axis.reshape(-1) for axis in np.meshgrid(*deltas, indexing="ij")]
-    reached = np.logical_and.reduce([(delta < size) & (delta > NOWHERE) for delta, size in zip(grid, p.input, strict=True)])
+    last = [(out - 1) * s for out, s in zip(p.output, p.stride, strict=True)]
+    inside = [(d < size) & (d > NOWHERE) & (d + most >= 0) for d, size, most in zip(grid, p.input, last, strict=True)]
+    reached = np.logical_and.reduce(inside)
     offset = sum(delta * step for delta, step in zip(grid, steps[2:], strict=True))
     table = np.stack([offset, *grid], axis=1)
     if not one_tap:

@@ -28,7 +28,7 @@ LEAST_TERMS = 512  # of a piece
 LEAST_USES = 4  # of an element of x, from which on it is rounded to tf32 beforehand
 # Measured on an H200: what a block takes beside its slabs, and a slab of each block where a multiprocessor holds so many.
 BLOCK_SECONDS = 5e-6
-SLAB_SECONDS = {(128, 2): 1.0e-6, (128, 1): 0.45e-6, (64, 3): 1.0e-6, (64, 2): 0.7e-6, (64, 1): 0.4e-6}
+SLAB_SECONDS = {(128, 2): 1.05e-6, (128, 1): 0.51e-6, (64, 3): 1.1e-6, (64, 2): 0.66e-6, (64, 1): 0.36e-6}
 MOST_RESIDENT = {128: 2, 64: 3}
 WGRAD_SLAB_SECONDS = {True: 1.1e-6, False: 0.9e-6}  # of two blocks, by whether they are tall
 
@@ -107,8 +107,8 @@ def _check(problem: ConvProblem, op: Op, dtype: Any) -> str:
     taps = math.prod(max(len(phase.taps) for phase in _geometry.axis_phases(p, axis)) for axis in range(3) if p.output[axis])
     if taps > MOST_TAPS:
         raise Unsupported(f"needs at most {MOST_TAPS} taps that reach an output, got {taps}")
-    if p.batch > gemm.GRID_LIMIT:
-        raise Unsupported(f"needs at most {gemm.GRID_LIMIT} images")
+    if not p.channels_last:
+        _check_copy(p.batch, p.groups * _room(problem, op, kind))
     tensor.check_grid(problem, op, _cut(problem, op, kind))
     return kind
 
@@ -210,6 +210,11 @@ def _copy(p: ConvProblem, image: Any, all_channels: int, pixels: int, copy: Any,
     return copy
 
 
+def _check_copy(images: int, channels: int) -> None:
+    if images > gemm.GRID_LIMIT or channels > gemm.GRID_LIMIT * BLOCK:
+        raise Unsupported(f"needs at most {gemm.GRID_LIMIT} images and {gemm.GRID_LIMIT * BLOCK} channels where those are not last")
+
+
 class WgradSum(NamedTuple):
     """How a wgrad is computed."""
 
@@ -231,8 +236,11 @@ class WgradSum(NamedTuple):
 def _check_wgrad(problem: ConvProblem, kind: str) -> None:
     if kind == "tf32":
         raise Unsupported("needs 16-bit numbers for wgrad")
-    if max(problem.batch, *_sum_of(problem).grid) > gemm.GRID_LIMIT:
-        raise Unsupported("needs fewer images, groups and filters: a launch has no room for so many blocks")
+    found = _sum_of(problem)
+    if max(found.grid) > gemm.GRID_LIMIT:
+        raise Unsupported("needs fewer groups and filters: a launch has no room for so many blocks")
+    if not problem.channels_last:
+        _check_copy(problem.batch, problem.groups * max(found.tables.geo.rows, found.tables.geo.channels))
 
 
 def _sum_of(problem: ConvProblem) -> WgradSum:
