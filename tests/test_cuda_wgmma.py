@@ -119,7 +119,8 @@ def test_an_operand_must_stay_until_it_was_multiplied():
 @pytest.mark.parametrize("number", range(len(NAMED)), ids=[case.name for case in NAMED])
 def test_named_problems_are_exact(number, rng):
     problem = NAMED[number].problem
-    for op in OPS:
+    slow = NAMED[number].name.startswith(("row-", "many-taps", "stem", "long-")) or problem.groups > 2
+    for op in OPS if not slow else (OPS[number % 3],):
         kind = list(KINDS)[(number + OPS.index(op)) % 3] if op != "wgrad" else ("f16", "bf16")[number % 2]
         if able(problem, op, kind) and problem.macs < 2e5:
             check(problem, op, kind, rng, algorithm=wgmma)
@@ -167,12 +168,12 @@ def test_planes_are_read_as_they_lie(kind, columns, resident, rng, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_groups_a_third_axis_and_phases(kind, rng):
     slab = SLABS[kind]
-    for last in (False, True):
+    for number, op in enumerate(OPS[: 2 if kind == "tf32" else 3]):
+        last = (number + len(kind)) % 2 == 0
         x, w = (1, 2, 3, 5, 2 * slab), (2 * slab, slab, 2, 2, 2)
         x = x if last else (1, 2 * slab, 2, 3, 5)
         problem = ConvProblem.from_shapes(x, w, rank=3, channels_last=last, stride=(1, 2, 1), padding=1, groups=2)
-        for op in OPS[: 2 if kind == "tf32" else 3]:
-            check(problem, op, kind, rng, algorithm=wgmma)
+        check(problem, op, kind, rng, algorithm=wgmma)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,7 +201,9 @@ def test_weights_gradients(kind, last, rng, monkeypatch):
         (250, 5, 1, (1, 1)),
     ):
         monkeypatch.setattr(gemm, "MOST_PIECES", pieces)
-        shapes = (2, 16, 20, channels) if last else (2, channels, 16, 20), (rows, channels, *taps)
+        if pieces == 1 and (kind == "f16") == last and taps == (1, 1):
+            continue  # half of them by each
+        shapes = (2, 10, 20, channels) if last else (2, channels, 10, 20), (rows, channels, *taps)
         problem = ConvProblem.from_shapes(*shapes, rank=2, channels_last=last, padding=1, stride=int(rng.integers(1, 3)))
         found = wgmma._sum_of(problem)
         assert found.tall == (rows in (70, 128, 250)) and found.pieces == pieces
@@ -236,7 +239,7 @@ def test_what_it_refuses():
         wgmma.cost(ConvProblem.from_shapes((1, 3, 5, 9), (2, 3, 4, 8), rank=2, padding=1), "fprop", np.dtype(np.float16))
     for op, x, w in (
         ("fprop", (1, 4194368, 1, 1), (8, 4194368, 1, 1)),
-        ("wgrad", (1, 8, 1, 1), (4194368, 8, 1, 1)),
+        ("wgrad", (1, 4194368, 1, 1), (1, 4194368, 1, 1)),
         ("fprop", (65536, 1, 2, 2), (1, 1, 2, 2)),
     ):
         with pytest.raises(Unsupported, match="images and 4194240 channels"):
