@@ -39,7 +39,7 @@ def look_at(kernel: Any, capability: int, folder: Path) -> dict[str, Any]:
         "registers": int(re.search(r"Used (\d+) registers", done.stderr)[1]),
         "stack": int(re.search(r"(\d+) bytes stack", done.stderr)[1]),
         "threads": kernel.threads,
-        "tables": sum(map(int, re.findall(r"^\s*\.shared .*\[(\d+)\];", ptx, re.M))),
+        "tables": sum(map(int, re.findall(r"\.shared \.align \d+ \.b8 \S+\[(\d+)\];", ptx))),
         "file": file.name if file else "",
         "code": hashlib.sha256(re.sub(r"\d+", "", ptx).encode()).hexdigest(),
         "counts": counts,

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from numbaconv import reference
 from numbaconv.cuda import _wgmma, _wgmma_twins, gemm, tensor, wgmma
 from numbaconv.cuda._backend import SIMULATED, capability_of
 from numbaconv.cuda._simulator import launch
@@ -144,7 +145,7 @@ def test_random_problems(kind, rng):
 @pytest.mark.parametrize("last", (False, True), ids=("NCHW", "NHWC"))
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_tile_and_layout(kind, last, columns, resident, rng, monkeypatch):
-    monkeypatch.setattr(wgmma, "_best_cut", lambda *_: wgmma.Cut((128, columns), 1, 1e-5, resident))
+    monkeypatch.setattr(wgmma, "_best_cut", lambda *_: gemm.Cut((128, columns), 1, 1e-5, resident))
     odd = resident < 3 and int(rng.integers(-5, 6))  # else x is read as it lies, where channels are last
     channels = SLABS[kind] * int(rng.integers(1, 3)) + odd
     monkeypatch.setattr(wgmma, "LEAST_USES", 1000)
@@ -158,7 +159,7 @@ def test_every_tile_and_layout(kind, last, columns, resident, rng, monkeypatch):
 @pytest.mark.parametrize(("columns", "resident"), _wgmma.STAGES)
 @pytest.mark.parametrize("kind", ("f16", "bf16"))
 def test_planes_are_read_as_they_lie(kind, columns, resident, rng, monkeypatch):
-    monkeypatch.setattr(wgmma, "_best_cut", lambda *_: wgmma.Cut((128, columns), 1, 1e-5, resident))
+    monkeypatch.setattr(wgmma, "_best_cut", lambda *_: gemm.Cut((128, columns), 1, 1e-5, resident))
     for channels, groups, op in ((70, 1, "fprop"), (6, 2, "dgrad"), (128, 1, "fprop")):
         problem = ConvProblem.from_shapes((3, channels, 8, 11), (columns - 4, channels // groups, 1, 1), rank=2, groups=groups)
         assert wgmma._as_planes(problem, op, kind) and not wgmma._copied(problem, op, kind)
@@ -204,10 +205,17 @@ def test_weights_gradients(kind, last, rng, monkeypatch):
         if pieces == 1 and (kind == "f16") == last and taps == (1, 1):
             continue  # half of them by each
         shapes = (2, 10, 20, channels) if last else (2, channels, 10, 20), (rows, channels, *taps)
-        problem = ConvProblem.from_shapes(*shapes, rank=2, channels_last=last, padding=1, stride=int(rng.integers(1, 3)))
+        problem = ConvProblem.from_shapes(*shapes, rank=2, channels_last=last, padding=1, stride=1 if pieces > 1 else int(rng.integers(1, 3)))
         found = wgmma._sum_of(problem)
         assert found.tall == (rows in (70, 128, 250)) and found.pieces == pieces
         check(problem, "wgrad", kind, rng, algorithm=wgmma)
+
+
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+def test_activations(activation, rng):
+    for kind, x in (("bf16", (1, 8, 6, 5)), ("tf32", (1, 6, 5, 8))):
+        problem = ConvProblem.from_shapes(x, (5, 8, 1, 1), rank=2, channels_last=kind == "tf32")
+        check(problem, "fprop", kind, rng, "signed", bias=True, activation=activation, algorithm=wgmma)
 
 
 def test_tf32_is_rounded_not_cut_off(rng):

@@ -45,6 +45,7 @@ class Cut(NamedTuple):
     tile: tuple[int, int]
     pieces: int  # side by side, where there are too few outputs to occupy the GPU, or a sum is too long
     seconds: float  # that its products take
+    resident: int = 1  # blocks that a multiprocessor holds, for kernels that are made for so many
 
 
 def cut_of(problem: ConvProblem, op: Op, rate: float, tiles: Iterable[tuple[int, int]], least: int, fewest: int) -> Cut:

@@ -33,15 +33,6 @@ MOST_RESIDENT = {128: 2, 64: 3}
 WGRAD_SLAB_SECONDS = {True: 1.1e-6, False: 0.9e-6}  # of two blocks, by whether they are tall
 
 
-class Cut(NamedTuple):
-    """How an operation is shared out: as `gemm.Cut` says it, and how many blocks a multiprocessor holds."""
-
-    tile: tuple[int, int]
-    pieces: int
-    seconds: float
-    resident: int
-
-
 def _slab(kind: str) -> int:
     """Return how many rows of the contraction are multiplied at a time."""
     return LINE // tensor.cell_of(kind).itemsize
@@ -57,7 +48,7 @@ def _room(problem: ConvProblem, op: Op, kind: str) -> int:
     return 0 if in_place else whole
 
 
-def _cut(problem: ConvProblem, op: Op, kind: str) -> Cut:
+def _cut(problem: ConvProblem, op: Op, kind: str) -> gemm.Cut:
     """Return how the outputs are shared out, and into how many pieces sums are cut: what is done first."""
     key = ("cuda wgmma cut", op, kind)
     if key not in problem.derived:
@@ -72,7 +63,7 @@ def _as_planes(problem: ConvProblem, op: Op, kind: str) -> bool:
     return one_to_one and not p.channels_last and kind != "tf32" and math.prod(p.input) % 8 == 0
 
 
-def _best_cut(problem: ConvProblem, op: Op, kind: str) -> Cut:
+def _best_cut(problem: ConvProblem, op: Op, kind: str) -> gemm.Cut:
     p, slab = problem.transpose() if op == "dgrad" else problem, _slab(kind)
     rows, columns, _ = problem.gemm_shape(op)
     phases = max(1, math.prod(gemm.phases_of(problem, op)))
@@ -89,7 +80,7 @@ def _best_cut(problem: ConvProblem, op: Op, kind: str) -> Cut:
         if pieces > 1:
             seconds += 2 * size * pieces / gemm.BANDWIDTH + gemm.LAUNCH
         if best is None or seconds < best.seconds:
-            best = Cut(tile, pieces, seconds, resident)
+            best = gemm.Cut(tile, pieces, seconds, resident)
     assert best is not None
     return best
 
