@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from numbaconv import reference
-from numbaconv.cuda import _wgmma, _wgmma_twins, gemm, tensor, wgmma
+from numbaconv.cuda import _wgmma, _wgmma_sums, _wgmma_twins, gemm, tensor, wgmma
 from numbaconv.cuda._backend import SIMULATED, capability_of
 from numbaconv.cuda._simulator import launch
 from numbaconv.cuda._twins import copy16, zeros
@@ -191,7 +191,7 @@ def test_pieces_of_a_sum(kind, rng, monkeypatch):
 def test_weights_gradients(kind, last, rng, monkeypatch):
     """Tall and short tiles, several slabs of pixels and pieces, channels that fill lines and others."""
     monkeypatch.setattr(gemm, "LAUNCH", 0.0)
-    monkeypatch.setattr(wgmma, "BLOCK_SECONDS", 0.0)
+    monkeypatch.setattr(_wgmma_sums, "BLOCK_SECONDS", 0.0)
     # Tall, short, neither filling lines, several blocks of rows of both, and a number of units that is no multiple of a block's.
     for rows, channels, pieces, taps in (
         (128, 64, 1, (2, 3)),
@@ -206,7 +206,7 @@ def test_weights_gradients(kind, last, rng, monkeypatch):
             continue  # half of them by each
         shapes = (2, 10, 20, channels) if last else (2, channels, 10, 20), (rows, channels, *taps)
         problem = ConvProblem.from_shapes(*shapes, rank=2, channels_last=last, padding=1, stride=1 if pieces > 1 else int(rng.integers(1, 3)))
-        found = wgmma._sum_of(problem)
+        found = _wgmma_sums.sum_of(problem)
         assert found.tall == (rows in (70, 128, 250)) and found.pieces == pieces
         check(problem, "wgrad", kind, rng, algorithm=wgmma)
 

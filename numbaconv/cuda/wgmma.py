@@ -10,16 +10,14 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from numbaconv.cuda import _geometry, _wgmma_wgrad, _wgrad, gemm, tensor
-from numbaconv.cuda._backend import SIMULATED, Kernel, capability_of, current_device, empty, kept
+from numbaconv.cuda import _geometry, _wgmma_copies, _wgmma_sums, gemm, tensor
+from numbaconv.cuda._backend import SIMULATED, Kernel, capability_of, current_device, kept
 from numbaconv.cuda._geometry import Product
-from numbaconv.cuda._store import THREADS
-from numbaconv.cuda._tensor_prims import narrow
-from numbaconv.cuda._wgmma import BLOCK, CAPABILITY, LINE, MOST_TAPS, PIXELS, REARRANGERS, STAGES, Variant, fill_up, kernel, rearrange
+from numbaconv.cuda._wgmma import CAPABILITY, LINE, MOST_TAPS, PIXELS, STAGES, Variant, kernel
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
 
 PRECISIONS = tensor.PRECISIONS
@@ -30,7 +28,6 @@ LEAST_USES = 4  # of an element of x, from which on it is rounded to tf32 before
 BLOCK_SECONDS = 5e-6
 SLAB_SECONDS = {(128, 2): 1.05e-6, (128, 1): 0.51e-6, (64, 3): 1.1e-6, (64, 2): 0.66e-6, (64, 1): 0.36e-6}
 MOST_RESIDENT = {128: 2, 64: 3}
-WGRAD_SLAB_SECONDS = {True: 1.1e-6, False: 0.9e-6}  # of two blocks, by whether they are tall
 
 
 def _slab(kind: str) -> int:
@@ -90,7 +87,7 @@ def _check(problem: ConvProblem, op: Op, dtype: Any) -> str:
     if not SIMULATED and capability_of(current_device()) != CAPABILITY:
         raise Unsupported(f"needs a GPU of compute capability {'.'.join(map(str, CAPABILITY))}")
     if op == "wgrad":
-        _check_wgrad(problem, kind)
+        _wgmma_sums.check(problem, kind)
         return kind
     p = problem.transpose() if op == "dgrad" else problem
     if p.in_channels == 0:
@@ -99,7 +96,7 @@ def _check(problem: ConvProblem, op: Op, dtype: Any) -> str:
     if taps > MOST_TAPS:
         raise Unsupported(f"needs at most {MOST_TAPS} taps that reach an output, got {taps}")
     if not p.channels_last:
-        _check_copy(p.batch, p.groups * _room(problem, op, kind))
+        _wgmma_copies.check(p.batch, p.groups * _room(problem, op, kind))
     tensor.check_grid(problem, op, _cut(problem, op, kind))
     return kind
 
@@ -108,7 +105,7 @@ def cost(problem: ConvProblem, op: Op, dtype: Any) -> float:
     """Estimate the seconds on a large GPU."""
     kind = _check(problem, op, dtype)
     if op == "wgrad":
-        return _cost_of_wgrad(problem)
+        return _wgmma_sums.cost(problem)
     _tables(problem, op, kind)  # raises for arrays that int32 cannot index
     size = np.dtype(dtype).itemsize
     traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * size
@@ -129,8 +126,7 @@ def _copied(problem: ConvProblem, op: Op, kind: str) -> int:
 def workspace(problem: ConvProblem, op: Op, dtype: Any) -> int:
     """Bytes allocated besides the output: the packed weights, the copy of the input, and the pieces of sums, which are float32."""
     if op == "wgrad":
-        sums = _sum_of(problem)
-        return 2 * (sums.copied_x + sums.copied_y) + 4 * sums.copies * sums.tables.geo.out_size
+        return _wgmma_sums.workspace(problem)
     kind = tensor.kind_of(dtype)
     product, pieces = _tables(problem, op, kind), _cut(problem, op, kind).pieces
     out = math.prod(problem.shape("y" if op == "fprop" else "x"))
@@ -174,7 +170,7 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     """Overwrite all of ``out``; a bias has its dtype."""
     kind = tensor.kind_of(a.dtype)
     if op == "wgrad":
-        _run_wgrad(problem, tensor.cells(a, kind), tensor.cells(b, kind), tensor.cells(out, kind), kind)
+        _wgmma_sums.run(problem, tensor.cells(a, kind), tensor.cells(b, kind), tensor.cells(out, kind), kind)
         return
     cut, room = _cut(problem, op, kind), _room(problem, op, kind)
     product, table = _tables(problem, op, kind), _on_device(problem, op, kind, "table")
@@ -183,117 +179,10 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     x = tensor.cells(a, kind)
     copied, planes = _copied(problem, op, kind), _as_planes(problem, op, kind)
     if copied:
-        x = _copy(p, x, p.in_channels, math.prod(p.input), empty(copied, x.dtype), kind, room)
+        x = _wgmma_copies.channels_last(p, x, p.in_channels, math.prod(p.input), copied, kind, room)
     activation, partial = (None, True) if cut.pieces > 1 else (options.activation, False)
     variant = Variant(kind, cut.tile[1], cut.resident, p.channels_last, planes, kind == "tf32" and not room, gemm.has_depth(p), activation, partial)
     tensor.multiply(p, kernel(variant), cut, product, (x, weights, table), out, options)
-
-
-def _copy(p: ConvProblem, image: Any, all_channels: int, pixels: int, copy: Any, kind: str, room: int) -> Any:
-    """Fill a copy of the input, or of dy, whose channels are last, each group's with ``room``; return it."""
-    channels = all_channels // p.groups
-    if p.channels_last:
-        vectors = copy.size * copy.itemsize // 16
-        fill_up(kind).launch((-(-vectors // REARRANGERS), 1, 1), (image, copy), (vectors, channels, room))
-    else:
-        grid = (-(-pixels // BLOCK), -(-p.groups * room // BLOCK), p.batch)
-        rearrange(kind).launch(grid, (image, copy), (pixels, p.groups, channels, room))
-    return copy
-
-
-def _check_copy(images: int, channels: int) -> None:
-    if images > gemm.GRID_LIMIT or channels > gemm.GRID_LIMIT * BLOCK:
-        raise Unsupported(f"needs at most {gemm.GRID_LIMIT} images and {gemm.GRID_LIMIT * BLOCK} channels where those are not last")
-
-
-class WgradSum(NamedTuple):
-    """How a wgrad is computed."""
-
-    tables: _wgrad.Sum  # of the problem whose channels fill lines and are last
-    tall: bool
-    pieces: int
-    copies: int  # of dw
-    seconds: float
-    copied_x: int  # elements of the copy of x, 0 where it is read as it lies
-    copied_y: int  # and of dy
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """The blocks of a launch."""
-        geo = self.tables.geo
-        return geo.rows // (128 if self.tall else 64), -(-geo.columns // (_wgmma_wgrad.UNITS * _wgmma_wgrad.UNIT)), geo.groups * self.pieces
-
-
-def _check_wgrad(problem: ConvProblem, kind: str) -> None:
-    if kind == "tf32":
-        raise Unsupported("needs 16-bit numbers for wgrad")
-    found = _sum_of(problem)
-    if max(found.grid) > gemm.GRID_LIMIT:
-        raise Unsupported("needs fewer groups and filters: a launch has no room for so many blocks")
-    if not problem.channels_last:
-        _check_copy(problem.batch, problem.groups * max(found.tables.geo.rows, found.tables.geo.channels))
-
-
-def _sum_of(problem: ConvProblem) -> WgradSum:
-    """Return how a wgrad is computed, worked out once."""
-    key = ("cuda wgmma wgrad",)
-    if key not in problem.derived:
-        problem.derived[key] = _best_sum(problem)
-    return problem.derived[key]
-
-
-def _best_sum(problem: ConvProblem) -> WgradSum:
-    groups, slab = problem.groups, _slab("bf16")
-    if 0 in (problem.in_channels, problem.out_channels, problem.batch, *problem.output):
-        raise Unsupported("needs a problem that is not empty")
-    rooms = [-(-channels // groups // slab) * slab for channels in (problem.in_channels, problem.out_channels)]
-    images = [problem.batch * math.prod(size) for size in (problem.input, problem.output)]
-    given = problem.in_channels, problem.out_channels
-    own = [problem.channels_last and room * groups == channels for room, channels in zip(rooms, given, strict=True)]
-    copied = [0 if as_is else size * groups * room for as_is, size, room in zip(own, images, rooms, strict=True)]
-    p = replace(problem, in_channels=groups * rooms[0], out_channels=groups * rooms[1], channels_last=True, derived={})
-    rows, columns, pixels = p.gemm_shape("wgrad")
-    tall = rows % 128 == 0
-    units = -(-columns // (_wgmma_wgrad.UNITS * _wgmma_wgrad.UNIT)) * -(-rows // (128 if tall else 64)) * groups
-    slabs, size = -(-pixels // _wgmma_wgrad.SLAB), 4 * math.prod(p.shape("w"))
-    share = 1 if tall else 2  # copies of dw of a piece
-    fewest = max(1, -(-pixels // (tensor.CHUNK * share)))
-    best = None
-    for pieces in range(fewest, max(fewest, min(gemm.MOST_PIECES, gemm.PIECES_BYTES // (size * share), slabs)) + 1):
-        held = -(-units * pieces // gemm.MULTIPROCESSORS)
-        seconds = -(-held // _wgmma_wgrad.RESIDENT) * (BLOCK_SECONDS + -(-slabs // pieces) * WGRAD_SLAB_SECONDS[tall])
-        seconds += 2 * size * pieces * share / gemm.BANDWIDTH + gemm.LAUNCH
-        if best is None or seconds < best[0]:
-            best = seconds, pieces
-    assert best is not None
-    seconds, pieces = best
-    return WgradSum(_wgrad.tables(p, pieces * share, True), tall, pieces, pieces * share, seconds, *copied)
-
-
-def _cost_of_wgrad(problem: ConvProblem) -> float:
-    found = _sum_of(problem)
-    moved = sum(math.prod(problem.shape(t)) for t in ("x", "y")) * 2 / gemm.BANDWIDTH
-    copying = sum(4 * copied / gemm.BANDWIDTH + gemm.LAUNCH for copied in (found.copied_x, found.copied_y) if copied)
-    return float(max(found.seconds, moved) + gemm.LAUNCH + copying)
-
-
-def _run_wgrad(problem: ConvProblem, dy: Any, x: Any, dw: Any, kind: str) -> None:
-    found = _sum_of(problem)
-    geo = found.tables.geo._replace(pieces=found.pieces)
-    if found.copied_x:
-        x = _copy(problem, x, problem.in_channels, math.prod(problem.input), empty(found.copied_x, x.dtype), kind, geo.channels)
-    if found.copied_y:
-        dy = _copy(problem, dy, problem.out_channels, math.prod(problem.output), empty(found.copied_y, x.dtype), kind, geo.rows)
-    table = kept(problem.derived, ("cuda wgmma wgrad", "table"), lambda: found.tables.table)
-    target = empty((found.copies, geo.out_size), np.float32)
-    _wgmma_wgrad.kernel(kind, found.tall, gemm.has_depth(problem)).launch(found.grid, (dy, x, target, table), geo)
-    own = problem.out_channels // problem.groups, problem.in_channels // problem.groups
-    sizes = (geo.out_size, found.copies, geo.columns, geo.channels, geo.taps, geo.flipped, geo.rows, *own)
-    _finish_wgrad(kind).launch((-(-geo.out_size // THREADS), 1, 1), (target, dw), sizes)
-
-
-def _finish_wgrad(kind: str) -> Kernel:
-    return _wgrad.finish(np.dtype(np.float32), np.dtype(np.uint16), narrow(kind))
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:
@@ -303,13 +192,10 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
         yield name, kernel(Variant(kind, columns, resident, last, False, kind == "tf32" and last, False, "relu", False))
     for kind in ("tf32", "bf16"):
         yield f"wgmma {kind} partial", kernel(Variant(kind, 64, 1, False, False, False, True, None, True))
-        yield f"wgmma rearrange {kind}", rearrange(kind)
-        yield f"wgmma fill up {kind}", fill_up(kind)
+        yield f"wgmma rearrange {kind}", _wgmma_copies.rearrange(kind)
+        yield f"wgmma fill up {kind}", _wgmma_copies.fill_up(kind)
     for columns, resident in STAGES:
         name = f"wgmma bf16 128×{columns}, {resident} at once, planes"
         yield name, kernel(Variant("bf16", columns, resident, False, True, False, False, None, False))
-    for tall in (True, False):
-        yield f"wgmma wgrad bf16 {128 if tall else 64}×128", _wgmma_wgrad.kernel("bf16", tall, False)
-    yield "wgmma wgrad f16 volume", _wgmma_wgrad.kernel("f16", True, True)
-    yield "wgmma wgrad finish bf16", _finish_wgrad("bf16")
+    yield from _wgmma_sums.kernels()
     yield "wgmma f16 128×128", kernel(Variant("f16", 128, 2, True, False, False, True, None, False))
