@@ -11,7 +11,7 @@ from numbaconv.cuda._geometry import FIRST_ENTRY, NOWHERE, PHASE_SIZE, ROWS, SLA
 from numbaconv.cuda._prims import commit, copy16, divide, forgotten, int32, tile, wait
 from numbaconv.cuda._product import begin, position
 from numbaconv.cuda._store import THREADS
-from numbaconv.cuda._tensor_layout import Variant, gather, reader, vector_mask_of
+from numbaconv.cuda._tensor_layout import Variant, cell_of, gather, reader, vector_mask_of
 from numbaconv.cuda._tensor_prims import multiply, put_vector, round_tf32
 from numbaconv.cuda._tensor_store import writer
 
@@ -141,7 +141,7 @@ def kernel(v: Variant) -> Kernel:
 @functools.cache
 def pack(kind: str) -> Kernel:
     """Return the kernel that packs weights as blocks will hold them, rounded to what tensor cores read."""
-    cell = np.dtype(np.float32 if kind == "tf32" else np.uint16)
+    cell = cell_of(kind)
     word = 4 // cell.itemsize
     vector, zero, tf32 = 4 * word, cell.type(0), kind == "tf32"
 

@@ -11,6 +11,11 @@ from numbaconv.cuda._prims import copy4, copy16, int32, load4, within
 from numbaconv.cuda._tensor_prims import keep
 
 
+def cell_of(kind: str) -> np.dtype[Any]:
+    """Return the dtype of arrays as kernels take them: 16-bit formats as patterns."""
+    return np.dtype(np.float32 if kind == "tf32" else np.uint16)
+
+
 class Variant(NamedTuple):
     """What is frozen into a kernel."""
 
@@ -27,8 +32,8 @@ class Variant(NamedTuple):
 
     @property
     def cell(self) -> np.dtype[Any]:
-        """The dtype of the arrays: 16-bit formats are read as patterns."""
-        return np.dtype(np.float32 if self.kind == "tf32" else np.uint16)
+        """The dtype of the arrays."""
+        return cell_of(self.kind)
 
     @property
     def threads(self) -> int:

@@ -14,13 +14,11 @@ from numbaconv.cuda._tensor_layout import Variant
 from numbaconv.cuda._tensor_prims import narrow, store2, widen
 
 
-def writer(v: Variant) -> Any:
-    """Return how a warp's sums become outputs: a thread has 8 rows, 8 apart, of 4 pairs of neighbours in memory, 8 apart too."""
-    zero, out = np.float32(0), v.cell if not v.partial else np.dtype(np.float32)
-    plain = out == np.float32
-    wider, narrower = (None, None) if plain else (widen(v.kind), narrow(v.kind))
-    activate = activation(None if v.partial else v.activation, np.dtype(np.float32))
-    partial = v.partial
+def finishing(kind: str, out: np.dtype[Any], name: str | None, partial: bool) -> tuple[Any, Any]:
+    """Return two functions: what a sum and its bias are stored as, and the bias of an output; ``partial``: the sum itself, and none."""
+    zero, plain = np.float32(0), out == np.float32
+    wider, narrower = (None, None) if plain else (widen(kind), narrow(kind))
+    activate = activation(None if partial else name, np.dtype(np.float32))
 
     def finished(value, shift):  # type: ignore[no-untyped-def]
         if partial:
@@ -37,6 +35,13 @@ def writer(v: Variant) -> Any:
                 return bias[at]
             return wider(bias[at])
         return zero
+
+    return device(finished), device(shift_of)
+
+
+def writer(v: Variant) -> Any:
+    """Return how a warp's sums become outputs: a thread has 8 rows, 8 apart, of 4 pairs of neighbours in memory, 8 apart too."""
+    done, shift = finishing(v.kind, v.cell if not v.partial else np.dtype(np.float32), v.activation, v.partial)
 
     def pair(y, a0, a1, v0, v1, b0, b1, vector):  # type: ignore[no-untyped-def]
         if vector:
@@ -105,7 +110,6 @@ def writer(v: Variant) -> Any:
         row(y, geo, y_base, address(table, geo, phase, int32(m + 48)), k, acc[48:56], b)
         row(y, geo, y_base, address(table, geo, phase, int32(m + 56)), k, acc[56:64], b)
 
-    done, shift = device(finished), device(shift_of)
     put, addresses, two_b = device(pair), device(eight_pixels), device(two_shifts)
     two, shifts = device(two_channels), device(eight_shifts)
     row = device(row_of_channels if v.channels_last else row_of_pixels)

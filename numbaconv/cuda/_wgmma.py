@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._geometry import FIRST_ENTRY, PHASE_SIZE, ROWS, SLABS, W_FIRST, Geometry
 from numbaconv.cuda._prims import commit, copy16, divide, int32, load4, within, zeros
 from numbaconv.cuda._product import address, begin, position
+from numbaconv.cuda._tensor_layout import cell_of
 from numbaconv.cuda._wgmma_prims import copy_lines, every, multiply, publish, put_sums, round_lines, settle, wait_for
 from numbaconv.cuda._wgmma_store import GAP, writer
 
@@ -41,16 +42,11 @@ class Variant(NamedTuple):
     activation: str | None
     partial: bool  # whether y takes float32 sums that something is added to
 
-    @property
-    def cell(self) -> np.dtype[Any]:
-        """The dtype of the arrays: 16-bit formats are read as patterns."""
-        return np.dtype(np.float32 if self.kind == "tf32" else np.uint16)
-
 
 @functools.cache
 def kernel(v: Variant) -> Kernel:
     """Return the kernel of a variant; sizes, strides, dilations, padding, filters and groups are read from the table."""
-    cell, columns, channels_last, planes, rounds, depth = v.cell, v.columns, v.channels_last, v.planes, v.rounds, v.depth
+    cell, columns, channels_last, planes, rounds, depth = cell_of(v.kind), v.columns, v.channels_last, v.planes, v.rounds, v.depth
     slab, vector = LINE // cell.itemsize, 16 // cell.itemsize
     lines = THREADS // 8  # that a block copies at a time, a thread 16 bytes
     each, apart = PIXELS // lines, lines * LINE  # lines of a thread, and bytes between them

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
-
 from numbaconv.cuda._backend import Kernel, cuda, device, empty
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._store import THREADS
+from numbaconv.cuda._tensor_layout import cell_of
 from numbaconv.cuda._tensor_prims import get_vector, put_vector, round_tf32
 from numbaconv.cuda.gemm import GRID_LIMIT
 from numbaconv.problem import ConvProblem, Unsupported
@@ -39,7 +38,7 @@ def check(images: int, channels: int) -> None:
 @functools.cache
 def fill_up(kind: str) -> Kernel:
     """Return the kernel that copies an input whose channels are last, those of a group filled up with zeros; tf32 is rounded."""
-    cell = np.dtype(np.float32 if kind == "tf32" else np.uint16)
+    cell = cell_of(kind)
     vector, zero, tf32 = 16 // cell.itemsize, cell.type(0), kind == "tf32"
 
     def one(x, source, left):  # type: ignore[no-untyped-def]
@@ -73,7 +72,7 @@ def fill_up(kind: str) -> Kernel:
 @functools.cache
 def rearrange(kind: str) -> Kernel:
     """Return the kernel that copies an input so that channels are last, those of a group filled up with zeros; tf32 is rounded."""
-    cell = np.dtype(np.float32 if kind == "tf32" else np.uint16)
+    cell = cell_of(kind)
     zero, tf32 = cell.type(0), kind == "tf32"
     vector = 16 // cell.itemsize
     vectors, pitch = BLOCK // vector, BLOCK + 4 // cell.itemsize  # of a line; elements from one pixel to the next, an odd number of words

@@ -8,8 +8,8 @@ import numpy as np
 
 from numbaconv.cuda._backend import device
 from numbaconv.cuda._prims import int32
-from numbaconv.cuda._store import activation
-from numbaconv.cuda._tensor_prims import narrow, put_vector, widen
+from numbaconv.cuda._tensor_prims import put_vector
+from numbaconv.cuda._tensor_store import finishing
 from numbaconv.cuda._wgmma_prims import take_sums
 
 GAP = 8  # float32 between two lines of sums: then the squares that a warp writes lie in different banks
@@ -20,30 +20,12 @@ def writer(kind: str, out: np.dtype[Any], shape: tuple[int, int], threads: int, 
 
     Lines are pixels, of columns, where the channels of y are last, else columns, of pixels. A thread owns one vector of every so-many-th line.
     """
-    zero, plain = np.float32(0), out == np.float32
-    wider, narrower = (None, None) if plain else (widen(kind), narrow(kind))
-    activate = activation(None if partial else act, np.dtype(np.float32))
+    done, shift = finishing(kind, out, act, partial)
     lines, width = shape
     pitch, vector = width + GAP, 16 // out.itemsize
     vectors = width // vector  # of a line
     step = threads // vectors  # from one line of a thread to the next
     take, one = take_sums(vector), take_sums(1)
-
-    def finished(value, shift):  # type: ignore[no-untyped-def]
-        if partial:
-            return value
-        if plain:
-            return activate(value + shift)
-        return narrower(activate(value + shift))
-
-    def shift_of(bias, geo, at, inside):  # type: ignore[no-untyped-def]
-        if partial:
-            return zero
-        if geo.has_bias and inside:
-            if plain:
-                return bias[at]
-            return wider(bias[at])
-        return zero
 
     def four(v, b):  # type: ignore[no-untyped-def]
         return done(v[0], b[0]), done(v[1], b[1]), done(v[2], b[2]), done(v[3], b[3])
@@ -94,7 +76,6 @@ def writer(kind: str, out: np.dtype[Any], shape: tuple[int, int], threads: int, 
                             y[int32(place + by)] = done(one(shared, int32(at + e))[0], b)
             line, at = int32(line + step), int32(at + step * pitch)
 
-    done, shift = device(finished), device(shift_of)
     half, half_shifts = device(four), device(four_shifts)
     finish, shifts = (half, half_shifts) if vector == 4 else (device(eight), device(eight_shifts))
     same = device((lambda b: (b, b, b, b)) if vector == 4 else (lambda b: (b, b, b, b, b, b, b, b)))

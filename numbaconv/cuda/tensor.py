@@ -17,7 +17,7 @@ from numbaconv.cuda._backend import SIMULATED, Kernel, capability_of, current_de
 from numbaconv.cuda._geometry import Product
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
 from numbaconv.cuda._tensor import kernel, pack
-from numbaconv.cuda._tensor_layout import Variant
+from numbaconv.cuda._tensor_layout import Variant, cell_of
 from numbaconv.cuda._tensor_prims import narrow, widen
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
@@ -99,11 +99,6 @@ def _tables(problem: ConvProblem, op: Op, kind: str) -> Product:
 def _on_device(problem: ConvProblem, op: Op, kind: str, name: str) -> Any:
     """Return a table where kernels read it."""
     return kept(problem.derived, ("cuda tensor", op, kind, name), lambda: getattr(_tables(problem, op, kind), name))
-
-
-def cell_of(kind: str) -> np.dtype[Any]:
-    """Return the dtype of arrays as kernels take them: 16-bit formats as patterns."""
-    return np.dtype(np.float32 if kind == "tf32" else np.uint16)
 
 
 def cells(array: Any, kind: str) -> Any:

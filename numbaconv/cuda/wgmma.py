@@ -17,6 +17,7 @@ import numpy as np
 from numbaconv.cuda import _geometry, _wgmma_copies, _wgmma_sums, gemm, tensor
 from numbaconv.cuda._backend import SIMULATED, Kernel, capability_of, current_device, kept
 from numbaconv.cuda._geometry import Product
+from numbaconv.cuda._tensor_layout import cell_of
 from numbaconv.cuda._wgmma import CAPABILITY, LINE, MOST_TAPS, PIXELS, STAGES, Variant, kernel
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
 
@@ -32,7 +33,7 @@ MOST_RESIDENT = {128: 2, 64: 3}
 
 def _slab(kind: str) -> int:
     """Return how many rows of the contraction are multiplied at a time."""
-    return LINE // tensor.cell_of(kind).itemsize
+    return LINE // cell_of(kind).itemsize
 
 
 def _room(problem: ConvProblem, op: Op, kind: str) -> int:
