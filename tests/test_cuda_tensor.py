@@ -11,8 +11,8 @@ import pytest
 
 from numbaconv import reference
 from numbaconv.cuda import _tensor_twins as twins
-from numbaconv.cuda import gemm, tensor, widened
-from numbaconv.cuda._backend import SIMULATED
+from numbaconv.cuda import gemm, stencil, tensor, wgmma, widened
+from numbaconv.cuda._backend import SIMULATED, capability_of
 from numbaconv.cuda._simulator import Memory, launch
 from numbaconv.cuda._tensor_layout import Variant, reader, vector_mask
 from numbaconv.cuda._twins import commit, copy4, wait
@@ -249,33 +249,45 @@ def test_what_it_refuses():
     assert tensor.cost(problem, "fprop", np.dtype(np.float16)) > 0
 
 
+FEW_CHANNELS = [
+    ConvProblem.from_shapes((2, 7, 6, 6) if last else (2, 6, 7, 6), (6, 1, n, n), rank=2, padding=1, stride=s, groups=6, channels_last=last)
+    for last, (n, s) in itertools.product((False, True), ((3, 1), (3, 2), (5, 1), (4, 1)))
+] + [
+    ConvProblem.from_shapes((2, 1, 40), (2, 1, 12), rank=1),
+    ConvProblem.from_shapes((1, 2, 8, 8), (3, 2, 3, 3), rank=2),
+    ConvProblem.from_shapes((1, 8, 8, 1), (1, 1, 3, 3), rank=2, channels_last=True),
+]
+
+
+@pytest.mark.parametrize("room", [widened, stencil], ids=["widened", "stencil"])
 @pytest.mark.parametrize("kind", ["f16", "bf16"])
 @pytest.mark.parametrize("op", OPS)
-def test_widened_is_rounded_once(kind, op, rng):
+def test_16_bits_are_rounded_once(kind, op, room, rng):
     """16-bit formats in float32: what float32 arithmetic gives, rounded to the format, with a bias in it and an activation."""
-    for number in range(6):
-        problem = random_problem(rng, largest=4)
-        if number == 5:
-            problem = ConvProblem.from_shapes((2, 6, 7, 6), (6, 1, 3, 3), rank=2, padding=1, groups=6)
+    problems, done = [random_problem(rng, largest=4) for _ in range(5)] + FEW_CHANNELS[:: 1 if room is stencil else 4], 0
+    for problem in problems:
         try:
-            widened.cost(problem, op, np.dtype(KINDS[kind]))
+            room.cost(problem, op, np.dtype(KINDS[kind]))
         except Unsupported:
             continue
+        done += 1
         a, b = (coded(t, kind) for t in operands(problem, op, np.float32, rng, "signed"))
         channels = problem.out_channels if op == "fprop" else problem.in_channels
         bias = None if op == "wgrad" else coded(fill((channels,), np.float32, rng, "signed"), kind)
         out = poisoned(problem.shape(TENSORS[op][2]), KINDS[kind])
-        found = read(on_gpu(widened.run, problem, op, a, b, out, Options(bias, None if bias is None else "relu")), kind)
+        found = read(on_gpu(room.run, problem, op, a, b, out, Options(bias, None if bias is None else "relu")), kind)
         wide = [None if t is None else read(t, kind) for t in (a, b, bias)]
         expected = reference.run(problem, op, wide[0], wide[1], wide[2], None if bias is None else "relu")
         np.testing.assert_allclose(found, expected, rtol=2 * EPS[kind], atol=1e-5, err_msg=f"{op} {problem}")
+    assert done >= (len(FEW_CHANNELS) if op != "wgrad" else 8) or room is widened and done
 
 
-def test_few_channels_a_group_are_widened():
+def test_few_channels_a_group_are_no_matter_for_tensor_cores():
     problem = ConvProblem.from_shapes((32, 96, 112, 112), (96, 1, 3, 3), rank=2, padding=1, groups=96)
     dense = ConvProblem.from_shapes((32, 64, 56, 56), (64, 64, 3, 3), rank=2, padding=1)
     for kind, precision in (("f16", "default"), ("bf16", "bf16")):
         dtype = np.dtype(KINDS[kind])
-        assert [plan(problem, op, dtype, precision=precision, device="cuda").name for op in OPS] == ["widened"] * 3
+        assert [plan(problem, op, dtype, precision=precision, device="cuda").name for op in OPS] == ["stencil"] * 3
         names = [plan(dense, op, dtype, precision=precision, device="cuda").name for op in OPS]
-        assert names in (["tensor", "tensor", "widened"], ["wgmma"] * 3)  # by the GPU
+        hopper = SIMULATED or capability_of(0) == wgmma.CAPABILITY
+        assert names == (["wgmma"] * 3 if hopper else ["tensor", "tensor", "widened"])

@@ -22,16 +22,16 @@ def address(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -> A
     return builder.gep(builder.bitcast(base, element.as_pointer(base.type.addrspace)), [builder.zext(index, ir.IntType(64))])
 
 
-def load(context: Any, builder: Any, kind: Any, at: Any) -> list[Any]:
-    """Load four neighbours from an address on, as vectors of 16 bytes."""
+def load(context: Any, builder: Any, kind: Any, at: Any, count: int = 4) -> list[Any]:
+    """Load neighbours from an address on, as vectors of 16 bytes or of all that there are."""
     element = context.get_data_type(kind.dtype)
-    width = 16 // context.get_abi_sizeof(element)
+    width = min(count, 16 // context.get_abi_sizeof(element))
     values = []
-    for first in range(0, 4, width):
+    for first in range(0, count, width):
         vector = ir.VectorType(element, width)
         place = further_on(builder, at, I32(first))
         loaded = builder.load(builder.bitcast(place, vector.as_pointer(place.type.addrspace)))
-        loaded.align = 16
+        loaded.align = width * context.get_abi_sizeof(element)
         values += [builder.extract_element(loaded, I32(i)) for i in range(width)]
     return values
 
@@ -54,7 +54,7 @@ def element_at(context: Any, builder: Any, kind: Any, memory: Any, index: Any) -
 
 @intrinsic
 def load4(typingctx, memory, index):  # type: ignore[no-untyped-def]
-    """Return memory[index : index + 4]; the address is a multiple of 16 bytes."""
+    """Return memory[index : index + 4]; the address is a multiple of 16 bytes, or of the four elements' size if that is less."""
     result = types.UniTuple(memory.dtype, 4)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -84,7 +84,7 @@ def store(context: Any, builder: Any, kind: Any, memory: Any, index: Any, given:
 
 @intrinsic
 def store4(typingctx, memory, index, values):  # type: ignore[no-untyped-def]
-    """Set memory[index : index + 4] = values; the address is a multiple of 16 bytes."""
+    """Set memory[index : index + 4] = values; the address is a multiple of 16 bytes, or of the four elements' size if that is less."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return store(context, builder, memory, *args, 4)

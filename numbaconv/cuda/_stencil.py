@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
+from numbaconv.cuda._formats import reading, rounding
 from numbaconv.cuda._prims import divide, int32, load4, within, zeros
 from numbaconv.cuda._stencil_geometry import Geometry
 from numbaconv.cuda._stencil_passes import CHUNK, Kind
@@ -20,9 +21,9 @@ WARPS = THREADS // 32
 LONGEST = 16  # tiles, 16 terms each, that wgrad sums in one accumulator
 
 
-def _filler(dtype: np.dtype[Any], parts: int) -> Any:
+def _filler(dtype: np.dtype[Any], parts: int, form: str | None = None) -> Any:
     """Return the function that copies what a block reads into shared memory, zeros around the image."""
-    zero = dtype.type(0)
+    zero, (one_of, four_of) = dtype.type(0), reading(form)
 
     def fetch(x, geo, planes, base, h, w, column, row, plane):  # type: ignore[no-untyped-def]
         h = int32(h + row)
@@ -31,13 +32,13 @@ def _filler(dtype: np.dtype[Any], parts: int) -> Any:
         at = int32(base + plane * geo.plane + h * geo.in_w)
         if geo.vector_in:
             w = int32(w + 4 * column)
-            return load4(x, int32(at + w)) if within(w, geo.in_w) else (zero, zero, zero, zero)
+            return four_of(x, int32(at + w)) if within(w, geo.in_w) else (zero, zero, zero, zero)
         w0 = int32(w + column)
         w1, w2, w3 = int32(w0 + geo.fill_w), int32(w0 + 2 * geo.fill_w), int32(w0 + 3 * geo.fill_w)
-        v0 = x[int32(at + w0)] if within(w0, geo.in_w) else zero
-        v1 = x[int32(at + w1)] if within(w1, geo.in_w) else zero
-        v2 = x[int32(at + w2)] if within(w2, geo.in_w) else zero
-        return v0, v1, v2, (x[int32(at + w3)] if within(w3, geo.in_w) else zero)
+        v0 = one_of(x, int32(at + w0)) if within(w0, geo.in_w) else zero
+        v1 = one_of(x, int32(at + w1)) if within(w1, geo.in_w) else zero
+        v2 = one_of(x, int32(at + w2)) if within(w2, geo.in_w) else zero
+        return v0, v1, v2, (one_of(x, int32(at + w3)) if within(w3, geo.in_w) else zero)
 
     def keep_one(shared, geo, at, column, value):  # type: ignore[no-untyped-def]
         if within(column, geo.width):
@@ -143,10 +144,10 @@ def _sums(kind: Kind, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
-    """Return the kernel for channels first."""
+def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None, form: str | None = None) -> Kernel:
+    """Return the kernel for channels first; ``form``: x and y are of a 16-bit format, everything else of ``dtype``."""
     zero, size, line, phased = dtype.type(0), SHARED // dtype.itemsize, kind.line, kind.phased
-    fill, sums, put = _filler(dtype, kind.across), _sums(kind, dtype), put4(activation, dtype)
+    fill, sums, put = _filler(dtype, kind.across, form), _sums(kind, dtype), put4(activation, dtype, *rounding(form))
     neighbours = kind.height > 0 or kind.runs  # the columns of a thread's tile, or they lie a tile's threads apart
     shrunk = kind.height > 0  # strides along columns are gone from shared memory
 
@@ -210,23 +211,24 @@ def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
                 write_row(y, geo, y_at, int32(p + 2 * p_on), int32(q + 2 * q_on), count_p, count_q, acc[8:12], shift)
                 write_row(y, geo, y_at, int32(p + 3 * p_on), int32(q + 3 * q_on), count_p, count_q, acc[12:16], shift)
 
-    return Kernel(stencil, (*(dtype,) * 4, np.int32), Geometry, THREADS, _resident(kind, dtype))
+    cell = dtype if form is None else np.dtype(np.uint16)
+    return Kernel(stencil, (cell, dtype, cell, dtype, np.int32), Geometry, THREADS, _resident(kind, dtype))
 
 
-def _gradient(kind: Kind, dtype: np.dtype[Any]) -> Any:
+def _gradient(kind: Kind, dtype: np.dtype[Any], form: str | None) -> Any:
     """Return the function that adds a thread's 4 × 4 outputs to its sums, one for each tap."""
     zero, add = dtype.type(0), correlate_gradient(kind.height, kind.width, kind.down, kind.across)
-    line = kind.line
+    line, (one_of, four_of) = kind.line, reading(form)
 
     def four(dy, geo, at, p, q):  # type: ignore[no-untyped-def]
         at, left = int32(at + p * geo.y_row + q), int32(geo.count_q - q)
         if p >= geo.count_p or left <= int32(0):
             return zero, zero, zero, zero
         if geo.vector_out:
-            return load4(dy, at)
-        v1 = dy[int32(at + 1)] if left > int32(1) else zero
-        v2 = dy[int32(at + 2)] if left > int32(2) else zero
-        return dy[at], v1, v2, (dy[int32(at + 3)] if left > int32(3) else zero)
+            return four_of(dy, at)
+        v1 = one_of(dy, int32(at + 1)) if left > int32(1) else zero
+        v2 = one_of(dy, int32(at + 2)) if left > int32(2) else zero
+        return one_of(dy, at), v1, v2, (one_of(dy, int32(at + 3)) if left > int32(3) else zero)
 
     four = device(four)
 
@@ -249,10 +251,10 @@ def _gradient(kind: Kind, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def kernel_gradient(dtype: np.dtype[Any], kind: Kind) -> Kernel:
-    """Return the kernel of wgrad, channels first."""
+def kernel_gradient(dtype: np.dtype[Any], kind: Kind, form: str | None = None) -> Kernel:
+    """Return the kernel of wgrad, channels first; ``form``: dy and x are of a 16-bit format."""
     zero, wide, size, taps, width = dtype.type(0), np.float64(0), SHARED // dtype.itemsize, kind.height * kind.width, kind.width
-    fill, gradient, none = _filler(dtype, kind.across), _gradient(kind, dtype), zeros(taps)
+    fill, gradient, none = _filler(dtype, kind.across, form), _gradient(kind, dtype, form), zeros(taps)
     of_warps = WARPS * taps
 
     def stencil_wgrad(dy, x, dw, geo):  # type: ignore[no-untyped-def]
@@ -290,7 +292,8 @@ def kernel_gradient(dtype: np.dtype[Any], kind: Kind) -> Kernel:
             dw[int32(piece * geo.w_size + pair * taps + geo.w_first + t // width * geo.w_row + t % width * geo.w_column)] = total
 
     resident = 3 if taps > 25 else 6
-    return Kernel(stencil_wgrad, (dtype,) * 3, Geometry, THREADS, resident * 4 // dtype.itemsize)
+    cell = dtype if form is None else np.dtype(np.uint16)
+    return Kernel(stencil_wgrad, (cell, cell, dtype), Geometry, THREADS, resident * 4 // dtype.itemsize)
 
 
 def _resident(kind: Kind, dtype: np.dtype[Any]) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda._backend import Kernel, cuda, device
-from numbaconv.cuda._prims import divide, forgotten, int32, load4, store4, within, zeros
+from numbaconv.cuda._formats import reading, rounding
+from numbaconv.cuda._prims import divide, forgotten, int32, store4, within, zeros
 from numbaconv.cuda._stencil_geometry import LastGeometry
 from numbaconv.cuda._stencil_passes import CHUNK, Kind
 from numbaconv.cuda._stencil_prims import add_tiles, correlate_last, correlate_last_gradient, store_tile
@@ -35,14 +36,14 @@ def place(geo, t, block):  # type: ignore[no-untyped-def]
     return row, column, lane, int32(divide(block, geo.chunks)[1] * geo.column + 4 * lane)
 
 
-def _last_filler(dtype: np.dtype[Any]) -> Any:
+def _last_filler(dtype: np.dtype[Any], form: str | None = None) -> Any:
     """Return the function that copies what a block reads of one channel of each group into shared memory, zeros around the image."""
-    zero = dtype.type(0)
+    zero, (one_of, four_of) = dtype.type(0), reading(form)
 
     def channel(x, geo, at, k, c):  # type: ignore[no-untyped-def]
         if k >= geo.out_channels:
             return zero
-        return x[int32(at + divide(k, geo.filters)[0] * geo.channels + c)]
+        return one_of(x, int32(at + divide(k, geo.filters)[0] * geo.channels + c))
 
     def fetch(x, geo, base, h, w, k, c, lane, column, row):  # type: ignore[no-untyped-def]
         h, w, k = int32(h + row), int32(w + column), int32(k + 4 * lane)
@@ -50,7 +51,7 @@ def _last_filler(dtype: np.dtype[Any]) -> Any:
             return zero, zero, zero, zero
         at = int32(base + h * geo.x_h + w * geo.x_w)
         if geo.vector:
-            return load4(x, int32(at + k)) if k < geo.out_channels else (zero, zero, zero, zero)
+            return four_of(x, int32(at + k)) if k < geo.out_channels else (zero, zero, zero, zero)
         return of(x, geo, at, k, c), of(x, geo, at, int32(k + 1), c), of(x, geo, at, int32(k + 2), c), of(x, geo, at, int32(k + 3), c)
 
     def keep(shared, geo, lane, column, row, values):  # type: ignore[no-untyped-def]
@@ -87,10 +88,10 @@ def _last_filler(dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
-    """Return the kernel for channels last."""
+def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None, form: str | None = None) -> Kernel:
+    """Return the kernel for channels last; ``form``: x and y are of a 16-bit format, everything else of ``dtype``."""
     zero, none, size, line, long = dtype.type(0), zeros(32), SHARED_LAST // dtype.itemsize, kind.line, kind.long
-    fill, put, unrolled = _last_filler(dtype), put4(activation, dtype), kind.height > 0
+    fill, put, unrolled = _last_filler(dtype, form), put4(activation, dtype, *rounding(form)), kind.height > 0
     taps = correlate_last(max(1, kind.height), max(1, kind.width), kind.down, kind.across)
 
     def in_loops(acc, shared, w, geo, at, w_at):  # type: ignore[no-untyped-def]
@@ -158,23 +159,25 @@ def kernel(dtype: np.dtype[Any], kind: Kind, activation: str | None) -> Kernel:
             write_row(y, bias, geo, y_at, int32(p + p_on), int32(q + q_on), k, acc[16:32])
 
     resident = 3 if kind.height * kind.down > 8 else 4
-    return Kernel(stencil_last, (dtype,) * 4, LastGeometry, THREADS, resident * 4 // dtype.itemsize)
+    cell = dtype if form is None else np.dtype(np.uint16)
+    return Kernel(stencil_last, (cell, dtype, cell, dtype), LastGeometry, THREADS, resident * 4 // dtype.itemsize)
 
 
-def _gradient(kind: Kind, dtype: np.dtype[Any]) -> Any:
+def _gradient(kind: Kind, dtype: np.dtype[Any], form: str | None) -> Any:
     """Return the function that adds a thread's 2 × 4 outputs of 4 channels to its sums, one for each tap of a row and channel."""
     zero, line, add = dtype.type(0), kind.line, correlate_last_gradient(kind.width, kind.across)
+    one_of, four_of = reading(form)
 
     def four(dy, geo, y_at, p, q, k):  # type: ignore[no-untyped-def]
         if p >= geo.count_p or q >= geo.count_q:
             return zero, zero, zero, zero
         at = int32(y_at + p * geo.y_row + q * geo.y_column + k)
         if geo.vector:
-            return load4(dy, at)
+            return four_of(dy, at)
         left = int32(geo.out_channels - k)
-        v1 = dy[int32(at + 1)] if left > int32(1) else zero
-        v2 = dy[int32(at + 2)] if left > int32(2) else zero
-        return dy[at], v1, v2, (dy[int32(at + 3)] if left > int32(3) else zero)
+        v1 = one_of(dy, int32(at + 1)) if left > int32(1) else zero
+        v2 = one_of(dy, int32(at + 2)) if left > int32(2) else zero
+        return one_of(dy, at), v1, v2, (one_of(dy, int32(at + 3)) if left > int32(3) else zero)
 
     four = device(four)
 
@@ -200,10 +203,10 @@ def _gradient(kind: Kind, dtype: np.dtype[Any]) -> Any:
 
 
 @functools.cache
-def kernel_gradient(dtype: np.dtype[Any], kind: Kind) -> Kernel:
-    """Return the kernel of wgrad, channels last."""
+def kernel_gradient(dtype: np.dtype[Any], kind: Kind, form: str | None = None) -> Kernel:
+    """Return the kernel of wgrad, channels last; ``form``: dy and x are of a 16-bit format."""
     size, own, width, wide, zero = SHARED_LAST // dtype.itemsize, 4 * kind.width, kind.width, np.float64(0), dtype.type(0)
-    fill, gradient, none, most = _last_filler(dtype), _gradient(kind, dtype), zeros(4 * kind.width), MOST_LANES * 4 * kind.width
+    fill, gradient, none, most = _last_filler(dtype, form), _gradient(kind, dtype, form), zeros(4 * kind.width), MOST_LANES * 4 * kind.width
 
     def stencil_wgrad_last(dy, x, dw, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: dw[k, c, r, s] = Σ_n Σ_p Σ_q dy[n, p, q, k] · x[n, delta + p·stride + r·dilation, …, c], c in the group of k.
@@ -245,4 +248,5 @@ def kernel_gradient(dtype: np.dtype[Any], kind: Kind) -> Kernel:
                 to = int32((k * geo.channels + c) * geo.taps_h * width + geo.w_first + r * geo.w_row + s * geo.w_column)
                 dw[int32(piece * geo.w_size + to)] = totals[i]
 
-    return Kernel(stencil_wgrad_last, (dtype,) * 3, LastGeometry, THREADS, 4 * 4 // dtype.itemsize)
+    cell = dtype if form is None else np.dtype(np.uint16)
+    return Kernel(stencil_wgrad_last, (cell, cell, dtype), LastGeometry, THREADS, 4 * 4 // dtype.itemsize)

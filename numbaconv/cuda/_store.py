@@ -61,10 +61,15 @@ def held(dtype: np.dtype[Any]) -> Any:
     return device(wrapped if dtype.kind in "iu" else itself)
 
 
+def same(value: Any) -> Any:
+    """Return the value."""
+    return value
+
+
 @functools.cache
-def put4(name: str | None, dtype: np.dtype[Any]) -> Any:
-    """Return a function that writes four sums to four addresses, those below zero left out."""
-    activate = activation(name, dtype)
+def put4(name: str | None, dtype: np.dtype[Any], narrower: Any = same) -> Any:
+    """Return a function that writes four sums to four addresses, those below zero left out; ``narrower`` makes what is stored of them."""
+    activate, narrow = activation(name, dtype), device(same) if narrower is same else narrower
 
     def put(y, a0, a1, a2, a3, values, bias, last, vector):  # type: ignore[no-untyped-def]
         # last: nothing will be added.
@@ -73,7 +78,7 @@ def put4(name: str | None, dtype: np.dtype[Any]) -> Any:
             if a0 >= int32(0):
                 if last:
                     v0, v1, v2, v3 = activate(v0 + bias[0]), activate(v1 + bias[1]), activate(v2 + bias[2]), activate(v3 + bias[3])
-                store4(y, a0, (v0, v1, v2, v3))
+                store4(y, a0, (narrow(v0), narrow(v1), narrow(v2), narrow(v3)))
         else:
             if a0 >= int32(0):
                 put1(y, a0, v0, bias[0], last)
@@ -85,15 +90,10 @@ def put4(name: str | None, dtype: np.dtype[Any]) -> Any:
                 put1(y, a3, v3, bias[3], last)
 
     def put_one(y, at, value, bias, last):  # type: ignore[no-untyped-def]
-        y[at] = activate(value + bias) if last else value
+        y[at] = narrow(activate(value + bias) if last else value)
 
     put1 = device(put_one)
     return device(put)
-
-
-def same(value: Any) -> Any:
-    """Return the value."""
-    return value
 
 
 @functools.cache

@@ -78,7 +78,7 @@ def get_vector(typingctx, memory, index):  # type: ignore[no-untyped-def]
     result = types.UniTuple(memory.dtype, 128 // memory.dtype.bitwidth)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return context.make_tuple(builder, result, load(context, builder, memory, address(context, builder, memory, *args)))
+        return context.make_tuple(builder, result, load(context, builder, memory, address(context, builder, memory, *args), len(result)))
 
     return result(memory, types.int32), codegen
 

@@ -20,14 +20,14 @@ def int32(value: Any) -> int:
 
 
 def load4(memory: Any, index: int) -> Any:
-    """Return memory[index : index + 4]; the address is a multiple of 16 bytes."""
-    assert index * memory.array.itemsize % 16 == 0, f"element {index} is not aligned"
+    """Return memory[index : index + 4]; the address is a multiple of 16 bytes, or of the four elements' size if that is less."""
+    assert index * memory.array.itemsize % min(16, 4 * memory.array.itemsize) == 0, f"element {index} is not aligned"
     return memory[index : index + 4]
 
 
 def store4(memory: Any, index: int, values: Any) -> None:
-    """Set memory[index : index + 4] = values; the address is a multiple of 16 bytes."""
-    assert index * memory.array.itemsize % 16 == 0, f"element {index} is not aligned"
+    """Set memory[index : index + 4] = values; the address is a multiple of 16 bytes, or of the four elements' size if that is less."""
+    assert index * memory.array.itemsize % min(16, 4 * memory.array.itemsize) == 0, f"element {index} is not aligned"
     memory[index : index + 4] = values
 
 

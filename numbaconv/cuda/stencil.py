@@ -1,7 +1,8 @@
 """Stencils on a GPU: convolutions with few channels in a group, limited by memory: depthwise layers, images, FIR filters.
 
-float32 and float64, with one or two axes, in either layout. dgrad is the fprop of the transposed problem, whose strides' phases a block
-computes one after the other, or, if channels are last, passes do. As in `gemm`, padding is multiplied as zeros: infinite weights give NaN there.
+float32, float64, bfloat16 and float16 (sums are float32), with one or two axes, in either layout. dgrad is the fprop of the transposed
+problem, whose strides' phases a block computes one after the other, or, if channels are last, passes do. As in `gemm`, padding is multiplied
+as zeros: infinite weights give NaN there.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from numbaconv.cuda import _stencil, _stencil_last
+from numbaconv.cuda import _formats, _stencil, _stencil_last, _store
 from numbaconv.cuda._backend import Kernel, cuda, current_device, empty, kept
+from numbaconv.cuda._formats import format_of, widened
 from numbaconv.cuda._prims import divide, int32
 from numbaconv.cuda._stencil_geometry import LastGeometry
 from numbaconv.cuda._stencil_passes import Kind
 from numbaconv.cuda._stencil_tiles import FILLED, Pass, gradient_pass, passes
-from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
+from numbaconv.cuda._store import PER_BLOCK, THREADS
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
+PRECISIONS = _formats.PRECISIONS
 # Measured on an H100 (benchmarks/gpu_check.py), but for "loops".
 RATE = {"unrolled": 7e12, "runs": 8e12, "loops": 3e12}  # products of float32 a second, by kernel
 BANDWIDTH = 2.5e12  # bytes a second
@@ -30,8 +34,10 @@ LAUNCH = 4e-6  # seconds
 
 
 def _passes(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
+    if format_of(dtype):
+        dtype = np.dtype(np.float32)  # which sums are then
     if dtype not in (np.float32, np.float64):
-        raise Unsupported(f"needs float32 or float64, got {dtype}")
+        raise Unsupported(f"needs floats, got {dtype}")
     key = ("cuda stencil", op, dtype)
     if key not in problem.derived:
         problem.derived[key] = [gradient_pass(problem, dtype.itemsize)] if op == "wgrad" else passes(problem, op, dtype.itemsize)
@@ -43,18 +49,20 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     found = _passes(problem, op, dtype)
     seconds = LAUNCH
     for p in found:
-        rate = RATE["unrolled" if p.kind.height else "runs" if p.kind.runs else "loops"] * 4 / dtype.itemsize
+        rate = RATE["unrolled" if p.kind.height else "runs" if p.kind.runs else "loops"] * 4 / max(4, dtype.itemsize)
         seconds += LAUNCH + p.products / rate / min(1.0, max(1, p.blocks) / FILLED)
     traffic = sum(math.prod(problem.shape(t)) for t in ("x", "w", "y")) * dtype.itemsize
+    seconds += LAUNCH if format_of(dtype) else 0.0  # the weights as float32
     return float(max(seconds, traffic / BANDWIDTH + LAUNCH * (1 + len(found)))) * (GRADIENT if op == "wgrad" else 1.0)
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
-    """Bytes allocated besides the output: the packed weights, if channels are last; the pieces of wgrad's sums."""
+    """Bytes allocated besides the output: the packed weights, if channels are last, or as float32; the pieces of wgrad's sums."""
     if op == "wgrad":
         geo = _passes(problem, op, dtype)[0].geo
-        return geo.pieces * geo.w_size * dtype.itemsize if geo.pieces > 1 else 0
-    return sum(_packed_size(p) for p in _passes(problem, op, dtype)) * dtype.itemsize
+        return geo.pieces * geo.w_size * max(4, dtype.itemsize) if geo.pieces > 1 or format_of(dtype) else 0
+    wide = 4 * math.prod(problem.shape("w")) if format_of(dtype) else 0
+    return sum(_packed_size(p) for p in _passes(problem, op, dtype)) * max(4, dtype.itemsize) + wide
 
 
 def _packed_size(p: Pass) -> int:
@@ -91,13 +99,14 @@ def _packed_sizes(p: Pass) -> tuple[int, ...]:
 
 def packing(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Any, ...]:
     """Return what the weights that `prepare` packs are good for: any call for which this is the same."""
-    return current_device(), *(_packed_sizes(p) for p in _passes(problem, op, np.dtype(dtype)))
+    return current_device(), format_of(dtype), *(_packed_sizes(p) for p in _passes(problem, op, np.dtype(dtype)))
 
 
 def prepare(problem: ConvProblem, op: Op, w: Any) -> Any:
     """Pack the weights for every pass; what `run` reads. If channels are first, they are read as they are."""
-    packed = []
-    for p in _passes(problem, op, w.dtype):
+    packed, found = [], _passes(problem, op, w.dtype)
+    w = widened(w)
+    for p in found:
         sizes = _packed_sizes(p)
         if not sizes:
             packed.append(w)
@@ -112,27 +121,33 @@ def run(problem: ConvProblem, op: Op, a: Any, b: Any, out: Any, options: Options
     if op == "wgrad":
         return _run_wgrad(problem, a, b, out, options)
     packed = prepare(problem, op, b) if options.packed is None else options.packed
-    bias, has_bias = (out, 0) if options.bias is None else (options.bias, 1)
-    for p, w in zip(_passes(problem, op, out.dtype), packed, strict=True):
+    found, form, dtype = _passes(problem, op, out.dtype), format_of(out.dtype), np.dtype(out.dtype)
+    if form:
+        a, out, dtype = a.view(np.uint16), out.view(np.uint16), np.dtype(np.float32)
+    bias, has_bias = (out, 0) if options.bias is None else (widened(options.bias), 1)
+    for p, w in zip(found, packed, strict=True):
         geo = p.geo._replace(has_bias=has_bias)
         if isinstance(geo, LastGeometry):
-            kernel = _stencil_last.kernel(out.dtype, p.kind, options.activation)
+            kernel = _stencil_last.kernel(dtype, p.kind, options.activation, form)
             kernel.launch((p.blocks, 1, 1), (a, w, out, bias), geo)
         else:
             # Without phases there is no table, and nothing reads what is given in its place.
             table = w if p.table is None else kept(problem.derived, ("cuda stencil", op, p.kind, p.geo), lambda found=p: found.table)  # type: ignore[misc]
-            kernel = _stencil.kernel(out.dtype, p.kind, options.activation)
+            kernel = _stencil.kernel(dtype, p.kind, options.activation, form)
             kernel.launch((p.blocks, 1, 1), (a, w, out, bias, table), geo)
 
 
 def _run_wgrad(problem: ConvProblem, dy: Any, x: Any, dw: Any, options: Options) -> None:
-    (p,) = _passes(problem, "wgrad", dw.dtype)
+    (p,), form, dtype = _passes(problem, "wgrad", dw.dtype), format_of(dw.dtype), np.dtype(dw.dtype)
+    if form:
+        dy, x, dw, dtype = dy.view(np.uint16), x.view(np.uint16), dw.view(np.uint16), np.dtype(np.float32)
     make = _stencil_last if isinstance(p.geo, LastGeometry) else _stencil
-    pieces, kernel = p.geo.pieces, make.kernel_gradient(dw.dtype, p.kind)
-    parts = dw if pieces == 1 else empty((pieces, dw.size), dw.dtype)
+    pieces, kernel = p.geo.pieces, make.kernel_gradient(dtype, p.kind, form)
+    parts = dw if pieces == 1 and not form else empty((pieces, dw.size), dtype)
     kernel.launch((p.blocks, 1, 1), (dy, x, parts), p.geo)
-    if pieces > 1:
-        finish(None, dw.dtype).launch((-(-dw.size // PER_BLOCK), 1, 1), (parts, parts, dw), (dw.size, pieces, 1, 1, 0))
+    if pieces > 1 or form:
+        finish = _formats.finish(form) if form else _store.finish(None, dtype)
+        finish.launch((-(-dw.size // PER_BLOCK), 1, 1), (parts, dw, dw), (dw.size, pieces, 1, 1, 0))
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:
@@ -156,4 +171,9 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
     yield "stencil NHWC float64", _stencil_last.kernel(double, largest, "gelu")
     yield "stencil NCHW wgrad float64", _stencil.kernel_gradient(double, largest)
     yield "stencil NHWC wgrad float64", _stencil_last.kernel_gradient(double, Kind(1, 7, 1, 2, False))
+    for name in ("3×3 stride 1", "7×7 stride 2"):
+        yield f"stencil NCHW bf16 {name}", _stencil.kernel(single, squares[name], "relu", "bf16")
+        yield f"stencil NHWC bf16 {name}", _stencil_last.kernel(single, squares[name], "relu", "bf16")
+        yield f"stencil NCHW bf16 wgrad {name}", _stencil.kernel_gradient(single, squares[name], "bf16")
+        yield f"stencil NHWC bf16 wgrad {name}", _stencil_last.kernel_gradient(single, replace(squares[name], height=1, down=1), "bf16")
     yield "pack taps", _pack_kernel(single)

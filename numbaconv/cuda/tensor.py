@@ -12,19 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.cuda import _geometry, gemm
+from numbaconv.cuda import _formats, _geometry, gemm
 from numbaconv.cuda._backend import SIMULATED, Kernel, capability_of, current_device, empty, kept
 from numbaconv.cuda._geometry import Product
 from numbaconv.cuda._store import PER_BLOCK, THREADS, finish
 from numbaconv.cuda._tensor import kernel, pack
 from numbaconv.cuda._tensor_layout import Variant, cell_of
-from numbaconv.cuda._tensor_prims import narrow, widen
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
-# What each dtype is computed in. NumPy has no bfloat16: it is ml_dtypes' where that is installed, else its patterns as uint16.
-KINDS = {"float32": "tf32", "float16": "f16", "bfloat16": "bf16", "uint16": "bf16"}
-# The precisions by which a dtype has to be asked for; a dtype that is not here needs no asking.
-PRECISIONS = {"float32": ("tf32",), "uint16": ("bf16",)}
+KINDS = {"float32": "tf32", **_formats.FORMATS}  # what each dtype is computed in
+PRECISIONS = {"float32": ("tf32",), **_formats.PRECISIONS}
 CHUNK = 16384  # terms of one accumulator: tensor cores cut sums off rather than round them, which 2,000 steps later is 2⁻¹³
 LEAST_TERMS = 256  # of a piece
 RATE = {"tf32": 0.43e12, "bf16": 0.55e12, "f16": 0.55e12}  # multiply-adds a second of a multiprocessor, measured on an H100
@@ -159,8 +156,7 @@ def multiply(p: ConvProblem, product_of: Kernel, cut: gemm.Cut, product: Product
 
 def finish_of(activation: str | None, kind: str) -> Kernel:
     """Return the kernel that adds the pieces of sums of a kind."""
-    sums = np.dtype(np.float32)
-    return finish(activation, sums) if kind == "tf32" else finish(activation, sums, np.dtype(np.uint16), widen(kind), narrow(kind))
+    return finish(activation, np.dtype(np.float32)) if kind == "tf32" else _formats.finish(kind, activation)
 
 
 def kernels() -> Iterator[tuple[str, Kernel]]:
