@@ -20,7 +20,7 @@ import numbaconv as nc
 from numbaconv import reference
 from numbaconv.cuda import _geometry, gemm
 from numbaconv.cuda._backend import SIMULATED
-from numbaconv.plan import room
+from numbaconv.plan import plan, room
 from numbaconv.problem import OPS, TENSORS, ConvProblem, Options, Unsupported
 
 ROOM = room("cuda")
@@ -100,6 +100,13 @@ def test_errors_are_within_the_table(gpu_algorithm, op, rng):
         length = problem.gemm_shape(op)[2]
         bound = allowed(magnitude, "float32", length, gpu_algorithm, positive=kind == "positive", channels_last=last, norms=norms(a, b))
         assert np.all(error <= bound), f"{gpu_algorithm} {op} {kind} {problem}"
+
+
+def test_the_gradient_of_a_stem_is_folded():
+    stem = ConvProblem.from_shapes((32, 3, 224, 224), (64, 3, 7, 7), rank=2, stride=2, padding=3)
+    wide = ConvProblem.from_shapes((32, 64, 56, 56), (64, 64, 3, 3), rank=2, padding=1)
+    assert [plan(p, "dgrad", np.dtype(np.float32), device="cuda").name for p in (stem, wide)] == ["fold", "gemm"]
+    assert ROOM["fold"].workspace(stem, "dgrad", np.dtype(np.float32)) >= 4 * 32 * 147 * 112**2
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -3,11 +3,12 @@
 Besides the functions of every algorithm, a module lists one of each of its ``kernels`` for the compile gate (tests/test_cuda_code.py).
 """
 
-from numbaconv.cuda import direct, fft, gemm, stencil, tensor, wgmma, widened, winograd
+from numbaconv.cuda import direct, fft, fold, gemm, stencil, tensor, wgmma, widened, winograd
 from numbaconv.cuda._backend import SIMULATED, arrays, capability_of, current_device
 
 ALGORITHMS = {
-    "gemm": gemm, "tensor": tensor, "wgmma": wgmma, "widened": widened, "winograd": winograd, "stencil": stencil, "fft": fft, "direct": direct,
+    "gemm": gemm, "tensor": tensor, "wgmma": wgmma, "widened": widened, "winograd": winograd, "stencil": stencil, "fold": fold,
+    "fft": fft, "direct": direct,
 }  # fmt: skip
 
 
