@@ -7,7 +7,7 @@ import pytest
 
 from numbaconv import reference
 from numbaconv.cuda import winograd
-from numbaconv.problem import ConvProblem, Options, Unsupported
+from numbaconv.problem import TENSORS, ConvProblem, Options, Unsupported
 from tests.cases import Case, fill, on_gpu, operands, poisoned, to_gpu
 
 EPS = 2.0**-23
@@ -43,13 +43,14 @@ def check(problem, op, rng, kind, bias=False, activation=None):
     a, b = operands(problem, op, np.float32, rng, kind)
     channels = problem.out_channels if op == "fprop" else problem.in_channels
     shift = fill((channels,), np.float32, rng) if bias else None
-    out = on_gpu(winograd.run, problem, op, a, b, poisoned(problem.shape("y" if op == "fprop" else "x"), np.float32), Options(shift, activation))
+    out = on_gpu(winograd.run, problem, op, a, b, poisoned(problem.shape(TENSORS[op][2]), np.float32), Options(shift, activation))
     good = reference.run(problem, op, np.float64(a), np.float64(b), None if shift is None else np.float64(shift), activation)
     if kind == "integers" and activation in (None, "relu"):
         np.testing.assert_array_equal(out, good)  # halves and quarters of small integers are exact too
     else:
         size = reference.run(problem, op, np.abs(np.float64(a)), np.abs(np.float64(b))) + (0 if shift is None else np.abs(shift).max())
-        assert np.all(np.abs(out - good) <= 8 * EPS * of_tiles(size, problem.channels_last))
+        size = size.max((-1, -2), keepdims=True) if op == "wgrad" else of_tiles(size, problem.channels_last)
+        assert np.all(np.abs(out - good) <= 8 * EPS * size)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -57,6 +58,8 @@ def test_named_problems_are_exact(case, rng):
     both = case.name in ("textbook", "grouped", "last", "up")
     for op in ("fprop", "dgrad") if both else (("fprop", "dgrad")[CASES.index(case) % 2],):
         check(case.problem, op, rng, "integers", bias=True, activation="relu")
+    if 0 not in (case.problem.batch, case.problem.in_channels):
+        check(case.problem, "wgrad", rng, "integers")
 
 
 @pytest.mark.parametrize(("kind", "last"), (("signed", False), ("positive", True)))
@@ -65,6 +68,15 @@ def test_errors(kind, last, rng):
         x = (1, 6, 5, channels) if last else (1, channels, 6, 5)
         problem = ConvProblem.from_shapes(x, (3, channels, 3, 3), rank=2, channels_last=last, padding=1)
         check(problem, "fprop", rng, kind)
+        check(problem, "wgrad", rng, kind)
+
+
+def test_a_gradient_that_is_not_finite_is_mended(rng):
+    problem = CASES[0].problem
+    dy, x = operands(problem, "wgrad", np.float32, rng)
+    x[0, 1, 0, 2, 2], x[1, 2, 0, 0, 0] = np.inf, np.nan
+    out = on_gpu(winograd.run, problem, "wgrad", dy, x, poisoned(problem.shape("w"), np.float32))
+    np.testing.assert_array_equal(out, reference.run(problem, "wgrad", dy, x))
 
 
 @pytest.mark.parametrize("activation", ("gelu", "tanh"))  # all of them are tested with the kernels that share them

@@ -179,3 +179,82 @@ def filters(dtype: np.dtype[Any], flipped: bool) -> Kernel:
         put(u, int32(at + 12 * size), size, across(a[3], b[3], c[3]))
 
     return Kernel(transform_weights, (dtype, dtype), 6, THREADS)
+
+
+@functools.cache
+def spread(dtype: np.dtype[Any], channels_last: bool) -> Kernel:
+    """Return the kernel that transforms dy, the adjoint of what makes outputs of products."""
+    zero, owned = dtype.type(0), owned_by(channels_last)
+
+    def four(first, second):  # type: ignore[no-untyped-def]
+        return first, first + second, first - second, -second
+
+    def put4(u, at, step, values):  # type: ignore[no-untyped-def]
+        u[at], u[int32(at + step)], u[int32(at + 2 * step)], u[int32(at + 3 * step)] = values[0], values[1], values[2], values[3]
+
+    across, put = device(four), device(put4)
+
+    def transform_gradient(dy, u, geo):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: u[position, k, tile] = (A d Aᵀ)[position], d the gradients of the tile's 2 × 2 outputs.
+        # THE SCHEDULE: a thread owns one tile of one channel.
+        at = int32(int32(cuda.blockIdx.x) * THREADS + int32(cuda.threadIdx.x))
+        if at >= geo.size:
+            return
+        channel, tile = owned(at, geo)
+        first, h, w = image_of(tile, geo)
+        of = int32(first + channel * geo.c + h * geo.h + w * geo.w)
+        right, below = int32(w + 1) < geo.width, int32(h + 1) < geo.height
+        a = across(dy[of], dy[int32(of + geo.w)] if right else zero)
+        of = int32(of + geo.h)
+        b = across(dy[of] if below else zero, dy[int32(of + geo.w)] if right and below else zero)
+        to, step = int32(tile * geo.t + channel * geo.t_c), geo.position
+        put(u, to, step, a)
+        put(u, int32(to + 4 * step), step, (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]))
+        put(u, int32(to + 8 * step), step, (a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3]))
+        put(u, int32(to + 12 * step), step, (-b[0], -b[1], -b[2], -b[3]))
+
+    return Kernel(transform_gradient, (dtype, dtype), Tiles, THREADS)
+
+
+@functools.cache
+def gather(dtype: np.dtype[Any], flipped: bool) -> Kernel:
+    """Return the kernel that makes the weights' gradient of products, the adjoint of the transform of the weights."""
+    half, zero = dtype.type(0.5), dtype.type(0)
+
+    def three(m0, m1, m2, m3):  # type: ignore[no-untyped-def]
+        ends = half * (m1 + m2)
+        return m0 + ends, half * (m1 - m2), ends + m3
+
+    across = device(three)
+
+    def row_of(m, at, step):  # type: ignore[no-untyped-def]
+        return across(m[at], m[int32(at + step)], m[int32(at + 2 * step)], m[int32(at + 3 * step)])
+
+    def put3(dw, at, v0, v1, v2):  # type: ignore[no-untyped-def]
+        if flipped:
+            v0, v2 = v2, v0
+        dw[at], dw[int32(at + 1)], dw[int32(at + 2)] = v0, v1, v2
+
+    row, put = device(row_of), device(put3)
+    first_row, last_row = (6, 0) if flipped else (0, 6)
+
+    def transform_sums(m, dw, flags, sizes):  # type: ignore[no-untyped-def]
+        # THE ALGORITHM: dw[3 × 3 taps of k and c] = Gᵀ m G, m the sums over tiles at 16 positions; a flag says that one is not finite.
+        # THE SCHEDULE: a thread owns one filter.
+        size, columns, channels, from_column, from_channel, from_group = sizes
+        at = int32(int32(cuda.blockIdx.x) * THREADS + int32(cuda.threadIdx.x))
+        if at >= size:
+            return
+        rest, channel = divide(at, channels)
+        group, k = divide(rest, columns)
+        to = int32(group * from_group + k * from_column + channel * from_channel)
+        a, b = row(m, at, size), row(m, int32(at + 4 * size), size)
+        c, d = row(m, int32(at + 8 * size), size), row(m, int32(at + 12 * size), size)
+        x, y, z = across(a[0], b[0], c[0], d[0]), across(a[1], b[1], c[1], d[1]), across(a[2], b[2], c[2], d[2])
+        put(dw, int32(to + first_row), x[0], y[0], z[0])
+        put(dw, int32(to + 3), x[1], y[1], z[1])
+        put(dw, int32(to + last_row), x[2], y[2], z[2])
+        if not (x[0] + y[0] + z[0] + x[1] + y[1] + z[1] + x[2] + y[2] + z[2]) * zero == zero:
+            raise_flag(flags, int32(0))
+
+    return Kernel(transform_sums, (dtype, dtype, np.dtype(np.int32)), 6, THREADS)
