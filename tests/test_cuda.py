@@ -62,7 +62,7 @@ def check_exact(algorithm, problem, op, dtype, rng, bias=False, activation=None)
 
 def pytest_generate_tests(metafunc):
     if "gpu_algorithm" in metafunc.fixturenames:
-        metafunc.parametrize("gpu_algorithm", [name for name in ROOM if name != "wgmma"])  # test_cuda_wgmma.py does all this with it
+        metafunc.parametrize("gpu_algorithm", [name for name in ROOM if name != "wgmma"])  # test_cuda_wgmma.py has its own
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -100,6 +100,18 @@ def test_errors_are_within_the_table(gpu_algorithm, op, rng):
         length = problem.gemm_shape(op)[2]
         bound = allowed(magnitude, "float32", length, gpu_algorithm, positive=kind == "positive", channels_last=last, norms=norms(a, b))
         assert np.all(error <= bound), f"{gpu_algorithm} {op} {kind} {problem}"
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_folded_columns_are_finished_like_any_sum(activation, rng):
+    problem = ConvProblem.from_transposed_shapes((2, 4, 5, 6), (4, 3, 3, 2), rank=2, stride=2, padding=1)
+    a, b = operands(problem, "dgrad", "float32", rng, "signed")
+    bias = fill((3,), "float32", rng, "signed")
+    found, direct = (compute(name, problem, "dgrad", a, b, bias, activation) for name in ("fold", "direct"))
+    np.testing.assert_allclose(found, direct, rtol=1e-5, atol=1e-6)
+    a[1, 2, 0, 3, 4], a[0, 0, 0, 0, 0] = np.nan, np.inf
+    found, direct = (compute(name, problem, "dgrad", a, b, bias, activation) for name in ("fold", "direct"))
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(direct))
 
 
 def test_the_gradient_of_a_stem_is_folded():

@@ -17,15 +17,17 @@ from numbaconv.plan import room
 from numbaconv.problem import OPS, TENSORS, ConvProblem, Options, Unsupported
 
 ROOM = room("cuda")
-PLAYED = ("gemm", "tensor", "winograd", "stencil", "fft", "direct")
+PLAYED = ("gemm", "tensor", "wgmma", "winograd", "stencil", "fold", "fft", "direct")
 
 
-def compute(sequence, problem, op, rng, bias, activation, atol):
-    a, b = operands(problem, op, "float32", rng)
-    shift = fill((problem.out_channels if op == "fprop" else problem.in_channels,), "float32", rng) if bias else None
-    out = to_gpu(poisoned(problem.shape(TENSORS[op][2]), "float32"))
+def compute(sequence, problem, op, rng, bias, activation, atol, dtype="float32"):
+    a, b = (t.astype(dtype) for t in operands(problem, op, "float32", rng))
+    shift = fill((problem.out_channels if op == "fprop" else problem.in_channels,), "float32", rng).astype(dtype) if bias else None
+    out = to_gpu(poisoned(problem.shape(TENSORS[op][2]), dtype))
     sequence(to_gpu(a), to_gpu(b), out, Options(to_gpu(shift), activation))
-    np.testing.assert_allclose(to_host(out), reference.run(problem, op, a, b, shift, activation), rtol=0, atol=atol, err_msg=f"{op} {problem}")
+    wide = [None if t is None else t.astype(np.float32) for t in (a, b, shift)]
+    expected = reference.run(problem, op, *wide, activation)
+    np.testing.assert_allclose(to_host(out).astype(np.float32), expected, rtol=0, atol=atol, err_msg=f"{op} {problem}")
 
 
 @pytest.mark.parametrize("name", PLAYED)
@@ -55,7 +57,18 @@ def test_what_is_played_back_is_computed_from_the_arrays_at_hand(name, op, rng):
         if all(sequence.known.values()):
             sequence.run = None  # it is not asked again
             compute(sequence, problem, op, rng, *ways[-1], atol)
-    assert played or (name, op) in (("tensor", "wgrad"), ("winograd", "wgrad"), ("fft", "wgrad"))
+    assert played or (name, op) in (("tensor", "wgrad"), ("wgmma", "wgrad"), ("fft", "wgrad"), ("fold", "fprop"), ("fold", "wgrad"))
+
+
+@pytest.mark.parametrize("name", ("wgmma", "stencil", "widened"))
+@pytest.mark.parametrize("op", OPS)
+def test_16_bits_are_played_back(name, op, rng):
+    problem = ConvProblem.from_shapes((2, 3, 5, 4), (3, 1, 3, 3), rank=2, padding=1, groups=3)
+    sequence, ways = Sequence(problem, op, ROOM[name].run), [(False, None)] if op == "wgrad" else [(False, None), (True, "relu")]
+    for _ in range(3):
+        for bias, activation in ways:
+            compute(sequence, problem, op, rng, bias, activation, 0, "float16")
+    assert name == "stencil" or all(isinstance(steps, Steps) for steps in sequence.known.values())
 
 
 def test_what_does_more_than_launch_is_carried_out_each_time(rng):

@@ -262,9 +262,9 @@ def test_as_many_taps_as_there_are_bits(rng):
 
 def test_operands_begin_where_the_swizzle_does():
     """Behind the tables, which lie first: at multiples of 1024 bytes."""
-    for columns, resident in _wgmma.STAGES:
-        for cell in (2, 4):
-            assert (_wgmma.PIXELS + columns) * _wgmma.LINE % 1024 == 0 and _wgmma.PLACES * 4 % 1024 == 0, (columns, resident, cell)
+    for variant in (kernel for name, kernel in wgmma.kernels() if kernel.shared):
+        cells = dict(zip(variant.function.__code__.co_freevars, (c.cell_contents for c in variant.function.__closure__), strict=True))
+        assert 4 * cells.get("words", _wgmma.PLACES) % 1024 == 0 and cells["last_stage"] * cells["cell"].itemsize % 1024 == 0
 
 
 def test_workspace_says_what_is_copied():

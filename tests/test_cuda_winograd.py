@@ -99,6 +99,10 @@ def test_what_it_refuses_and_what_it_takes():
         problem = ConvProblem.from_shapes((2, 3, 9, 9), options.pop("w", (4, 3, 3, 3)), rank=2, **options)
         with pytest.raises(Unsupported, match=reason):
             winograd.cost(problem, "fprop", dtype)
+    cropped = ConvProblem(2, 1, 1, 1, (1, 65536, 40000), (1, 3, 3), (1, 8, 8), low=(0, -5, -5), rank=2)
+    for op in ("fprop", "wgrad"):
+        with pytest.raises(Unsupported, match="2³¹"):
+            winograd.cost(cropped, op, dtype)
     with pytest.raises(Unsupported, match="float32"):
         winograd.cost(CASES[0].problem, "fprop", np.dtype(np.float64))
     large = ConvProblem.from_shapes((32, 64, 56, 56), (64, 64, 3, 3), rank=2, padding=1)

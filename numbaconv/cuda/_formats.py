@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from numbaconv.cuda import _store
-from numbaconv.cuda._backend import Kernel, cuda, device, empty
+from numbaconv.cuda._backend import SIMULATED, Kernel, capability_of, cuda, current_device, device, empty
 from numbaconv.cuda._prims import int32, load4
 from numbaconv.cuda._store import PER_BLOCK, THREADS
 from numbaconv.cuda._tensor_prims import narrow, widen
+from numbaconv.problem import Unsupported
 
 # NumPy has no bfloat16: it is ml_dtypes' where that is installed, else its patterns as uint16.
 FORMATS = {"float16": "f16", "bfloat16": "bf16", "uint16": "bf16"}
@@ -23,6 +24,12 @@ PRECISIONS = {"uint16": ("bf16",)}  # by which a dtype has to be asked for; one 
 def format_of(dtype: Any) -> str | None:
     """Return which 16-bit format a dtype is, if it is one."""
     return FORMATS.get(np.dtype(dtype).name)
+
+
+def check(dtype: Any) -> None:
+    """Raise where a GPU has no instruction that rounds to a format."""
+    if format_of(dtype) == "bf16" and not SIMULATED and capability_of(current_device()) < (8, 0):
+        raise Unsupported("needs a GPU of compute capability 8.0 or more for bfloat16")
 
 
 def reading(form: str | None) -> tuple[Any, Any]:

@@ -46,6 +46,7 @@ def _passes(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
 
 def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     """Estimate the seconds on a large GPU."""
+    _formats.check(dtype)
     found = _passes(problem, op, dtype)
     seconds = LAUNCH
     for p in found:

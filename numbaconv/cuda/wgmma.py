@@ -96,7 +96,7 @@ def _check(problem: ConvProblem, op: Op, dtype: Any) -> str:
     taps = math.prod(max(len(phase.taps) for phase in _geometry.axis_phases(p, axis)) for axis in range(3) if p.output[axis])
     if taps > MOST_TAPS:
         raise Unsupported(f"needs at most {MOST_TAPS} taps that reach an output, got {taps}")
-    if not p.channels_last:
+    if not p.channels_last and _copied(problem, op, kind):
         _wgmma_copies.check(p.batch, p.groups * _room(problem, op, kind))
     tensor.check_grid(problem, op, _cut(problem, op, kind))
     return kind

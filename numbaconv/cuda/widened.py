@@ -47,6 +47,7 @@ def cost(problem: ConvProblem, op: Op, dtype: Any) -> float:
     """Estimate the seconds on a large GPU."""
     if format_of(dtype) is None:
         raise Unsupported(f"needs bfloat16 or float16, got {dtype}")
+    _formats.check(dtype)
     if _elements(problem) > 2**31 - 1:
         raise Unsupported("needs arrays of fewer than 2³¹ elements")
     return _inner(problem, op)[0] + 6 * _elements(problem) / gemm.BANDWIDTH + 3 * gemm.LAUNCH

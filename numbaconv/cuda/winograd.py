@@ -16,6 +16,7 @@ import numpy as np
 
 from numbaconv.cuda import direct, gemm
 from numbaconv.cuda._backend import Kernel, empty, zeros
+from numbaconv.cuda._geometry import LIMIT
 from numbaconv.cuda._winograd import THREADS, Tiles, filters, forward, gather, inverse, spread
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
@@ -41,8 +42,12 @@ def _check(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> None:
         raise Unsupported(f"needs a 3×3 filter, got {'×'.join(map(str, problem.filter[3 - problem.rank :]))}")
     if problem.stride != (1, 1, 1) or problem.dilation != (1, 1, 1) or problem.input_dilation != (1, 1, 1):
         raise Unsupported("needs stride 1 and no dilation")
-    if op == "wgrad" and not all(math.prod(problem.shape(t)) for t in ("x", "w", "y")):
+    sizes = [math.prod(problem.shape(t)) for t in ("x", "w", "y")]
+    if op == "wgrad" and 0 in sizes:
         raise Unsupported("needs a problem that is not empty for wgrad")
+    reach = [abs(lo) + size for lo, size in zip(problem.low, problem.input, strict=True)]
+    if max(*sizes, *reach) > LIMIT:
+        raise Unsupported("needs arrays of fewer than 2³¹ elements")
     if problem.low[0] or problem.input[0] != problem.output[0]:
         raise Unsupported("needs no padding along the first axis")
 
