@@ -9,9 +9,9 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from numbaconv.cuda._intrinsics import I32, address, load, place_in_shared, shared_address, store
+from numbaconv.cuda._intrinsics import I32, address, place_in_shared, shared_address
 
-F32, I16 = ir.FloatType(), ir.IntType(16)
+F32, I16, WORDS = ir.FloatType(), ir.IntType(16), ir.VectorType(I32, 4)
 MMA = {"tf32": "m16n8k8.row.col.f32.tf32.tf32.f32", "bf16": "m16n8k16.row.col.f32.bf16.bf16.f32", "f16": "m16n8k16.row.col.f32.f16.f16.f32"}
 FROM_F32 = {"bf16": "cvt.rn.bf16.f32 $0, $1;", "f16": "cvt.rn.f16.f32 $0, $1;"}
 TO_F32 = {"bf16": "{ .reg .b16 none; mov.b16 none, 0; mov.b32 $0, {none, $1}; }", "f16": "cvt.f32.f16 $0, $1;"}
@@ -67,7 +67,17 @@ def put_vector(typingctx, memory, index, values):  # type: ignore[no-untyped-def
     """Set memory[index :] = values, 16 bytes; the address is a multiple of that."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return store(context, builder, memory, *args, len(values))
+        target, index, given = args
+        at = address(context, builder, memory, target, index)
+        parts = [builder.extract_value(given, i) for i in range(len(values))]
+        if len(parts) == 8:  # as words: vectors of 16-bit elements would be stored in halves
+            low, high = ([builder.zext(part, I32) for part in parts[first::2]] for first in (0, 1))
+            parts = [builder.or_(a, builder.shl(b, I32(16))) for a, b in zip(low, high, strict=True)]
+        words = ir.Constant(WORDS, ir.Undefined)
+        for i, part in enumerate(parts):
+            words = builder.insert_element(words, builder.bitcast(part, I32), I32(i))
+        builder.store(words, builder.bitcast(at, WORDS.as_pointer(at.type.addrspace))).align = 16
+        return context.get_dummy_value()
 
     return types.void(memory, types.int32, values), codegen
 
@@ -78,7 +88,13 @@ def get_vector(typingctx, memory, index):  # type: ignore[no-untyped-def]
     result = types.UniTuple(memory.dtype, 128 // memory.dtype.bitwidth)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return context.make_tuple(builder, result, load(context, builder, memory, address(context, builder, memory, *args), len(result)))
+        at = address(context, builder, memory, *args)
+        words = builder.load(builder.bitcast(at, WORDS.as_pointer(at.type.addrspace)))
+        words.align = 16
+        parts, element = [builder.extract_element(words, I32(i)) for i in range(4)], context.get_data_type(memory.dtype)
+        if len(result) == 8:
+            parts = [builder.trunc(half, element) for word in parts for half in (word, builder.lshr(word, I32(16)))]
+        return context.make_tuple(builder, result, [builder.bitcast(part, element) for part in parts])
 
     return result(memory, types.int32), codegen
 

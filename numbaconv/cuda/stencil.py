@@ -37,7 +37,7 @@ def _passes(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Pass]:
     if format_of(dtype):
         dtype = np.dtype(np.float32)  # which sums are then
     if dtype not in (np.float32, np.float64):
-        raise Unsupported(f"needs floats, got {dtype}")
+        raise Unsupported(f"needs float32, float64, float16 or bfloat16, got {dtype}")
     key = ("cuda stencil", op, dtype)
     if key not in problem.derived:
         problem.derived[key] = [gradient_pass(problem, dtype.itemsize)] if op == "wgrad" else passes(problem, op, dtype.itemsize)
