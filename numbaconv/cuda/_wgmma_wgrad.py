@@ -10,7 +10,7 @@ from numbaconv.cuda._backend import Kernel, cuda, device
 from numbaconv.cuda._prims import commit, divide, int32, load4, tile, within
 from numbaconv.cuda._product import begin
 from numbaconv.cuda._tensor_prims import store2
-from numbaconv.cuda._wgmma import LINE, THREADS, WARPGROUP
+from numbaconv.cuda._wgmma import CAPABILITY, LINE, THREADS, WARPGROUP
 from numbaconv.cuda._wgmma_prims import copy_lines, every, multiply_down, publish, settle, wait_for
 from numbaconv.cuda._wgrad import Geometry
 
@@ -153,4 +153,4 @@ def kernel(kind: str, tall: bool, depth: bool) -> Kernel:
         quarter(dw, geo, int32(at + 96), row, int32(column + 96), acc[48:64])
 
     size = STAGES[tall] * one_stage * cell.itemsize
-    return Kernel(wgmma_wgrad, (cell, cell, np.float32, np.int32), Geometry, THREADS, RESIDENT, shared=size, only=(9, 0))
+    return Kernel(wgmma_wgrad, (cell, cell, np.float32, np.int32), Geometry, THREADS, RESIDENT, shared=size, only=CAPABILITY)

@@ -47,6 +47,13 @@ def image_of(tile, geo):  # type: ignore[no-untyped-def]
     return int32(n * geo.n + z * geo.d), int32(2 * row), int32(2 * column)
 
 
+@device
+def put4(memory, at, step, values):  # type: ignore[no-untyped-def]
+    """Set the elements of four positions, ``step`` apart."""
+    memory[at], memory[int32(at + step)] = values[0], values[1]
+    memory[int32(at + 2 * step)], memory[int32(at + 3 * step)] = values[2], values[3]
+
+
 def owned_by(channels_last: bool) -> Any:
     """Return a function from a thread's number to its channel and tile: neighbours are neighbours in memory."""
 
@@ -74,10 +81,7 @@ def forward(dtype: np.dtype[Any], channels_last: bool) -> Kernel:
         x3 = x[int32(at + 3 * geo.w)] if inside and within(int32(w + 3), geo.width) else zero
         return x0 - x2, x1 + x2, x2 - x1, x1 - x3
 
-    def put4(v, at, step, v0, v1, v2, v3):  # type: ignore[no-untyped-def]
-        v[at], v[int32(at + step)], v[int32(at + 2 * step)], v[int32(at + 3 * step)] = v0, v1, v2, v3
-
-    row, put = device(four), device(put4)
+    row = device(four)
 
     def transform_input(x, v, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: v[position, c, tile] = (Bᵀ d B)[position], d the 4 × 4 inputs that the tile's outputs see.
@@ -91,10 +95,10 @@ def forward(dtype: np.dtype[Any], channels_last: bool) -> Kernel:
         a, b = row(x, first, h, w, geo), row(x, first, int32(h + 1), w, geo)
         c, d = row(x, first, int32(h + 2), w, geo), row(x, first, int32(h + 3), w, geo)
         to, step = int32(tile * geo.t + channel * geo.t_c), geo.position
-        put(v, to, step, a[0] - c[0], a[1] - c[1], a[2] - c[2], a[3] - c[3])
-        put(v, int32(to + 4 * step), step, b[0] + c[0], b[1] + c[1], b[2] + c[2], b[3] + c[3])
-        put(v, int32(to + 8 * step), step, c[0] - b[0], c[1] - b[1], c[2] - b[2], c[3] - b[3])
-        put(v, int32(to + 12 * step), step, b[0] - d[0], b[1] - d[1], b[2] - d[2], b[3] - d[3])
+        put4(v, to, step, (a[0] - c[0], a[1] - c[1], a[2] - c[2], a[3] - c[3]))
+        put4(v, int32(to + 4 * step), step, (b[0] + c[0], b[1] + c[1], b[2] + c[2], b[3] + c[3]))
+        put4(v, int32(to + 8 * step), step, (c[0] - b[0], c[1] - b[1], c[2] - b[2], c[3] - b[3]))
+        put4(v, int32(to + 12 * step), step, (b[0] - d[0], b[1] - d[1], b[2] - d[2], b[3] - d[3]))
 
     return Kernel(transform_input, (dtype, dtype), Tiles, THREADS)
 
@@ -156,10 +160,7 @@ def filters(dtype: np.dtype[Any], flipped: bool) -> Kernel:
             return across(w[int32(at + 8)], w[int32(at + 5)], w[int32(at + 2)])
         return across(w[at], w[int32(at + 3)], w[int32(at + 6)])
 
-    def put4(u, at, step, values):  # type: ignore[no-untyped-def]
-        u[at], u[int32(at + step)], u[int32(at + 2 * step)], u[int32(at + 3 * step)] = values[0], values[1], values[2], values[3]
-
-    column, put = device(column_of), device(put4)
+    column = device(column_of)
     by = -1 if flipped else 1
 
     def transform_weights(w, u, sizes):  # type: ignore[no-untyped-def]
@@ -173,10 +174,10 @@ def filters(dtype: np.dtype[Any], flipped: bool) -> Kernel:
         group, k = divide(rest, columns)
         of = int32(group * from_group + k * from_column + channel * from_channel)
         a, b, c = column(w, of), column(w, int32(of + by)), column(w, int32(of + 2 * by))
-        put(u, at, size, across(a[0], b[0], c[0]))
-        put(u, int32(at + 4 * size), size, across(a[1], b[1], c[1]))
-        put(u, int32(at + 8 * size), size, across(a[2], b[2], c[2]))
-        put(u, int32(at + 12 * size), size, across(a[3], b[3], c[3]))
+        put4(u, at, size, across(a[0], b[0], c[0]))
+        put4(u, int32(at + 4 * size), size, across(a[1], b[1], c[1]))
+        put4(u, int32(at + 8 * size), size, across(a[2], b[2], c[2]))
+        put4(u, int32(at + 12 * size), size, across(a[3], b[3], c[3]))
 
     return Kernel(transform_weights, (dtype, dtype), 6, THREADS)
 
@@ -189,10 +190,7 @@ def spread(dtype: np.dtype[Any], channels_last: bool) -> Kernel:
     def four(first, second):  # type: ignore[no-untyped-def]
         return first, first + second, first - second, -second
 
-    def put4(u, at, step, values):  # type: ignore[no-untyped-def]
-        u[at], u[int32(at + step)], u[int32(at + 2 * step)], u[int32(at + 3 * step)] = values[0], values[1], values[2], values[3]
-
-    across, put = device(four), device(put4)
+    across = device(four)
 
     def transform_gradient(dy, u, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: u[position, k, tile] = (A d Aᵀ)[position], d the gradients of the tile's 2 × 2 outputs.
@@ -208,10 +206,10 @@ def spread(dtype: np.dtype[Any], channels_last: bool) -> Kernel:
         of = int32(of + geo.h)
         b = across(dy[of] if below else zero, dy[int32(of + geo.w)] if right and below else zero)
         to, step = int32(tile * geo.t + channel * geo.t_c), geo.position
-        put(u, to, step, a)
-        put(u, int32(to + 4 * step), step, (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]))
-        put(u, int32(to + 8 * step), step, (a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3]))
-        put(u, int32(to + 12 * step), step, (-b[0], -b[1], -b[2], -b[3]))
+        put4(u, to, step, a)
+        put4(u, int32(to + 4 * step), step, (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]))
+        put4(u, int32(to + 8 * step), step, (a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3]))
+        put4(u, int32(to + 12 * step), step, (-b[0], -b[1], -b[2], -b[3]))
 
     return Kernel(transform_gradient, (dtype, dtype), Tiles, THREADS)
 

@@ -23,7 +23,7 @@ from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Unsupported
 
 PRECISIONS = tensor.PRECISIONS
 TILES = ((PIXELS, 128), (PIXELS, 64))  # pixels × columns
-LEAST_TERMS = 512  # of a piece
+LEAST_TERMS = 512  # of a piece; like the next one an estimate
 LEAST_USES = 4  # of an element of x, from which on it is rounded to tf32 beforehand
 # Measured on an H200: what a block takes beside its slabs, and a slab of each block where a multiprocessor holds so many.
 BLOCK_SECONDS = 5e-6
