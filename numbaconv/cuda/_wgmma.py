@@ -65,8 +65,8 @@ def kernel(v: Variant) -> Kernel:
     pitch = shape[1] + GAP
     put, write = put_sums(pitch), writer(v.kind, out, shape, THREADS, channels_last, v.activation, v.partial)
 
-    def look(table, geo, phase, group, row, taps):  # type: ignore[no-untyped-def]
-        """Return where in x a pixel begins and which of its taps lie within."""
+    def look(place, t, table, geo, phase, group, row, taps):  # type: ignore[no-untyped-def]
+        """Put into the block's table where in y and in x a pixel begins and which of its taps lie within."""
         n, z, p, q = position(table, phase, row)
         d0, h0, w0 = int32(z * geo.step_d), int32(p * geo.step_h), int32(q * geo.step_w)
         first = int32(n * geo.x_n + group * geo.x_group + d0 * geo.x_d + h0 * geo.x_h + w0 * geo.x_w)
@@ -79,7 +79,7 @@ def kernel(v: Variant) -> Kernel:
                     inside = inside and within(int32(d0 + entry_of[1]), geo.in_d)
                 if inside:
                     bits = int32(bits | int32(int32(1) << int32(tap)))
-        return first, bits
+        place[t], place[int32(t + FROM * PIXELS)], place[int32(t + WITHIN * PIXELS)] = address(table, geo, phase, row), first, bits
 
     def weights_of(shared, put, mine, w, w_at):  # type: ignore[no-untyped-def]
         for j in range(w_copies):
@@ -139,11 +139,7 @@ def kernel(v: Variant) -> Kernel:
         if first_row >= rows:
             return
         if t < int32(PIXELS):
-            row = int32(first_row + t)
-            base, bits = looked(table, geo, phase, group, row, divide(slabs, geo.per_entry)[0])
-            place[t] = address(table, geo, phase, row)
-            place[int32(t + FROM * PIXELS)] = base
-            place[int32(t + WITHIN * PIXELS)] = bits
+            looked(place, t, table, geo, phase, group, int32(first_row + t), divide(slabs, geo.per_entry)[0])
         cuda.syncthreads()
         line, number = int32(t // 8), int32(t % 8)
         bases, masks = begun(place, geo, group, first_row, rows, line, number)
@@ -165,8 +161,7 @@ def kernel(v: Variant) -> Kernel:
             to = int32(to + one_stage)
         half = int32(t // WARPGROUP * 64)
         line, beyond = (int32(0), half) if beside else (half, int32(0))  # the warpgroup's first line of either operand
-        a, b = (int32(0), int32(x_size)) if channels_last else (int32(x_size), int32(0))
-        a, b = int32(a + line * slab), int32(b + beyond * slab)
+        a, b = int32((0 if channels_last else x_size) + line * slab), int32((x_size if channels_last else 0) + beyond * slab)
         acc, get, step = sums(np.float32(0)), int32(0), int32(0)
         while step < left:
             arrived(shared)

@@ -82,21 +82,26 @@ def kernel(kind: str, tall: bool, depth: bool) -> Kernel:
         tap, channel = divide(int32(number * UNIT), geo.channels)
         return int32(table[int32(tap * 4)] + channel)
 
-    def pairs(dw, geo, at, row, column, v):  # type: ignore[no-untyped-def]
-        if column < geo.columns:
-            if row < geo.rows:
-                store2(dw, at, v[0], v[1])
-            if int32(row + 8) < geo.rows:
-                store2(dw, int32(at + 8 * geo.columns), v[2], v[3])
+    def pairs(dw, geo, at, column, v):  # type: ignore[no-untyped-def]
+        if column < geo.columns:  # rows fill tiles
+            store2(dw, at, v[0], v[1])
+            store2(dw, int32(at + 8 * geo.columns), v[2], v[3])
 
-    def write(dw, geo, at, row, column, v):  # type: ignore[no-untyped-def]
-        put(dw, geo, at, row, column, v[0:4])
-        put(dw, geo, int32(at + 8), row, int32(column + 8), v[4:8])
-        put(dw, geo, int32(at + 16), row, int32(column + 16), v[8:12])
-        put(dw, geo, int32(at + 24), row, int32(column + 24), v[12:16])
+    def four(dw, geo, at, column, v):  # type: ignore[no-untyped-def]
+        put(dw, geo, at, column, v[0:4])
+        put(dw, geo, int32(at + 8), int32(column + 8), v[4:8])
+        put(dw, geo, int32(at + 16), int32(column + 16), v[8:12])
+        put(dw, geo, int32(at + 24), int32(column + 24), v[12:16])
 
-    met, put = device(meets), device(pairs)
-    looked, fetched, begins, quarter = device(look), device(fetch), device(offset_of), device(write)
+    def write(dw, geo, at, column, acc):  # type: ignore[no-untyped-def]
+        """Store a thread's squares of 2 × 2 sums."""
+        quarter(dw, geo, at, column, acc[0:16])
+        quarter(dw, geo, int32(at + 32), int32(column + 32), acc[16:32])
+        quarter(dw, geo, int32(at + 64), int32(column + 64), acc[32:48])
+        quarter(dw, geo, int32(at + 96), int32(column + 96), acc[48:64])
+
+    met, put, quarter = device(meets), device(pairs), device(four)
+    looked, fetched, begins, written = device(look), device(fetch), device(offset_of), device(write)
 
     def wgmma_wgrad(dy, x, dw, table, geo):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: dw[k, (tap, c)] = Σ_pixel dy[pixel, k] · x[pixel's input + tap, c] for one group.
@@ -142,15 +147,8 @@ def kernel(kind: str, tall: bool, depth: bool) -> Kernel:
             to = int32(0) if to == last_stage else int32(to + one_stage)
             get, step = int32(0) if get == last_stage else int32(get + one_stage), int32(step + 1)
         row, column = int32(first_row + t // 32 % 4 * 16 + t % 32 // 4), int32(first_unit * UNIT + t % 4 * 2)
-        if tall:
-            row = int32(row + half * UNIT)
-        else:
-            piece = int32(piece * 2 + half)
-        at = int32(piece * geo.out_size + (group * geo.rows + row) * geo.columns + column)
-        quarter(dw, geo, at, row, column, acc[0:16])
-        quarter(dw, geo, int32(at + 32), row, int32(column + 32), acc[16:32])
-        quarter(dw, geo, int32(at + 64), row, int32(column + 64), acc[32:48])
-        quarter(dw, geo, int32(at + 96), row, int32(column + 96), acc[48:64])
+        row, piece = (int32(row + half * UNIT), piece) if tall else (row, int32(piece * 2 + half))
+        written(dw, geo, int32(piece * geo.out_size + (group * geo.rows + row) * geo.columns + column), column, acc)
 
     size = STAGES[tall] * one_stage * cell.itemsize
     return Kernel(wgmma_wgrad, (cell, cell, np.float32, np.int32), Geometry, THREADS, RESIDENT, shared=size, only=CAPABILITY)
