@@ -11,16 +11,22 @@ from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _isa, _rolls, stencil
+from numbaconv.cpu import _interleaved, _isa, _rolls, stencil
 from numbaconv.problem import ConvProblem, Op, Options
 
 FLOATS = [np.float32, np.float64]
 WIDE = pytest.mark.skipif(_isa.host().masks != "registers", reason="needs masks in registers")
 
 
+@pytest.fixture(autouse=True)
+def without_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave to strips what interleaved planes would do."""
+    monkeypatch.setattr(_interleaved, "plan", lambda *arguments: None)
+
+
 def rolled(p: ConvProblem, op: Op, dtype: Any = np.float32) -> _rolls.Rolls | None:
     """Return how an operation is done in strips, or None."""
-    return stencil._strips(stencil._forward(p, op), op, np.dtype(dtype))
+    return stencil._planes(stencil._forward(p, op), op, np.dtype(dtype))  # type: ignore[return-value]
 
 
 def check(p: ConvProblem, rng: np.random.Generator, dtype: Any = np.float32, ops: tuple[str, ...] = ("fprop", "dgrad")) -> None:

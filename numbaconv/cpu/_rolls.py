@@ -48,6 +48,19 @@ class Rolls(NamedTuple):
     tiles: int
     scratch: int  # elements a thread
 
+    def work(self, p: ConvProblem, dtype: np.dtype[Any]) -> dict[str, float]:
+        """Count what is loaded and multiplied (elements of vectors), and what moves between memory and cache."""
+        shape, blocks = self.shape, self.tables[1]
+        steps = -(-p.output[1] // shape.up) + self.tables[0][0] * shape.before
+        strips = p.batch * p.out_channels // max(1, shape.filters) * p.output[0] * len(blocks) * float(steps)
+        channels = strips * (p.in_channels // p.groups) * _isa.host().vector_bytes / 4
+        return {
+            "pass": 1,
+            "load": channels * shape.down * len(shape.groups) * shape.across * shape.beside,
+            "factor": channels * shape.terms,
+            "move": (math.prod(p.shape("x")) + math.prod(p.shape("y"))) * dtype.itemsize / 4,
+        }
+
 
 def plan(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> Rolls | None:
     """Return how fprop is done in strips, None if it can't be or slabs are quicker."""
@@ -104,20 +117,6 @@ def _possible(p: ConvProblem) -> bool:
     steps = all((s, u) in ((1, 1), (2, 1), (1, 2)) for s, u in zip(p.stride, p.input_dilation, strict=True))
     small = 0 not in p.gemm_shape("fprop") and steps and max(p.filter) <= WIDEST
     return planes and small and 1 < R and 1 < P and Q <= WIDEST
-
-
-def work(found: Rolls, p: ConvProblem, dtype: np.dtype[Any]) -> dict[str, float]:
-    """Count what is loaded and multiplied (elements of vectors), and what moves between memory and cache."""
-    shape, blocks = found.shape, found.tables[1]
-    steps = -(-p.output[1] // shape.up) + found.tables[0][0] * shape.before
-    strips = p.batch * p.out_channels // max(1, shape.filters) * p.output[0] * len(blocks) * float(steps)
-    channels = strips * (p.in_channels // p.groups) * _isa.host().vector_bytes / 4
-    return {
-        "pass": 1,
-        "load": channels * shape.down * len(shape.groups) * shape.across * shape.beside,
-        "factor": channels * shape.terms,
-        "move": (math.prod(p.shape("x")) + math.prod(p.shape("y"))) * dtype.itemsize / 4,
-    }
 
 
 def _numbers(parts: list[Reads]) -> list[int]:

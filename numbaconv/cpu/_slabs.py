@@ -20,6 +20,7 @@ from numba import prange
 from numbaconv._jit import Kernel
 from numbaconv.cpu import _isa, _parallel
 from numbaconv.cpu._grid import Reads, reads
+from numbaconv.cpu._interleaved import Interleaved
 from numbaconv.cpu._rolls import MOST_TAPS, Rolls
 from numbaconv.cpu._simd_slab import Slab, slab
 from numbaconv.cpu._simd_stencil import prefetch
@@ -38,6 +39,7 @@ LARGEST = 16 << 20  # bytes of a plane of outputs that are asked for: 4096² flo
 TOGETHER = 8  # large planes that are read at a time: of more a core reads none ahead, 64 of 388² took 2.1 ms, not 4.6
 STRIPS, LONG_STRIPS = 16, 64  # slabs of a column in a tile; of large planes that are read some at a time
 Array = np.ndarray[Any, Any]
+Planes = Rolls | Interleaved
 
 
 class Pass(NamedTuple):
@@ -216,7 +218,7 @@ def pieces(part: Pass, p: ConvProblem) -> int:
     return max(1, min(units, -(-SPLITS // blocks)))
 
 
-def run(found: list[Pass] | list[Rolls], x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
+def run(found: list[Pass] | list[Planes], x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
     """Overwrite all of y, and return whether a sum is not finite."""
     bias = np.zeros(y.shape[1], y.dtype) if options.bias is None else options.bias
     broken = np.zeros(1, np.int8)
@@ -226,7 +228,7 @@ def run(found: list[Pass] | list[Rolls], x: Array, w: Array, y: Array, options: 
     return bool(broken[0])
 
 
-def bind(part: Pass | Rolls, p: ConvProblem, dtype: np.dtype[Any], seconds: float) -> Callable[[Array, Array, Array], bool]:
+def bind(part: Pass | Planes, p: ConvProblem, dtype: np.dtype[Any], seconds: float) -> Callable[[Array, Array, Array], bool]:
     """Return `run` of one pass, without bias and activation, with everything looked up."""
     kernel, tiles, tables = part.kernel, part.tiles, part.tables
     scratch, bias = (part.scratch, dtype), np.zeros(p.out_channels, dtype)

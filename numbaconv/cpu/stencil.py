@@ -4,7 +4,7 @@ Depthwise and grouped layers, images, FIR filters. A block of outputs copies wha
 own, with strides and transposed strides split into phases (see `_blocks`), so that a tap is an offset and a vector load. A
 tile of rows × one vector of outputs then stays in registers over all taps, and a loaded vector feeds a tap of each row above it.
 The lanes of a vector are neighbouring outputs of a row, or, where rows are short or channels last, neighbouring channels.
-Planes of most depthwise layers and images need no such copy: `_rolls` and `_slabs` read them where they lie.
+Planes of most depthwise layers and images need no such copy: `_rolls` and `_slabs` read them where they lie, `_interleaved` turns small ones.
 dgrad is the fprop of the transposed problem.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline
-from numbaconv.cpu import _isa, _parallel, _rolls, _seconds, _simd_stencil, _slabs, _slabs_wgrad, direct
+from numbaconv.cpu import _interleaved, _isa, _parallel, _rolls, _seconds, _simd_stencil, _slabs, _slabs_wgrad, direct
 from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._grid import reads_zeros
 from numbaconv.cpu._stencil_moves import channel_copier, channel_storer, clear, copier, storer
@@ -48,8 +48,8 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported("needs an input that is not dilated for wgrad")
     p = _forward(problem, op)
     far = {"far": _far(p, dtype)} if op != "wgrad" else {}
-    if rolls := _strips(p, op, dtype):
-        return _rolls.work(rolls, p, dtype) | far
+    if planes := _planes(p, op, dtype):
+        return planes.work(p, dtype) | far
     if found := _slabs.passes(p, op, dtype):
         return _slabs.work(found, p, op, dtype) | far
     blocks = _blocks(problem, op, dtype)
@@ -70,15 +70,15 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
     """Estimate the seconds on one core, or say why it can't be done."""
     key = ("stencil seconds", op, dtype)
     if key not in problem.derived:
-        problem.derived[key] = sum(SECONDS[name] * count for name, count in work(problem, op, dtype).items())
+        problem.derived[key] = _seconds_of(work(problem, op, dtype))
     return problem.derived[key]
 
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
     p = _forward(problem, op)
-    if rolls := _strips(p, op, dtype):
-        return (p.out_channels + rolls.scratch * _parallel.get_num_threads()) * dtype.itemsize  # a bias, and factors
+    if planes := _planes(p, op, dtype):
+        return (p.out_channels + planes.scratch * _parallel.get_num_threads()) * dtype.itemsize  # a bias, and factors
     if found := _slabs.passes(p, op, dtype):
         if op != "wgrad":
             return p.out_channels * dtype.itemsize  # a bias
@@ -311,21 +311,34 @@ def _far(p: ConvProblem, dtype: np.dtype[Any]) -> float:
     return max(0, bytes_ - CACHED) / 4 if p.out_channels >= MANY * p.groups else 0
 
 
-def _strips(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _rolls.Rolls | None:
-    """Return how p, of which fprop or dgrad is asked, is done in strips, if it is; worked out once."""
-    key = ("rolls", op, _isa.host().name, dtype)
+def _planes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _slabs.Planes | None:
+    """Return how p, of which fprop or dgrad is asked, is done in strips or interleaved, if it is; worked out once."""
+    key = ("stencil planes", op, _isa.host().name, dtype)
     if key not in p.derived:
-        p.derived[key] = None if op == "wgrad" else _rolls.plan(p, op, _isa.host(), dtype)
+        p.derived[key] = None if op == "wgrad" else _quickest(p, op, dtype)
     return p.derived[key]
 
 
-def _ready(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[ConvProblem, float, list[_slabs.Pass] | list[_rolls.Rolls]]:
-    """Return the problem whose input is copied, the seconds it takes, and the passes of its quick way, or its strips; worked out once."""
+def _quickest(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _slabs.Planes | None:
+    rolls, interleaved = _rolls.plan(p, op, _isa.host(), dtype), _interleaved.plan(p, _isa.host(), dtype)
+    slabs = [] if rolls or not interleaved else _slabs.passes(p, op, dtype)
+    if interleaved and (rolls or slabs):
+        other = rolls.work(p, dtype) if rolls else _slabs.work(slabs, p, op, dtype)
+        return interleaved if _seconds_of(interleaved.work(p, dtype)) < _seconds_of(other) else rolls
+    return interleaved or rolls
+
+
+def _seconds_of(counts: dict[str, float]) -> float:
+    return sum(SECONDS[name] * count for name, count in counts.items())
+
+
+def _ready(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[ConvProblem, float, list[_slabs.Pass] | list[_slabs.Planes]]:
+    """Return the problem whose input is copied, the seconds it takes, and the passes of its quick way, or its planes; worked out once."""
     key = ("stencil ready", op, _isa.host().name, dtype)
     if key not in problem.derived:
         p = _forward(problem, op)
-        rolls = _strips(p, op, dtype)
-        problem.derived[key] = p, cost(problem, op, dtype), [rolls] if rolls else _slabs.passes(p, op, dtype)
+        planes = _planes(p, op, dtype)
+        problem.derived[key] = p, cost(problem, op, dtype), [planes] if planes else _slabs.passes(p, op, dtype)
     return problem.derived[key]
 
 

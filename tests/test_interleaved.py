@@ -1,0 +1,128 @@
+"""Interleaved planes: every stride, dilation, padding and size against the reference, and where they are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+import numbaconv as nc
+from numbaconv import reference
+from numbaconv.cpu import _interleaved, _isa, _rolls, _slabs, stencil
+from numbaconv.problem import ConvProblem, Op, Options
+
+FLOATS = [np.float32, np.float64]
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interleave whatever can be."""
+    monkeypatch.setattr(_rolls, "plan", lambda *arguments: None)
+    monkeypatch.setattr(_slabs, "passes", lambda *arguments: [])
+
+
+def planes(p: ConvProblem, op: Op, dtype: Any = np.float32) -> _interleaved.Interleaved | None:
+    """Return how an operation's planes are interleaved, or None."""
+    found = stencil._planes(stencil._forward(p, op), op, np.dtype(dtype))
+    return found if isinstance(found, _interleaved.Interleaved) else None
+
+
+def check(p: ConvProblem, rng: np.random.Generator, dtype: Any, ops: tuple[Op, ...] = ("fprop", "dgrad")) -> None:
+    """Compare small integers, whose sums are exact."""
+    x, w, dy = (rng.integers(-4, 5, p.shape(t)).astype(dtype) for t in ("x", "w", "y"))
+    for op in ops:
+        a = x if op == "fprop" else dy
+        expected = reference.run(p, op, a, w)
+        for threads in (1, 3):
+            with nc.num_threads(threads):
+                out = np.full(expected.shape, np.nan, dtype)
+                stencil.run(p, op, a, w, out, Options())
+                np.testing.assert_array_equal(out, expected, err_msg=f"{op} {p}")
+
+
+@pytest.mark.parametrize("name", list(_isa.ISAS))
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_instruction_set(name: str, dtype: Any, alone: None, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
+    for taps, stride, pad in ((3, 1, 1), (5, 2, 2)):
+        p = ConvProblem.from_shapes((2, 19, 7, 9), (19, 1, taps, taps), rank=2, stride=stride, padding=pad, groups=19)
+        assert planes(p, "fprop", dtype) and bool(planes(p, "dgrad", dtype)) == (stride == 1)
+        check(p, rng, dtype, ("fprop", "dgrad") if stride == 1 else ("fprop",))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_random_problems(dtype: Any, alone: None, rng: np.random.Generator) -> None:
+    """Dilations, unequal and negative paddings, flipped filters, batches, slices of volumes, lines; blocks of channels that overlap."""
+    counts = {"fprop": 0, "dgrad": 0}
+    for _ in range(24):
+        taps, stride, dilation = ([int(n) for n in rng.integers(1, most + 1, 2)] for most in (4, 2, 2))
+        low, high = ([int(n) for n in rng.integers(-1, 3, 2)] for _ in range(2))
+        size, groups = [int(n) for n in rng.integers(1, 24, 2)], int(rng.integers(16, 40))
+        if any(n + a + b < (t - 1) * d + 1 for n, a, b, t, d in zip(size, low, high, taps, dilation, strict=True)):
+            continue
+        shapes = (2, groups, int(rng.integers(1, 3)), *size), (groups, 1, 1, *taps)
+        padding = ((0, 0), *zip(low, high, strict=True))
+        p = ConvProblem.from_shapes(*shapes, rank=3, stride=(1, *stride), dilation=(1, *dilation), groups=groups, padding=padding)
+        p = replace(p, flipped=bool(rng.integers(2)), derived={})
+        ops: tuple[Op, ...] = tuple(op for op in counts if planes(p, op, dtype))  # type: ignore[misc]
+        check(p, rng, dtype, ops)
+        for op in ops:
+            counts[op] += 1
+    assert counts["fprop"] > 8 and counts["dgrad"] > 2, counts
+
+
+@pytest.mark.parametrize("samples", [1, 40])
+def test_bias_and_activations(samples: int, rng: np.random.Generator) -> None:
+    """Each is applied once to every output, also to those of overlapping blocks; many samples are asked for ahead."""
+    x, w, bias = (rng.integers(-3, 4, s).astype(np.float32) for s in ((samples, 403, 7, 7), (403, 1, 5, 5), (403,)))
+    how: dict[str, Any] = {"padding": 2, "groups": 403, "method": "stencil"}
+    found = planes(ConvProblem.from_shapes(x.shape, w.shape, rank=2, padding=2, groups=403), "fprop")
+    assert found and found.tables[0][-1] == (samples > 1)
+    sums = nc.conv2d(x, w, **{**how, "method": "direct"}) + bias[:, None, None]
+    for activation, expected in ((None, sums), ("relu", np.maximum(sums, 0)), ("silu", sums * expit(sums)), ("tanh", np.tanh(sums))):
+        out = np.full(sums.shape, np.nan, np.float32)
+        nc.conv2d(x, w, bias, activation=activation, out=out, **how)
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 4), (7, 7), (14, 14)], ids=str)
+def test_nothing_else_is_written(size: tuple[int, int], alone: None, rng: np.random.Generator) -> None:
+    x, w = rng.standard_normal((1, 21, *size), dtype=np.float32), rng.standard_normal((21, 1, 3, 3), dtype=np.float32)
+    how: dict[str, Any] = {"padding": 1, "groups": 21, "method": "stencil"}
+    y = nc.conv2d(x, w, **how)
+    for result, call in ((y, lambda out: nc.conv2d(x, w, out=out, **how)), (x, lambda out: nc.conv2d_grad_input(y, w, x.shape, out=out, **how))):
+        room = np.full(result.size + 128, np.nan, np.float32)
+        call(room[64 : 64 + result.size].reshape(result.shape))
+        assert np.isnan(room[:64]).all() and np.isnan(room[-64:]).all() and not np.isnan(room[64:-64]).any()
+
+
+def test_values_that_are_not_finite(alone: None, rng: np.random.Generator) -> None:
+    """They reach the outputs that meet them and no others, and padding times infinity is no term of any sum."""
+    for stride in (1, 2):
+        p = ConvProblem.from_shapes((1, 20, 7, 7), (20, 1, 3, 3), rank=2, padding=1, groups=20, stride=stride)
+        x, w = (rng.integers(-3, 4, p.shape(t)).astype(np.float32) for t in ("x", "w"))
+        for which, value in ((x, np.nan), (x, np.inf), (w, -np.inf), (w, np.nan)):
+            before = which.flat[4]
+            which.flat[4] = value
+            out = np.full(p.shape("y"), 7, np.float32)
+            stencil.run(p, "fprop", x, w, out, Options())
+            np.testing.assert_array_equal(out, reference.run(p, "fprop", x, w))
+            which.flat[4] = before
+
+
+@pytest.mark.parametrize("name", ["avx512", "avx2"])
+def test_where_they_are_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Depthwise layers of real networks with narrow planes or many taps; not where strips are quicker, nor with few or multiplied channels."""
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
+    monkeypatch.setattr(stencil, "SECONDS", stencil._seconds.of("stencil"))
+
+    def used(channels: int, size: int, taps: int, stride: int = 1, filters: int = 1) -> bool:
+        shapes = (1, channels, size, size), (channels * filters, 1, taps, taps)
+        return planes(ConvProblem.from_shapes(*shapes, rank=2, padding=taps // 2, stride=stride, groups=channels), "fprop") is not None
+
+    assert all(used(*case) for case in ((960, 7, 3), (1152, 7, 5), (768, 7, 7), (672, 14, 5, 2), (576, 14, 3, 2), (480, 14, 5), (384, 14, 7)))
+    assert used(384, 14, 3) == (name == "avx2")
+    assert not used(7, 7, 3) and not used(32, 112, 3) and not used(960, 7, 3, 1, 2)
