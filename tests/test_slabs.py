@@ -8,7 +8,7 @@ from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _interleaved, _isa, _rolls, _slabs, stencil
+from numbaconv.cpu import _interleaved, _isa, _pointwise, _rolls, _slabs, stencil
 from numbaconv.problem import ConvProblem, Options
 
 # Heights and widths of planes: less than a slab or a vector, one more, one less, and (113) a last slab in a tile of its own.
@@ -18,7 +18,7 @@ SIZES = [(7, 7), (6, 9), (20, 15), (15, 17), (113, 8), (3, 3), (29, 64)]
 @pytest.fixture(autouse=True)
 def without_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave to slabs what strips and interleaved planes would do: slabs do it for other layers."""
-    for other in (_rolls, _interleaved):
+    for other in (_rolls, _interleaved, _pointwise):
         monkeypatch.setattr(other, "plan", lambda *arguments: None)
 
 

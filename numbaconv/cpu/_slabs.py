@@ -21,6 +21,7 @@ from numbaconv._jit import Kernel
 from numbaconv.cpu import _isa, _parallel
 from numbaconv.cpu._grid import Reads, reads
 from numbaconv.cpu._interleaved import Interleaved
+from numbaconv.cpu._pointwise import Pointwise
 from numbaconv.cpu._rolls import MOST_TAPS, Rolls
 from numbaconv.cpu._simd_slab import Slab, slab
 from numbaconv.cpu._simd_stencil import prefetch
@@ -39,7 +40,7 @@ LARGEST = 16 << 20  # bytes of a plane of outputs that are asked for: 4096² flo
 TOGETHER = 8  # large planes that are read at a time: of more a core reads none ahead, 64 of 388² took 2.1 ms, not 4.6
 STRIPS, LONG_STRIPS = 16, 64  # slabs of a column in a tile; of large planes that are read some at a time
 Array = np.ndarray[Any, Any]
-Planes = Rolls | Interleaved
+Planes = Rolls | Interleaved | Pointwise
 
 
 class Pass(NamedTuple):

@@ -4,7 +4,7 @@ Depthwise and grouped layers, images, FIR filters. A block of outputs copies wha
 own, with strides and transposed strides split into phases (see `_blocks`), so that a tap is an offset and a vector load. A
 tile of rows × one vector of outputs then stays in registers over all taps, and a loaded vector feeds a tap of each row above it.
 The lanes of a vector are neighbouring outputs of a row, or, where rows are short or channels last, neighbouring channels.
-Planes of most depthwise layers and images need no such copy: `_rolls` and `_slabs` read them where they lie, `_interleaved` turns small ones.
+Planes of most depthwise layers and images need no such copy: `_rolls` and `_slabs` read them where they lie, as `_pointwise` does for 1×1 filters; `_interleaved` turns small ones.
 dgrad is the fprop of the transposed problem.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline
-from numbaconv.cpu import _interleaved, _isa, _parallel, _rolls, _seconds, _simd_stencil, _slabs, _slabs_wgrad, direct
+from numbaconv.cpu import _interleaved, _isa, _parallel, _pointwise, _rolls, _seconds, _simd_stencil, _slabs, _slabs_wgrad, direct
 from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._grid import reads_zeros
 from numbaconv.cpu._stencil_moves import channel_copier, channel_storer, clear, copier, storer
@@ -320,6 +320,8 @@ def _planes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _slabs.Planes | Non
 
 
 def _quickest(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _slabs.Planes | None:
+    if pointwise := _pointwise.plan(p, op, _isa.host(), dtype):
+        return pointwise
     rolls, interleaved = _rolls.plan(p, op, _isa.host(), dtype), _interleaved.plan(p, _isa.host(), dtype)
     slabs = [] if rolls or not interleaved else _slabs.passes(p, op, dtype)
     if interleaved and (rolls or slabs):

@@ -1,0 +1,50 @@
+"""The vector code of `stencil`'s 1×1 filters: sums of some channels, added to those of others."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import numpy as np
+
+from numbaconv.cpu._emit import I64, Vectors, vector_code
+from numbaconv.cpu._isa import Isa
+
+
+@functools.cache
+def add_channels(isa: Isa, dtype: np.dtype[Any], filters: int, channels: int) -> Any:
+    """Return a compiled-code function (x, xi, plane, ahead, w, wi, wk, wc, y, yi, yk, bias, bi, add, least, count) -> whether a sum is not finite.
+
+    For ``filters`` f and i < count it stores y[f·yk + i] = max(least, Σ_c w[f·wk + c·wc] · x[c·plane + i] + (y[f·yk + i] if add else bias[f]))
+    over ``channels`` c, and asks for the same of x ``ahead`` elements on.
+    """
+    parameters = "x[] plane ahead w[] wk wc y[] yk bias[] add least. count"
+
+    @vector_code(isa, dtype, parameters, returns=True)
+    def add_channels(v: Vectors, x, plane, ahead, w, wk, wc, y, yk, bias, add, least, count):  # type: ignore[no-untyped-def]
+        builder = v.builder
+        factors = [[v.splat(builder.load(v.at(w, (f, wk), (c, wc)))) for c in range(channels)] for f in range(filters)]
+        shifts, adds, lowest = [v.splat(builder.load(v.at(bias, f))) for f in range(filters)], v.nonzero(add), v.splat(least)
+
+        def vector(k, strange, mask=None):  # type: ignore[no-untyped-def]
+            at = builder.mul(k, I64(v.width))
+            rows = [v.at(x, at, (c, plane)) for c in range(channels)]
+            for row in rows:
+                v.prefetch(v.at(row, ahead))
+            values, results = [v.load(row, mask=mask) for row in rows], [v.at(y, at, (f, yk)) for f in range(filters)]
+            sums = [builder.select(adds, v.load(result, mask=mask), shift) for result, shift in zip(results, shifts, strict=True)]
+            for c, f in itertools.product(range(channels), range(filters)):
+                sums[f] = v.fma(factors[f][c], values[c], sums[f])
+            for value, result in zip(sums, results, strict=True):
+                strange = v.note_strange(value if mask is None else builder.select(mask, value, v.zero), strange)
+                v.store(v.at_least(value, lowest), result, mask=mask)
+            return strange
+
+        wholes = builder.sdiv(count, I64(v.width))
+        (strange,) = v.loop(wholes, [v.zero], lambda k, noted: [vector(k, *noted)], perhaps=True)
+        rest = builder.srem(count, I64(v.width))
+        some, none = lambda: [vector(wholes, strange, v.first(rest))], lambda: [strange]
+        return v.any_strange(*v.choose(builder.icmp_signed(">", rest, I64(0)), some, none))
+
+    return add_channels
