@@ -86,8 +86,8 @@ def packers(isa: _isa.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any, Any]:
         fill_up(panel, base, count, columns[line + COUNT] * width)
 
     @inline
-    def pack_rows(panel, base, aside, a, place, a_row, blocks, first, filled, a_steps, runs, step, count):  # type: ignore[no-untyped-def]
-        # A chunk of a tile's rows, block after block, of each step its rows side by side. Room ``aside`` in the panel is for a square of them.
+    def pack_rows(panel, base, a, place, a_row, blocks, first, filled, a_steps, runs, step, count):  # type: ignore[no-untyped-def]
+        # A chunk of a tile's rows, block after block, of each step its rows side by side.
         done = 0
         while a_row == 1 and done < filled and blocks[first + done, 1] == height and blocks[first + done, 0] - blocks[first, 0] == done * height:
             done += 1
@@ -96,12 +96,15 @@ def packers(isa: _isa.Isa, dtype: np.dtype[Any]) -> tuple[Any, Any, Any]:
             pack_blocks(a, place + blocks[first, 0], a_steps, step, count, done // TOGETHER, panel, base, height * CHUNK)
         along, k = runs[step, 0] >= count, 0
         while a_row != 1 and not along and k < count:  # steps near each other are read together, those of all blocks after one another
-            near = min(runs[step + k, 1], count - k)
+            near, bits = min(runs[step + k, 1], count - k), 0
+            for i in range(near):
+                bits |= 1 << a_steps[step + k + i] - a_steps[step + k]
+            ahead = a_steps[step + k + near] - a_steps[step + k] if k + near < count else 0
             for block in range(filled):
                 at, valid = place + blocks[first + block, 0] + a_steps[step + k], blocks[first + block, 1]
                 to = base + (block * CHUNK + k) * height
                 if near > 1:
-                    pack_near(a, at, a_row, valid, a_steps, step + k, near, panel, aside, panel, to)
+                    pack_near(a, at, a_row, valid, bits, ahead, panel, to)
                 else:
                     pack_apart(a, at, a_row, valid, panel, to)
             k += near

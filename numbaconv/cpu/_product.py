@@ -152,8 +152,7 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
                         slot = (part * first_chunks + unit if kept else 0) * per_chunk
                         rows, rows_at = packed if packs else a, slot if packs else at_a + a_steps[step]
                         if packs and have != wanted:
-                            aside = packed_room - 2 * height * width
-                            pack_rows(packed, slot, aside, a, at_a, a_row, blocks, block0, filled, a_steps, runs, step, count)
+                            pack_rows(packed, slot, a, at_a, a_row, blocks, block0, filled, a_steps, runs, step, count)
                         broken |= add_lines(rows, rows_at, a_row, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, block0,
                                             filled, b_steps, step, stop, count, sums, base, panel, add, last_chunk, whole, y, place, y_row, bias,
                                             bias_at, code == 1, far)  # fmt: skip

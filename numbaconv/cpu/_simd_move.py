@@ -133,31 +133,22 @@ def pack_apart(isa: Isa, dtype: np.dtype[Any]) -> Any:
 
 @functools.cache
 def pack_near(isa: Isa, dtype: np.dtype[Any]) -> Any:
-    """Return a compiled-code function (a, ai, row, valid, a_steps, as, count, square, si, panel, ti) -> None for steps near each other.
+    """Return a compiled-code function (a, ai, row, valid, bits, ahead, panel, ti) -> None for steps near each other.
 
-    For ``count`` steps k, none of them W or more elements behind the first, which is at ``ai``, and ROWS rows r, it stores
-
-        panel[ti + k·ROWS + r] = a[ai + min(r, valid − 1)·row + a_steps[as + k] − a_steps[as]]
-
-    by way of a transposed square of W steps.
+    For the k-th bit that is set in ``bits``, bit j < W of them, and ROWS rows r it stores panel[ti + k·ROWS + r] = a[ai + min(r, valid − 1)·row + j],
+    and asks for what lies ``ahead`` elements behind each row. Nothing beyond those steps is touched.
     """
     rows = isa.rows
 
-    @vector_code(isa, dtype, "a[] row valid a_steps[] count square[] panel[]")
-    def pack_near(v: Vectors, a, row, valid, a_steps, count, square, panel):  # type: ignore[no-untyped-def]
-        builder, start = v.builder, v.builder.load(a_steps)
-        span = builder.add(builder.sub(builder.load(v.at(a_steps, count, -1)), start), I64(1))
-        there, mask = v.first(span), v.first(I64(rows))
-        for j, value in enumerate(v.transpose([v.load(here, mask=there) for here in v.rows(a, row, valid)])):
-            v.store(value, square, j)
-
-        def step(k, _):  # type: ignore[no-untyped-def]
-            here, to = v.at(square, (builder.sub(builder.load(v.at(a_steps, k)), start), rows)), v.at(panel, (k, rows))
-            for n in range(-(-rows // v.width)):
-                v.store(v.load(here, n), to, n, mask=mask if v.width > rows else None)
-            return []
-
-        v.loop(count, [], step)
+    @vector_code(isa, dtype, "a[] row valid bits ahead panel[]")
+    def pack_near(v: Vectors, a, row, valid, bits, ahead, panel):  # type: ignore[no-untyped-def]
+        builder, there, loaded = v.builder, v.mask(bits), []
+        count = builder.mul(builder.ctpop(bits), I64(rows))
+        for here in v.rows(a, row, valid):
+            loaded.append(v.compress(v.load(here, mask=there), bits))
+            v.prefetch(v.at(here, ahead))
+        for j, value in enumerate(v.transpose(loaded)):
+            v.store(value, panel, j, mask=v.first(builder.sub(count, I64(j * v.width))))
 
     return pack_near
 
