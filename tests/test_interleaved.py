@@ -74,6 +74,13 @@ def test_random_problems(dtype: Any, alone: None, rng: np.random.Generator) -> N
     assert counts["fprop"] > 8 and counts["dgrad"] > 2, counts
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_filters_of_signals(dtype: Any, alone: None, rng: np.random.Generator) -> None:
+    """Channels of a signal, with more taps than there are registers, an even number too; more taps than samples."""
+    for samples, taps, pad in ((249, 31, 15), (50, 32, 0), (9, 23, 12)):
+        check(ConvProblem.from_shapes((2, 18, samples), (18, 1, taps), rank=1, padding=pad, groups=18), rng, dtype)
+
+
 @pytest.mark.parametrize("samples", [1, 40])
 def test_bias_and_activations(samples: int, rng: np.random.Generator) -> None:
     """Each is applied once to every output, also to those of overlapping blocks; many samples are asked for ahead."""

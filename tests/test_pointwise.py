@@ -23,15 +23,16 @@ def pointwise(p: ConvProblem, op: Op, dtype: Any = np.float32) -> bool:
 def check(p: ConvProblem, rng: np.random.Generator, dtype: Any) -> None:
     """Compare small integers, whose sums are exact, of whichever operations are done this way; at least one is."""
     x, w, dy = (rng.integers(-4, 5, p.shape(t)).astype(dtype) for t in ("x", "w", "y"))
-    operands: dict[Op, Any] = {"fprop": x, "dgrad": dy}
+    operands: dict[Op, Any] = {"fprop": (x, w), "dgrad": (dy, w), "wgrad": (dy, x)}
     ops = [op for op in operands if pointwise(p, op, dtype)]
-    assert ops
+    assert ops and ("fprop" in ops) == ("wgrad" in ops)
     for op in ops:
-        expected = reference.run(p, op, operands[op], w)
+        a, b = operands[op]
+        expected = reference.run(p, op, a, b)
         for threads in (1, 3):
             with nc.num_threads(threads):
                 out = np.full(expected.shape, np.nan, dtype)
-                stencil.run(p, op, operands[op], w, out, Options())
+                stencil.run(p, op, a, b, out, Options())
                 np.testing.assert_array_equal(out, expected, err_msg=f"{op} {p}")
 
 
@@ -49,6 +50,7 @@ def test_sizes(size: tuple[int, int], dtype: Any, rng: np.random.Generator) -> N
     for channels, filters, groups in ((9, 1, 1), (16, 3, 1), (6, 16, 2), (2, 2, 1), (11, 88, 11)):
         check(ConvProblem.from_shapes((2, channels, *size), (filters, channels // groups, 1, 1), rank=2, groups=groups), rng, dtype)
     check(ConvProblem.from_shapes((1, 5, 3, *size), (2, 5, 1, 1, 1), rank=3), rng, dtype)
+    check(ConvProblem.from_shapes((40, 3, *size), (2, 3, 1, 1), rank=2), rng, dtype)  # more pieces than are added up by themselves
     check(ConvProblem.from_shapes((3, 70, size[1]), (1, 70, 1), rank=1), rng, dtype)
 
 
@@ -78,6 +80,10 @@ def test_values_that_are_not_finite(rng: np.random.Generator) -> None:
         out = np.full(p.shape("y"), 7, np.float32)
         stencil.run(p, "fprop", x, w, out, Options())
         np.testing.assert_array_equal(out, reference.run(p, "fprop", x, w))
+        if which is x:
+            grad, dy = np.full(p.shape("w"), 7, np.float32), np.ones(p.shape("y"), np.float32)
+            stencil.run(p, "wgrad", dy, x, grad, Options())
+            np.testing.assert_array_equal(grad, reference.run(p, "wgrad", dy, x))
         which.flat[4] = before
 
 
@@ -87,7 +93,7 @@ def test_where_they_are_used() -> None:
     def layer(filters: int, channels: int = 64, **options: Any) -> ConvProblem:
         return ConvProblem.from_shapes((1, channels, 388, 388), (filters, channels, 1, 1), rank=2, **options)
 
-    assert pointwise(layer(2), "fprop") and not pointwise(layer(2), "dgrad") and pointwise(layer(64, 2), "dgrad")
+    assert pointwise(layer(2), "fprop") and not pointwise(layer(2), "dgrad") and pointwise(layer(64, 2), "dgrad") and pointwise(layer(2), "wgrad")
     assert "→ stencil" in str(nc.explain((1, 64, 388, 388), (2, 64, 1, 1)))
     assert not pointwise(layer(9), "fprop") and not pointwise(layer(2, 300), "fprop")
     assert not pointwise(layer(2, padding=1), "fprop") and not pointwise(layer(2, stride=2), "fprop")

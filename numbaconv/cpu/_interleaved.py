@@ -22,7 +22,7 @@ from numbaconv.cpu._simd_stencil import prefetch
 from numbaconv.cpu.bias import activate
 from numbaconv.problem import ConvProblem
 
-MOST_ACROSS = 16  # taps of a row of the filter, whose multiply-adds are all written out
+MOST_ACROSS = 32  # taps of a row of the filter, whose multiply-adds are all written out
 MOST_TAPS = 256  # terms of an output's sum, which has one accumulator: rounding stays within 8 eps (tests/test_numerics.py)
 FAR = 4 << 20  # bytes of x and y from which on they are asked for ahead: 240 5×5 @28, 16 samples, 2.05 → 1.45 ms; in the caches 68 → 75 µs
 LARGEST = 16 << 10  # bytes of a plane; half of that where they are far: 96 7×7 @56, 16 samples, took 3.6 ms, slabs 3.1 (one sample 160 µs, 185)

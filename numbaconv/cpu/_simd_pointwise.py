@@ -1,4 +1,4 @@
-"""The vector code of `stencil`'s 1×1 filters: sums of some channels, added to those of others."""
+"""The vector code of `stencil`'s 1×1 filters: sums of some channels, added to those of others, and the sums of wgrad."""
 
 from __future__ import annotations
 
@@ -48,3 +48,32 @@ def add_channels(isa: Isa, dtype: np.dtype[Any], filters: int, channels: int) ->
         return v.any_strange(*v.choose(builder.icmp_signed(">", rest, I64(0)), some, none))
 
     return add_channels
+
+
+@functools.cache
+def add_products(isa: Isa, dtype: np.dtype[Any], filters: int, channels: int) -> Any:
+    """Return a compiled-code function (x, xi, plane, ahead, dy, yi, yk, sums, si, count) -> None.
+
+    For ``channels`` c, ``filters`` f and the lanes l of a vector sums[(c·F + f)·W + l] += Σ_i x[c·plane + i] · dy[f·yk + i] over i < count with
+    i mod W = l; it asks for the same of x ``ahead`` elements on.
+    """
+
+    @vector_code(isa, dtype, "x[] plane ahead dy[] yk sums[] count")
+    def add_products(v: Vectors, x, plane, ahead, dy, yk, sums, count):  # type: ignore[no-untyped-def]
+        builder, pairs = v.builder, list(itertools.product(range(channels), range(filters)))
+
+        def vector(k, totals, mask=None):  # type: ignore[no-untyped-def]
+            at = builder.mul(k, I64(v.width))
+            rows = [v.at(x, at, (c, plane)) for c in range(channels)]
+            for row in rows:
+                v.prefetch(v.at(row, ahead))
+            slopes, values = [v.load(v.at(dy, at, (f, yk)), mask=mask) for f in range(filters)], [v.load(row, mask=mask) for row in rows]
+            return [v.fma(values[c], slopes[f], total) for (c, f), total in zip(pairs, totals, strict=True)]
+
+        wholes, rest = builder.sdiv(count, I64(v.width)), builder.srem(count, I64(v.width))
+        totals = v.loop(wholes, [v.zero] * len(pairs), vector, perhaps=True)
+        totals = v.choose(builder.icmp_signed(">", rest, I64(0)), lambda: vector(wholes, totals, v.first(rest)), lambda: totals)
+        for n, total in enumerate(totals):
+            v.store(v.add(v.load(sums, n), total), sums, n)
+
+    return add_products

@@ -4,7 +4,8 @@ Depthwise and grouped layers, images, FIR filters. A block of outputs copies wha
 own, with strides and transposed strides split into phases (see `_blocks`), so that a tap is an offset and a vector load. A
 tile of rows × one vector of outputs then stays in registers over all taps, and a loaded vector feeds a tap of each row above it.
 The lanes of a vector are neighbouring outputs of a row, or, where rows are short or channels last, neighbouring channels.
-Planes of most depthwise layers and images need no such copy: `_rolls` and `_slabs` read them where they lie, as `_pointwise` does for 1×1 filters; `_interleaved` turns small ones.
+Most planes need no such copy: `_rolls` and `_slabs` read those of depthwise layers and images where they lie, as `_pointwise` does for
+1×1 filters; `_interleaved` turns small ones.
 dgrad is the fprop of the transposed problem.
 """
 
@@ -78,7 +79,8 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
     p = _forward(problem, op)
     if planes := _planes(p, op, dtype):
-        return (p.out_channels + planes.scratch * _parallel.get_num_threads()) * dtype.itemsize  # a bias, and factors
+        more = planes.parts * math.prod(p.shape("w")) if isinstance(planes, _pointwise.Pointwise) and op == "wgrad" else p.out_channels
+        return (more + planes.scratch * _parallel.get_num_threads()) * dtype.itemsize  # pieces of wgrad or a bias, and factors
     if found := _slabs.passes(p, op, dtype):
         if op != "wgrad":
             return p.out_channels * dtype.itemsize  # a bias
@@ -131,6 +133,8 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
 
 def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
     seconds = cost(problem, "wgrad", dw.dtype)
+    if isinstance(planes := _planes(problem, "wgrad", dw.dtype), _pointwise.Pointwise):
+        return _pointwise.run_wgrad(planes, dy, x, dw, seconds)
     if found := _slabs.passes(problem, "wgrad", dw.dtype):
         broken = _slabs_wgrad.run(found[0], problem, dy, x, dw, seconds)
     else:
@@ -312,16 +316,15 @@ def _far(p: ConvProblem, dtype: np.dtype[Any]) -> float:
 
 
 def _planes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _slabs.Planes | None:
-    """Return how p, of which fprop or dgrad is asked, is done in strips or interleaved, if it is; worked out once."""
+    """Return how p, of which ``op`` is asked, is done in strips, interleaved or by 1×1 filters, if it is; worked out once."""
     key = ("stencil planes", op, _isa.host().name, dtype)
     if key not in p.derived:
-        p.derived[key] = None if op == "wgrad" else _quickest(p, op, dtype)
+        pointwise = _pointwise.plan(p, op, _isa.host(), dtype)
+        p.derived[key] = pointwise if pointwise or op == "wgrad" else _quickest(p, op, dtype)
     return p.derived[key]
 
 
 def _quickest(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _slabs.Planes | None:
-    if pointwise := _pointwise.plan(p, op, _isa.host(), dtype):
-        return pointwise
     rolls, interleaved = _rolls.plan(p, op, _isa.host(), dtype), _interleaved.plan(p, _isa.host(), dtype)
     slabs = [] if rolls or not interleaved else _slabs.passes(p, op, dtype)
     if interleaved and (rolls or slabs):
