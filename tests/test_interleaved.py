@@ -11,8 +11,8 @@ from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _interleaved, _isa, _rolls, _slabs, stencil
-from numbaconv.problem import ConvProblem, Op, Options
+from numbaconv.cpu import _interleaved, _interleaved_wgrad, _isa, _rolls, _slabs, stencil
+from numbaconv.problem import OPS, ConvProblem, Op, Options
 
 FLOATS = [np.float32, np.float64]
 
@@ -24,22 +24,22 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_slabs, "passes", lambda *arguments: [])
 
 
-def planes(p: ConvProblem, op: Op, dtype: Any = np.float32) -> _interleaved.Interleaved | None:
+def planes(p: ConvProblem, op: Op, dtype: Any = np.float32) -> Any:
     """Return how an operation's planes are interleaved, or None."""
     found = stencil._planes(stencil._forward(p, op), op, np.dtype(dtype))
-    return found if isinstance(found, _interleaved.Interleaved) else None
+    return found if isinstance(found, (_interleaved.Interleaved, _interleaved_wgrad.Interleaved)) else None
 
 
-def check(p: ConvProblem, rng: np.random.Generator, dtype: Any, ops: tuple[Op, ...] = ("fprop", "dgrad")) -> None:
+def check(p: ConvProblem, rng: np.random.Generator, dtype: Any, ops: tuple[Op, ...] = OPS) -> None:
     """Compare small integers, whose sums are exact."""
     x, w, dy = (rng.integers(-4, 5, p.shape(t)).astype(dtype) for t in ("x", "w", "y"))
     for op in ops:
-        a = x if op == "fprop" else dy
-        expected = reference.run(p, op, a, w)
+        a, b = {"fprop": (x, w), "dgrad": (dy, w), "wgrad": (dy, x)}[op]
+        expected = reference.run(p, op, a, b)
         for threads in (1, 3):
             with nc.num_threads(threads):
                 out = np.full(expected.shape, np.nan, dtype)
-                stencil.run(p, op, a, w, out, Options())
+                stencil.run(p, op, a, b, out, Options())
                 np.testing.assert_array_equal(out, expected, err_msg=f"{op} {p}")
 
 
@@ -50,13 +50,14 @@ def test_every_instruction_set(name: str, dtype: Any, alone: None, rng: np.rando
     for taps, stride, pad in ((3, 1, 1), (5, 2, 2)):
         p = ConvProblem.from_shapes((2, 19, 7, 9), (19, 1, taps, taps), rank=2, stride=stride, padding=pad, groups=19)
         assert planes(p, "fprop", dtype) and bool(planes(p, "dgrad", dtype)) == (stride == 1)
-        check(p, rng, dtype, ("fprop", "dgrad") if stride == 1 else ("fprop",))
+        assert planes(p, "wgrad", dtype)
+        check(p, rng, dtype, OPS if stride == 1 else ("fprop", "wgrad"))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_random_problems(dtype: Any, alone: None, rng: np.random.Generator) -> None:
     """Dilations, unequal and negative paddings, flipped filters, batches, slices of volumes, lines; blocks of channels that overlap."""
-    counts = {"fprop": 0, "dgrad": 0}
+    counts = dict.fromkeys(OPS, 0)
     for _ in range(24):
         taps, stride, dilation = ([int(n) for n in rng.integers(1, most + 1, 2)] for most in (4, 2, 2))
         low, high = ([int(n) for n in rng.integers(-1, 3, 2)] for _ in range(2))
@@ -67,18 +68,33 @@ def test_random_problems(dtype: Any, alone: None, rng: np.random.Generator) -> N
         padding = ((0, 0), *zip(low, high, strict=True))
         p = ConvProblem.from_shapes(*shapes, rank=3, stride=(1, *stride), dilation=(1, *dilation), groups=groups, padding=padding)
         p = replace(p, flipped=bool(rng.integers(2)), derived={})
-        ops: tuple[Op, ...] = tuple(op for op in counts if planes(p, op, dtype))  # type: ignore[misc]
+        ops: tuple[Op, ...] = tuple(op for op in OPS if planes(p, op, dtype))
         check(p, rng, dtype, ops)
         for op in ops:
             counts[op] += 1
-    assert counts["fprop"] > 8 and counts["dgrad"] > 2, counts
+    assert counts["fprop"] > 8 and counts["dgrad"] > 2 and counts["wgrad"] > 4, counts
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_filters_of_signals(dtype: Any, alone: None, rng: np.random.Generator) -> None:
     """Channels of a signal, with more taps than there are registers, an even number too; more taps than samples."""
     for samples, taps, pad in ((249, 31, 15), (50, 32, 0), (9, 23, 12)):
-        check(ConvProblem.from_shapes((2, 18, samples), (18, 1, taps), rank=1, padding=pad, groups=18), rng, dtype)
+        check(ConvProblem.from_shapes((2, 18, samples), (18, 1, taps), rank=1, padding=pad, groups=18), rng, dtype, ("fprop", "dgrad"))
+
+
+@pytest.mark.parametrize("samples", [1, 3, 40])
+def test_sums_of_many_planes(samples: int, alone: None, rng: np.random.Generator) -> None:
+    """The weights' gradient of several samples, slices and bands of rows, by any number of threads; many samples are asked for ahead."""
+    for size, channels in (((7, 7), 403), ((40, 50), 33)):
+        p = ConvProblem.from_shapes((samples, channels, 2, *size), (channels, 1, 1, 3, 3), rank=3, padding=(0, 1, 1), groups=channels)
+        found = planes(p, "wgrad")
+        if found is None:  # large planes that are far
+            assert size[0] == 40 and samples == 40
+            continue
+        assert found.parts == min(2 * samples, -(-32 // -(-channels // _isa.host().width(np.dtype(np.float32))))) and found.tables[0][-1] == (
+            samples == 40
+        )
+        check(p, rng, np.float32, ("wgrad",))
 
 
 @pytest.mark.parametrize("samples", [1, 40])
@@ -117,6 +133,10 @@ def test_values_that_are_not_finite(alone: None, rng: np.random.Generator) -> No
             out = np.full(p.shape("y"), 7, np.float32)
             stencil.run(p, "fprop", x, w, out, Options())
             np.testing.assert_array_equal(out, reference.run(p, "fprop", x, w))
+            if which is x:
+                grad, dy = np.full(p.shape("w"), 7, np.float32), rng.integers(-3, 4, p.shape("y")).astype(np.float32)
+                stencil.run(p, "wgrad", dy, x, grad, Options())
+                np.testing.assert_array_equal(grad, reference.run(p, "wgrad", dy, x))
             which.flat[4] = before
 
 
@@ -131,5 +151,7 @@ def test_where_they_are_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None
         return planes(ConvProblem.from_shapes(*shapes, rank=2, padding=taps // 2, stride=stride, groups=channels), "fprop") is not None
 
     assert all(used(*case) for case in ((960, 7, 3), (1152, 7, 5), (768, 7, 7), (672, 14, 5, 2), (576, 14, 3, 2), (480, 14, 5), (384, 14, 7)))
+    shapes = (1, 960, 7, 7), (960, 1, 3, 3)
+    assert planes(ConvProblem.from_shapes(*shapes, rank=2, padding=1, groups=960), "wgrad")
     assert used(384, 14, 3) == (name == "avx2")
     assert not used(7, 7, 3) and not used(32, 112, 3) and not used(960, 7, 3, 1, 2)

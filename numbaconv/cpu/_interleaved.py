@@ -16,7 +16,6 @@ from numba import prange
 
 from numbaconv._jit import Kernel, inline
 from numbaconv.cpu import _isa
-from numbaconv.cpu._grid import reads
 from numbaconv.cpu._simd_interleaved import Row, deinterleave, interleave, row
 from numbaconv.cpu._simd_stencil import prefetch
 from numbaconv.cpu.bias import activate
@@ -46,32 +45,48 @@ class Interleaved(NamedTuple):
         return {"pass": 1, "turn": self.turned * size, "lane": self.multiplied * size}
 
 
-def plan(p: ConvProblem, isa: _isa.Isa, dtype: np.dtype[Any]) -> Interleaved | None:
-    """Return how fprop is done in interleaved planes, None if it can't be."""
-    far = math.prod(p.shape("x")) + math.prod(p.shape("y")) >= FAR // dtype.itemsize
-    if not _possible(p, width := isa.width(dtype), LARGEST // dtype.itemsize // (1 + far)):
+class Layout(NamedTuple):
+    """How a plane of x lies in lanes, and which of its rows are read."""
+
+    shape: Row
+    pitch: int  # vectors of a row
+    across: int  # outputs of a row, in whole pieces
+    places: Array  # of x's elements; those that no output reads go behind all rows
+    first: Array  # row of x, of each row of outputs and row of the filter,
+    there: Array  # and whether there is such a row
+
+
+def layout(p: ConvProblem, isa: _isa.Isa, dtype: np.dtype[Any]) -> Layout | None:
+    """Return how the planes of x are interleaved, None if they cannot be."""
+    if not _possible(p, width := isa.width(dtype), LARGEST // dtype.itemsize // (1 + is_far(p, dtype))):
         return None
-    (_, H, W), (Z, P, Q), (_, R, S) = p.input, p.output, p.filter
-    first = np.arange(P)[:, None] * p.stride[1] + [offset for _, offset in reads(p, 1)[0].taps]  # rows of x of each row of outputs
-    there = (first >= 0) & (first < H)
-    if not there.any(1).all():
-        return None
+    (_, H, W), (_, P, Q), S = p.input, p.output, p.filter[2]
+    first = np.arange(P)[:, None] * p.stride[1] + np.arange(p.filter[1]) * p.dilation[1] - p.low[1]
     outputs = min(isa.stencil_rows, key=lambda n: -(-Q // n) * (n + 2))
     shape, across = Row(outputs, S, p.stride[2], p.dilation[2]), -(-Q // outputs) * outputs
     pitch = (across - 1) * shape.stride + (S - 1) * shape.dilation + 1
-    column, spare = np.arange(W) + p.low[2], H * pitch  # the vector behind the rows takes what no output reads
-    places = np.where((column >= 0) & (column < pitch), np.arange(H)[:, None] * pitch + column, spare).reshape(-1)
+    column = np.arange(W) + p.low[2]
+    places = np.where((column >= 0) & (column < pitch), np.arange(H)[:, None] * pitch + column, H * pitch).reshape(-1)
+    places = np.append(places, np.full(-(H * W) % width, H * pitch)) * width
+    return Layout(shape, pitch, across, places, first, (first >= 0) & (first < H))
+
+
+def plan(p: ConvProblem, isa: _isa.Isa, dtype: np.dtype[Any]) -> Interleaved | None:
+    """Return how fprop is done in interleaved planes, None if it can't be."""
+    found = layout(p, isa, dtype)
+    if found is None or not found.there.any(1).all():
+        return None
+    (_, H, W), (Z, P, Q), (_, R, S), width, pitch = p.input, p.output, p.filter, isa.width(dtype), found.pitch
     taps = np.arange(R * S)[:: -1 if p.flipped else 1]
-    places, taps = (np.append(part, np.full(-part.size % width, end)) * width for part, end in ((places, spare), (taps, R * S)))
-    start, count = there.argmax(1), there.sum(1)
-    reading = np.stack([first[np.arange(P), start] * pitch * width, count, start * S * width], 1)
+    taps = np.append(taps, np.full(-(R * S) % width, R * S)) * width
+    start, count = found.there.argmax(1), found.there.sum(1)
+    reading = np.stack([found.first[np.arange(P), start] * pitch * width, count, start * S * width], 1)
     blocks = -(-p.groups // width)
-    geometry = (blocks, Z, p.groups, H * W, P * Q, Q, p.dilation[1] * pitch * width, R * S, (spare + 1) * width, far)
-    scratch = (spare + 1 + R * S + 1 + P * Q + max(outputs, width)) * width
-    tiles = p.batch * blocks * Z
-    turned, multiplied = (tiles * (H * W + P * Q) + p.batch * blocks * R * S) * width, tiles * width * across * S * int(count.sum())
-    tables = tuple(np.array(table, np.int64) for table in (geometry, places, taps, reading))
-    return Interleaved(shape, _kernel(isa, dtype, shape), tables, tiles, scratch, turned, multiplied)  # type: ignore[arg-type]
+    geometry = (blocks, Z, p.groups, H * W, P * Q, Q, p.dilation[1] * pitch * width, R * S, (H * pitch + 1) * width, is_far(p, dtype))
+    scratch, tiles = (H * pitch + 1 + R * S + 1 + P * Q + max(found.shape.outputs, width)) * width, p.batch * blocks * Z
+    turned, multiplied = (tiles * (H * W + P * Q) + p.batch * blocks * R * S) * width, tiles * width * found.across * S * int(count.sum())
+    tables = tuple(np.array(table, np.int64) for table in (geometry, found.places, taps, reading))
+    return Interleaved(found.shape, _kernel(isa, dtype, found.shape), tables, tiles, scratch, turned, multiplied)  # type: ignore[arg-type]
 
 
 def _possible(p: ConvProblem, width: int, largest: int) -> bool:
@@ -82,25 +97,44 @@ def _possible(p: ConvProblem, width: int, largest: int) -> bool:
     return planes and depthwise and small and 0 not in p.gemm_shape("fprop")
 
 
+def is_far(p: ConvProblem, dtype: np.dtype[Any]) -> bool:
+    """Return whether the caches do not hold what is read and written, so that it is asked for."""
+    return math.prod(p.shape("x")) + math.prod(p.shape("y")) >= FAR // dtype.itemsize
+
+
 @functools.cache
-def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Row) -> Kernel:
-    turn, turn_back, compute, lanes = interleave(isa, dtype), deinterleave(isa, dtype), row(isa, dtype, shape), isa.width(dtype)
-    zero, lowest, outputs, across = dtype.type(0), dtype.type(-np.inf), shape.outputs, shape.stride * lanes
-    soon, soon_written, line = prefetch(False), prefetch(True), 64 // dtype.itemsize
+def turner(isa: _isa.Isa, dtype: np.dtype[Any]) -> Any:
+    """Make the function that turns ``count`` elements of rows into lanes, each to its place."""
+    turn, lanes = interleave(isa, dtype), isa.width(dtype)
 
     @inline
     def turn_all(x, at, row, count, places, block, to):  # type: ignore[no-untyped-def]
         for i in range(0, count, lanes):
             turn(x, at + i, row, count - i, places, i, block, to)
 
+    return turn_all
+
+
+@functools.cache
+def asker(dtype: np.dtype[Any], write: bool) -> Any:
+    """Make the function that asks for some of the planes of x, and of y to be read or written."""
+    soon, soon_too, line = prefetch(False), prefetch(write), 64 // dtype.itemsize
+
     @inline
-    def ask(x, ahead, x_row, x_count, y, at, y_row, y_count, start, stop):  # type: ignore[no-untyped-def]
-        # For some of the planes that are read next, and that are written soon.
+    def ask(x, at_x, x_row, x_count, y, at_y, y_row, y_count, start, stop):  # type: ignore[no-untyped-def]
         for r in range(start, stop):
             for i in range(0, x_count, line):
-                soon(x, ahead + r * x_row + i)
+                soon(x, at_x + r * x_row + i)
             for i in range(0, y_count, line):
-                soon_written(y, at + r * y_row + i)
+                soon_too(y, at_y + r * y_row + i)
+
+    return ask
+
+
+@functools.cache
+def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Row) -> Kernel:
+    turn_all, ask, turn_back, compute = turner(isa, dtype), asker(dtype, True), deinterleave(isa, dtype), row(isa, dtype, shape)
+    zero, lowest, outputs, lanes, across = dtype.type(0), dtype.type(-np.inf), shape.outputs, isa.width(dtype), shape.stride * isa.width(dtype)
 
     def interleaved(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, places, taps, reading):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,k,z,p,q] = Σ_r Σ_s w[k,r,s] · x[n,k,z,p·stride + r·dilation − low,q·stride + s·dilation − low].

@@ -1,8 +1,9 @@
-"""The vector code of `stencil`'s interleaved planes: the turning of planes into lanes and back, and rows of outputs over all taps."""
+"""The vector code of `stencil`'s interleaved planes: they are turned into lanes and back; rows of outputs over all taps; the sums of wgrad."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,13 +63,10 @@ def row(isa: Isa, dtype: np.dtype[Any], shape: Row) -> Any:
         def taps(r, sums):  # type: ignore[no-untyped-def]
             here, factors, sums = v.at(x, (r, xstep)), v.at(w, (r, shape.taps * v.width)), list(sums)
             weights = [v.load(factors, s) for s in range(shape.taps)]
-            for column in range((shape.outputs - 1) * shape.stride + (shape.taps - 1) * shape.dilation + 1):
-                met = [(o, column - o * shape.stride) for o in range(shape.outputs)]
-                met = [(o, at // shape.dilation) for o, at in met if at % shape.dilation == 0 and 0 <= at // shape.dilation < shape.taps]
-                if met:
-                    values = v.load(here, column)
-                    for o, s in met:
-                        sums[o] = v.fma(weights[s], values, sums[o])
+            for column, met in _columns(shape):
+                values = v.load(here, column)
+                for o, s in met:
+                    sums[o] = v.fma(weights[s], values, sums[o])
             return sums
 
         sums, lowest, strange = v.loop(count, [v.load(bias)] * shape.outputs, taps), v.splat(least), v.zero
@@ -78,3 +76,42 @@ def row(isa: Isa, dtype: np.dtype[Any], shape: Row) -> Any:
         return v.any_strange(strange)
 
     return row
+
+
+@functools.cache
+def dots(isa: Isa, dtype: np.dtype[Any], shape: Row) -> Any:
+    """Return a compiled-code function (x, xi, xstep, dy, yi, ystep, count, sums, si) -> None.
+
+    For the taps s of a row of the filter it adds Σ_p Σ_o dy[p·ystep + o] · x[p·xstep + o·stride + s·dilation] over ``count`` ≥ 1 rows p and the
+    outputs o of a piece of a row to the vector sums[s]: indices are vectors behind xi, yi and si, steps elements.
+    """
+    registers = 32 if isa.stencil_rows[0] > 7 else 16
+    sets = max(1, min(-(-8 // shape.taps), (registers - 1 - shape.outputs) // shape.taps))  # sums of a tap, so that none waits for the one before
+
+    @vector_code(isa, dtype, "x[] xstep dy[] ystep count sums[]")
+    def dots(v: Vectors, x, xstep, dy, ystep, count, sums):  # type: ignore[no-untyped-def]
+        def line(p, totals):  # type: ignore[no-untyped-def]
+            here, there, totals = v.at(x, (p, xstep)), v.at(dy, (p, ystep)), list(totals)
+            slopes = [v.load(there, o) for o in range(shape.outputs)]
+            for column, met in _columns(shape):
+                values = v.load(here, column)
+                for o, s in met:
+                    at = s * sets + o % sets
+                    totals[at] = v.fma(slopes[o], values, totals[at])
+            return totals
+
+        totals = v.loop(count, [v.zero] * (shape.taps * sets), line)
+        for s in range(shape.taps):
+            value = functools.reduce(v.add, totals[s * sets : (s + 1) * sets])
+            v.store(v.add(v.load(sums, s), value), sums, s)
+
+    return dots
+
+
+def _columns(shape: Row) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Yield the columns of x that outputs o meet with taps s, each with its pairs (o, s)."""
+    for column in range((shape.outputs - 1) * shape.stride + (shape.taps - 1) * shape.dilation + 1):
+        met = [(o, column - o * shape.stride) for o in range(shape.outputs)]
+        met = [(o, at // shape.dilation) for o, at in met if at % shape.dilation == 0 and 0 <= at // shape.dilation < shape.taps]
+        if met:
+            yield column, met

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,15 +17,13 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel
-from numbaconv.cpu import _isa, _parallel
+from numbaconv.cpu import _isa
 from numbaconv.cpu._grid import Reads, reads
-from numbaconv.cpu._interleaved import Interleaved
-from numbaconv.cpu._pointwise import Pointwise
-from numbaconv.cpu._rolls import MOST_TAPS, Rolls
+from numbaconv.cpu._rolls import MOST_TAPS
 from numbaconv.cpu._simd_slab import Slab, slab
 from numbaconv.cpu._simd_stencil import prefetch
-from numbaconv.cpu.bias import CODES, activate
-from numbaconv.problem import ConvProblem, Op, Options
+from numbaconv.cpu.bias import activate
+from numbaconv.problem import ConvProblem, Op
 
 MOST_ROWS = 7  # of a filter: their factors stay in registers
 MOST_SUMS = 1024  # of wgrad: vectors that stay in L2
@@ -40,7 +37,6 @@ LARGEST = 16 << 20  # bytes of a plane of outputs that are asked for: 4096² flo
 TOGETHER = 8  # large planes that are read at a time: of more a core reads none ahead, 64 of 388² took 2.1 ms, not 4.6
 STRIPS, LONG_STRIPS = 16, 64  # slabs of a column in a tile; of large planes that are read some at a time
 Array = np.ndarray[Any, Any]
-Planes = Rolls | Interleaved | Pointwise
 
 
 class Pass(NamedTuple):
@@ -217,29 +213,6 @@ def pieces(part: Pass, p: ConvProblem) -> int:
     """Return into how many pieces wgrad's sum is cut: as many as keep SPLITS tiles busy, whoever computes them."""
     units, blocks = p.batch * p.output[0] * len(part.bands), p.out_channels // part.shape.channels
     return max(1, min(units, -(-SPLITS // blocks)))
-
-
-def run(found: list[Pass] | list[Planes], x: Array, w: Array, y: Array, options: Options, seconds: float) -> bool:
-    """Overwrite all of y, and return whether a sum is not finite."""
-    bias = np.zeros(y.shape[1], y.dtype) if options.bias is None else options.bias
-    broken = np.zeros(1, np.int8)
-    given = (x.reshape(-1), w.reshape(-1), y.reshape(-1), bias, CODES[options.activation], broken)
-    for part in found:
-        _parallel.run(part.kernel, part.tiles, (part.scratch, y.dtype), (*given, *part.tables), seconds / len(found))
-    return bool(broken[0])
-
-
-def bind(part: Pass | Planes, p: ConvProblem, dtype: np.dtype[Any], seconds: float) -> Callable[[Array, Array, Array], bool]:
-    """Return `run` of one pass, without bias and activation, with everything looked up."""
-    kernel, tiles, tables = part.kernel, part.tiles, part.tables
-    scratch, bias = (part.scratch, dtype), np.zeros(p.out_channels, dtype)
-
-    def run(x: Array, w: Array, y: Array) -> bool:
-        broken = np.zeros(1, np.int8)
-        _parallel.run(kernel, tiles, scratch, (x.ravel(), w.ravel(), y.ravel(), bias, 0, broken, *tables), seconds)
-        return bool(broken[0])
-
-    return run
 
 
 @functools.cache

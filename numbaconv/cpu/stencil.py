@@ -19,7 +19,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline
-from numbaconv.cpu import _interleaved, _isa, _parallel, _pointwise, _rolls, _seconds, _simd_stencil, _slabs, _slabs_wgrad, direct
+from numbaconv.cpu import _interleaved_wgrad, _isa, _parallel, _pointwise, _seconds, _simd_stencil, _slabs, _slabs_wgrad, _ways, direct
 from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._grid import reads_zeros
 from numbaconv.cpu._stencil_moves import channel_copier, channel_storer, clear, copier, storer
@@ -79,7 +79,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
     p = _forward(problem, op)
     if planes := _planes(p, op, dtype):
-        more = planes.parts * math.prod(p.shape("w")) if isinstance(planes, _pointwise.Pointwise) and op == "wgrad" else p.out_channels
+        more = getattr(planes, "parts", 0) * math.prod(p.shape("w")) if op == "wgrad" else p.out_channels
         return (more + planes.scratch * _parallel.get_num_threads()) * dtype.itemsize  # pieces of wgrad or a bias, and factors
     if found := _slabs.passes(p, op, dtype):
         if op != "wgrad":
@@ -99,7 +99,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         return _run_wgrad(problem, a, b, out)
     p, seconds, found = _ready(problem, op, out.dtype)
     if found:
-        if _slabs.run(found, a, b, out, options, seconds) and not np.isfinite(b).all():
+        if _ways.run(found, a, b, out, options, seconds) and not np.isfinite(b).all():
             direct.run(problem, op, a, b, out, options)  # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right
         return None
     if reads_zeros(p) and not np.isfinite(b).all():
@@ -120,7 +120,7 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
     p, seconds, found = _ready(problem, op, dtype) if op != "wgrad" else (problem, 0.0, [])
     if len(found) != 1 or seconds > _parallel.BATCH_SECONDS:
         return None
-    call, isa = _slabs.bind(found[0], p, dtype, seconds), _isa.host()
+    call, isa = _ways.bind(found[0], p, dtype, seconds), _isa.host()
 
     def bound(a: Array, b: Array, out: Array) -> None:
         if isa is not _isa.host():
@@ -133,9 +133,12 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
 
 def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
     seconds = cost(problem, "wgrad", dw.dtype)
-    if isinstance(planes := _planes(problem, "wgrad", dw.dtype), _pointwise.Pointwise):
+    planes = _planes(problem, "wgrad", dw.dtype)
+    if isinstance(planes, _pointwise.Pointwise):
         return _pointwise.run_wgrad(planes, dy, x, dw, seconds)
-    if found := _slabs.passes(problem, "wgrad", dw.dtype):
+    if isinstance(planes, _interleaved_wgrad.Interleaved):
+        broken = _interleaved_wgrad.run(planes, dy, x, dw, seconds)
+    elif found := _slabs.passes(problem, "wgrad", dw.dtype):
         broken = _slabs_wgrad.run(found[0], problem, dy, x, dw, seconds)
     else:
         broken = _wgrad_in_blocks(problem, dy, x, dw.reshape(-1), seconds)
@@ -315,29 +318,19 @@ def _far(p: ConvProblem, dtype: np.dtype[Any]) -> float:
     return max(0, bytes_ - CACHED) / 4 if p.out_channels >= MANY * p.groups else 0
 
 
-def _planes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _slabs.Planes | None:
+def _planes(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _ways.Planes | None:
     """Return how p, of which ``op`` is asked, is done in strips, interleaved or by 1×1 filters, if it is; worked out once."""
     key = ("stencil planes", op, _isa.host().name, dtype)
     if key not in p.derived:
-        pointwise = _pointwise.plan(p, op, _isa.host(), dtype)
-        p.derived[key] = pointwise if pointwise or op == "wgrad" else _quickest(p, op, dtype)
+        p.derived[key] = _ways.choose(p, op, dtype, _seconds_of)
     return p.derived[key]
-
-
-def _quickest(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> _slabs.Planes | None:
-    rolls, interleaved = _rolls.plan(p, op, _isa.host(), dtype), _interleaved.plan(p, _isa.host(), dtype)
-    slabs = [] if rolls or not interleaved else _slabs.passes(p, op, dtype)
-    if interleaved and (rolls or slabs):
-        other = rolls.work(p, dtype) if rolls else _slabs.work(slabs, p, op, dtype)
-        return interleaved if _seconds_of(interleaved.work(p, dtype)) < _seconds_of(other) else rolls
-    return interleaved or rolls
 
 
 def _seconds_of(counts: dict[str, float]) -> float:
     return sum(SECONDS[name] * count for name, count in counts.items())
 
 
-def _ready(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[ConvProblem, float, list[_slabs.Pass] | list[_slabs.Planes]]:
+def _ready(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[ConvProblem, float, list[_slabs.Pass] | list[_ways.Planes]]:
     """Return the problem whose input is copied, the seconds it takes, and the passes of its quick way, or its planes; worked out once."""
     key = ("stencil ready", op, _isa.host().name, dtype)
     if key not in problem.derived:
