@@ -35,6 +35,7 @@ import numbaconv as nc  # noqa: E402
 from benchmarks.alternate import duration, geometric_mean, markdown  # noqa: E402
 from benchmarks.cases import OPS, Layer, layer, random  # noqa: E402
 from benchmarks.networks import LAYERS  # noqa: E402
+from numbaconv.problem import LAYOUTS  # noqa: E402
 from numbaconv.recipe import OPERATIONS  # noqa: E402
 
 # What the bars are about: large dense layers, depthwise, FIR and images, long filters.
@@ -136,11 +137,15 @@ def our_calls(case: Layer, op: str, a: Any, b: Any, bias: Any, precision: str) -
     yield "numbaconv NCHW", lambda: case.call(op, a, b, **how)
     if op == "forward":
         yield f"numbaconv NCHW{BIASED}", lambda: case.call(op, a, b, bias=bias, **how)
-    if case.rank == 2:
+    if case.rank > 1:
+        layout = LAYOUTS[case.rank][1]
         swap = {"forward": (True, False), "grad_input": (True, False), "grad_weight": (True, True)}[op]
         first, second = (np_or_cp(t).ascontiguousarray(np_or_cp(t).moveaxis(t, 1, -1)) if s else t for t, s in zip((a, b), swap, strict=True))
         last = Layer((case.x_shape[0], *case.x_shape[2:], case.x_shape[1]), case.w_shape, case.options, case.transposed)
-        yield "numbaconv NHWC", lambda: last.call(op, first, second, layout="NHWC", **how)
+        yield "numbaconv NHWC", lambda: last.call(op, first, second, layout=layout, **how)
+        if op == "forward":  # packed beforehand, as PyTorch's weights are in that memory format
+            weights = nc.prepare(second, first.shape, layout=layout, transposed=case.transposed, **last.options, **how)
+            yield "numbaconv NHWC, prepared", lambda: last.call(op, first, weights, layout=layout, **how)
 
 
 def patterns(array: Any) -> Any:
