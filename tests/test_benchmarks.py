@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import benchmarks
-from benchmarks import activations, calibrate, compare, gpu_check, jit, memory, overhead, roofline, threads
+from benchmarks import activations, calibrate, choice, compare, gpu_check, jit, memory, overhead, roofline, threads
 from benchmarks.cases import OPS, Array, Layer, layer
 from benchmarks.networks import LAYERS
 from numbaconv import tuning
@@ -238,6 +238,15 @@ def test_calibrate_prints_seconds(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     calibrate.main(["--seconds", "0"])
     printed = capsys.readouterr().out
     assert all(f'{name}: "call": ' in printed for name in room("cpu")) and "now: chosen within 10 %" in printed
+
+
+def test_choice_times_every_algorithm_that_might_be_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    choice.main(["--suite", "convnext_t", "--match", "none", "--seconds", "0"])
+    choice.main(["--suite", "mobilenetv2", "--match", "960→960", "--ops", "grad_weight", "--seconds", "0"])
+    printed = capsys.readouterr().out
+    assert "| mobilenetv2, grad_weight | 1 |" in printed and "within 10 %" in printed
+    chosen, found = choice.times(layer("2→3 3×3 @5"), "forward", "float32", 0)
+    assert chosen in found and len(found) > 1
 
 
 def test_gpu_check_measures_and_writes_its_file(tmp_path, monkeypatch, capsys):
