@@ -11,7 +11,7 @@ from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _interleaved, _interleaved_wgrad, _isa, _rolls, _slabs, stencil
+from numbaconv.cpu import _interleaved, _interleaved_wgrad, _isa, _rolls, _slabs, direct, stencil
 from numbaconv.problem import OPS, ConvProblem, Op, Options
 
 FLOATS = [np.float32, np.float64]
@@ -155,3 +155,35 @@ def test_where_they_are_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert planes(ConvProblem.from_shapes(*shapes, rank=2, padding=1, groups=960), "wgrad")
     assert used(384, 14, 3) == (name == "avx2")
     assert not used(7, 7, 3) and not used(32, 112, 3) and not used(960, 7, 3, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["avx512", "avx2"])
+def test_rounding(name: str, alone: None, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of positive terms are within 8 eps of the exact ones: with as many taps as are done this way, and long rows."""
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
+    for shapes, options in (
+        (((1, 48, 60, 60), (48, 1, 12, 12)), {"padding": 6}), (((1, 120, 4096), (120, 1, 5)), {"padding": 2}), (((1, 120, 4096), (120, 1, 8)), {}),
+        (((1, 120, 4096), (120, 1, 2)), {"dilation": 9}), (((9, 32, 56, 56), (32, 1, 3, 3)), {"padding": 1}),
+    ):  # fmt: skip
+        p = ConvProblem.from_shapes(*shapes, rank=len(shapes[0]) - 2, groups=shapes[0][1], **options)
+        x, w, dy = (rng.random(p.shape(t), dtype=np.float32) for t in "xwy")
+        operands: dict[Op, Any] = {"fprop": (x, w), "wgrad": (dy, x)}
+        for op, (a, b) in operands.items():
+            if not planes(p, op):
+                continue
+            exact, out = np.empty(p.shape("y" if op == "fprop" else "w")), np.full(p.shape("y" if op == "fprop" else "w"), np.nan, np.float32)
+            direct.run(p, op, a.astype(float), b.astype(float), exact, Options())
+            stencil.run(p, op, a, b, out, Options())
+            assert np.max(np.abs(out - exact) / exact) <= 8 * np.finfo(np.float32).eps, (op, shapes)
+
+
+def test_distant_taps_are_left_to_others(rng: np.random.Generator) -> None:
+    """Rows whose taps or outputs are far apart would be mostly zeros."""
+    x, w = rng.standard_normal((1, 40, 5, 5)), rng.standard_normal((40, 1, 3, 3))
+    for far in (10, 300, 10**9):
+        y = nc.conv2d(x, w, padding=far, dilation=far, groups=40)
+        np.testing.assert_allclose(y[..., 2, 2], (x * w[:, 0, 1, 1, None, None])[..., 2, 2])
+        assert nc.conv2d_grad_weight(x, y, w.shape, padding=far, dilation=far, groups=40).shape == w.shape
+        nc.conv2d(x, w, stride=far, groups=40)
+    for axis in ((1, 10**9), (10**9, 1)):
+        nc.conv2d(x, w, padding=tuple(axis), dilation=axis, groups=40)

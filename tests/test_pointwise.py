@@ -10,7 +10,7 @@ from scipy.special import expit
 
 import numbaconv as nc
 from numbaconv import reference
-from numbaconv.cpu import _isa, _pointwise, stencil
+from numbaconv.cpu import _isa, _pointwise, direct, stencil
 from numbaconv.problem import ConvProblem, Op, Options
 
 FLOATS = [np.float32, np.float64]
@@ -95,5 +95,19 @@ def test_where_they_are_used() -> None:
 
     assert pointwise(layer(2), "fprop") and not pointwise(layer(2), "dgrad") and pointwise(layer(64, 2), "dgrad") and pointwise(layer(2), "wgrad")
     assert "→ stencil" in str(nc.explain((1, 64, 388, 388), (2, 64, 1, 1)))
-    assert not pointwise(layer(9), "fprop") and not pointwise(layer(2, 300), "fprop")
+    assert not pointwise(layer(9), "fprop") and not pointwise(layer(2, 3000), "fprop")
     assert not pointwise(layer(2, padding=1), "fprop") and not pointwise(layer(2, stride=2), "fprop")
+
+
+@pytest.mark.parametrize("channels", [129, 148, 256, 700])
+def test_rounding(channels: int, rng: np.random.Generator) -> None:
+    """Sums of positive terms are within 8 eps of the exact ones, of as many channels as are done this way."""
+    p = ConvProblem.from_shapes((1, channels, 250, 250), (1, channels, 1, 1), rank=2)
+    x, w, dy = (rng.random(p.shape(t), dtype=np.float32) for t in "xwy")
+    operands: dict[Op, Any] = {"fprop": (x, w), "wgrad": (dy, x)}
+    for op, (a, b) in operands.items():
+        assert pointwise(p, op)
+        exact, out = np.empty(p.shape("y" if op == "fprop" else "w")), np.full(p.shape("y" if op == "fprop" else "w"), np.nan, np.float32)
+        direct.run(p, op, a.astype(float), b.astype(float), exact, Options())
+        stencil.run(p, op, a, b, out, Options())
+        assert np.max(np.abs(out - exact) / exact) <= 8 * np.finfo(np.float32).eps

@@ -18,11 +18,12 @@ from numbaconv._jit import Kernel, inline
 from numbaconv.cpu import _isa
 from numbaconv.cpu._simd_interleaved import Row, deinterleave, interleave, row
 from numbaconv.cpu._simd_stencil import prefetch
+from numbaconv.cpu._sum import TERMS
 from numbaconv.cpu.bias import activate
 from numbaconv.problem import ConvProblem
 
 MOST_ACROSS = 32  # taps of a row of the filter, whose multiply-adds are all written out
-MOST_TAPS = 256  # terms of an output's sum, which has one accumulator: rounding stays within 8 eps (tests/test_numerics.py)
+WIDEST = 4  # times the elements of a plane that its rows with their zeros may be: steps between taps and outputs make them long
 FAR = 4 << 20  # bytes of x and y from which on they are asked for ahead: 240 5×5 @28, 16 samples, 2.05 → 1.45 ms; in the caches 68 → 75 µs
 LARGEST = 16 << 10  # bytes of a plane; half of that where they are far: 96 7×7 @56, 16 samples, took 3.6 ms, slabs 3.1 (one sample 160 µs, 185)
 Array = np.ndarray[Any, Any]
@@ -58,13 +59,16 @@ class Layout(NamedTuple):
 
 def layout(p: ConvProblem, isa: _isa.Isa, dtype: np.dtype[Any]) -> Layout | None:
     """Return how the planes of x are interleaved, None if they cannot be."""
-    if not _possible(p, width := isa.width(dtype), LARGEST // dtype.itemsize // (1 + is_far(p, dtype))):
+    largest = LARGEST // dtype.itemsize // (1 + is_far(p, dtype))
+    if not _possible(p, width := isa.width(dtype), largest):
         return None
     (_, H, W), (_, P, Q), S = p.input, p.output, p.filter[2]
-    first = np.arange(P)[:, None] * p.stride[1] + np.arange(p.filter[1]) * p.dilation[1] - p.low[1]
     outputs = min(isa.stencil_rows, key=lambda n: -(-Q // n) * (n + 2))
     shape, across = Row(outputs, S, p.stride[2], p.dilation[2]), -(-Q // outputs) * outputs
     pitch = (across - 1) * shape.stride + (S - 1) * shape.dilation + 1
+    if max(H, p.dilation[1]) * pitch > WIDEST * largest:
+        return None
+    first = np.arange(P)[:, None] * p.stride[1] + np.arange(p.filter[1]) * p.dilation[1] - p.low[1]
     column = np.arange(W) + p.low[2]
     places = np.where((column >= 0) & (column < pitch), np.arange(H)[:, None] * pitch + column, H * pitch).reshape(-1)
     places = np.append(places, np.full(-(H * W) % width, H * pitch)) * width
@@ -93,7 +97,7 @@ def _possible(p: ConvProblem, width: int, largest: int) -> bool:
     (T, R, S), one = p.filter, (1, 1, 1)
     planes = T == p.stride[0] == 1 and p.input_dilation == one and p.low[0] == 0 and p.output[0] == p.input[0] and not p.channels_last
     depthwise = p.in_channels == p.groups == p.out_channels >= width
-    small = max(math.prod(part[1:]) for part in (p.input, p.output)) <= largest and S <= MOST_ACROSS and R * S <= MOST_TAPS
+    small = max(math.prod(part[1:]) for part in (p.input, p.output)) <= largest and S <= MOST_ACROSS and R * S <= TERMS
     return planes and depthwise and small and 0 not in p.gemm_shape("fprop")
 
 

@@ -11,12 +11,12 @@ from numba import prange
 from numbaconv._jit import Kernel, unsigned
 from numbaconv.cpu import _isa, _parallel
 from numbaconv.cpu._interleaved import asker, is_far, layout, turner
-from numbaconv.cpu._simd_interleaved import Row, deinterleave, dots
+from numbaconv.cpu._simd_interleaved import Row, deinterleave, dots, sums_of_a_tap
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.problem import ConvProblem
 
 MOST_ACROSS = 8  # taps of a row of the filter, whose sums stay in registers
-CHUNK = 256  # terms summed in one accumulator
+CHUNK, CHUNKS = 64, 32  # terms summed in one register, and such sums in one place; these are added pairwise
 L1_BYTES = 32 << 10  # of rows of x and dy that all rows of taps pass over
 SPLITS = 32  # pieces of a sum where there are too few channels to share
 Array = np.ndarray[Any, Any]
@@ -50,8 +50,9 @@ def plan(p: ConvProblem, isa: _isa.Isa, dtype: np.dtype[Any]) -> Interleaved | N
     reading = np.stack([low, low + count, found.first[0] * found.pitch * width], 1)
     at = np.append((np.arange(P)[:, None] * found.across + np.arange(Q)).reshape(-1), np.full(-(P * Q) % width, P * found.across)) * width
     blocks, line = -(-p.groups // width), (p.stride[1] * found.pitch + found.across) * isa.vector_bytes
-    most = max(1, min(CHUNK // Q, L1_BYTES // line))
+    most = max(1, min(CHUNK * sums_of_a_tap(isa, found.shape) // found.shape.outputs, L1_BYTES // line))
     parts = min(planes, -(-SPLITS // blocks))
+    units = -(-planes // parts) * -(-P // most) * (found.across // found.shape.outputs)
     slopes = (H * found.pitch + 1) * width
     sums = slopes + (P * found.across + 1) * width
     size = -(-R * S // width) * width * width  # squares of vectors
@@ -60,7 +61,7 @@ def plan(p: ConvProblem, isa: _isa.Isa, dtype: np.dtype[Any]) -> Interleaved | N
     turned = planes * blocks * (H * W + P * Q) * width + parts * blocks * size
     tables = tuple(np.array(table, np.int64) for table in (geometry, found.places, at, reading))
     return Interleaved(
-        _kernel(isa, dtype, found.shape), tables, blocks * parts, parts, sums + size * levels(-(-planes // parts), 1), turned,
+        _kernel(isa, dtype, found.shape), tables, blocks * parts, parts, sums + size * levels(units, CHUNKS), turned,
         planes * blocks * width * found.across * S * int(count.sum()),
     )  # fmt: skip
 
@@ -81,8 +82,8 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Row) -> Kernel:
 
     def wgrad(first, last, workers, scratch, dy, x, parts, geometry, places, slope_places, reading):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: dw[k,r,s] = Σ_n Σ_z Σ_p Σ_q dy[n,k,z,p,q] · x[n,k,z,p·stride + r·dilation − low,q·stride + s·dilation − low].
-        # THE SCHEDULE: a tile is a vector of channels, the last of which overlap those before, over some of their planes, whose sums are added
-        # pairwise; all rows of taps, one after the other in registers, pass over some rows of a plane, which stay in L1.
+        # THE SCHEDULE: a tile is a vector of channels, the last of which overlap those before, over some of their planes; all rows of taps, one
+        # after the other in registers, pass over a piece of some rows, which stays in L1.
         Z, K, plane, results, P, Q, pitch, pitch_y = (geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6],
                                                       geometry[7])  # fmt: skip
         slopes, start, volume, size_row, planes, most, stride, count_parts, far = (geometry[8], geometry[9], geometry[10], geometry[11], geometry[12],
@@ -96,7 +97,7 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Row) -> Kernel:
                 k, part = min(tile // count_parts * lanes, K - lanes), tile % count_parts
                 for i in range(size):
                     sums[unsigned(i)] = zero
-                begin, end = planes * part // count_parts, planes * (part + 1) // count_parts
+                begin, end, used, chunks = planes * part // count_parts, planes * (part + 1) // count_parts, 0, 0
                 for unit in range(begin, end):
                     at = (unit // Z * K + k) * Z + unit % Z
                     turn_all(x, at * plane, Z * plane, plane, places, block, 0)
@@ -106,15 +107,17 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Row) -> Kernel:
                         if far:
                             now, then = lanes * p // P, lanes * min(P, p + most) // P
                             ask(x, after * plane, Z * plane, plane, dy, after * results, Z * results, results, now, then)
-                        for r in range(len(reading)):
-                            top = max(p, reading[r, 0])
-                            count, row = min(p + most, reading[r, 1]) - top, reading[r, 2] + top * stride * pitch
-                            for q in range(0, Q if count > 0 else 0, outputs):
-                                add_row(block, row + q * across, stride * pitch, block, slopes + top * pitch_y + q * lanes, pitch_y, count,
-                                        sums, r * size_row)  # fmt: skip
-                    if unit + 1 < end:
-                        carry(sums, size, size, unit - begin)
-                total(sums, size, size, end - begin - 1)
+                        for q in range(0, Q, outputs):
+                            if used == CHUNKS:
+                                carry(sums, size, size, chunks)
+                                used, chunks = 0, chunks + 1
+                            used += 1
+                            for r in range(len(reading)):
+                                top = max(p, reading[r, 0])
+                                count, row = min(p + most, reading[r, 1]) - top, reading[r, 2] + top * stride * pitch + q * across
+                                if count > 0:
+                                    add_row(block, row, stride * pitch, block, slopes + top * pitch_y + q * lanes, pitch_y, count, sums, r * size_row)
+                total(sums, size, size, chunks)
                 for i in range(0, volume, lanes):
                     turn_back(sums, i * lanes, parts, (part * K + k) * volume + i, volume, volume - i)
 

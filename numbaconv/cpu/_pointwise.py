@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import prange
 
-from numbaconv._jit import Kernel, unsigned
+from numbaconv._jit import Kernel, inline, unsigned
 from numbaconv.cpu import _isa, _parallel
 from numbaconv.cpu._simd_pointwise import add_channels, add_products
 from numbaconv.cpu._simd_slab import lane_sums
@@ -25,7 +25,7 @@ MOST_FILTERS = 8  # of a group
 TOGETHER, FACTORS = 8, 16  # channels that are added at a time, and vectors of factors that stay in registers
 PIECE = 1024  # elements of a plane, so that those of the channels that come next are in L1, too
 CHUNK, SPLITS = 64, 32  # terms of wgrad's sums in a lane, and parts of them where there are too few groups to share
-MOST_CHANNELS = 256  # terms of an output's sum, which has one accumulator: rounding stays within 8 eps (tests/test_numerics.py)
+MOST_CHANNELS, CHANNELS = 2048, 128  # of a group; and of one accumulator: of more they have another, which is added at the end
 Array = np.ndarray[Any, Any]
 
 
@@ -61,7 +61,8 @@ def plan(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> Pointwi
         return Pointwise(_wgrad(isa, dtype, filters, together), (geometry,), p.groups * parts, together, parts, scratch)
     wk, wc = (1, filters) if op == "dgrad" else (channels, 1)
     geometry = np.array((pieces, p.groups, channels, plane, wk, wc), np.int64)
-    return Pointwise(_kernel(isa, dtype, filters, together), (geometry,), p.batch * p.groups * pieces, together)
+    scratch = filters * PIECE if channels > CHANNELS else 0
+    return Pointwise(_kernel(isa, dtype, filters, together), (geometry,), p.batch * p.groups * pieces, together, scratch=scratch)
 
 
 def run_wgrad(found: Pointwise, dy: Array, x: Array, dw: Array, seconds: float) -> None:
@@ -75,32 +76,50 @@ def run_wgrad(found: Pointwise, dy: Array, x: Array, dw: Array, seconds: float) 
 def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], filters: int, together: int) -> Kernel:
     some, one, zero, lowest = add_channels(isa, dtype, filters, together), add_channels(isa, dtype, filters, 1), dtype.type(0), dtype.type(-np.inf)
 
+    @inline
+    def add_chunk(x, at_x, plane, channels, first, last, w, at_w, wk, wc, y, at_y, row, bias, k, add, least, count):  # type: ignore[no-untyped-def]
+        # Channels first … last − 1; the next piece of the first channel is read after the last of all.
+        c = first
+        while c < last:
+            taken = together if last - c >= together else 1
+            here, factors, ahead = at_x + c * plane, at_w + c * wc, taken * plane if c + taken < channels else count - c * plane
+            floor = least if c + taken == last else lowest
+            if taken == together:
+                some(x, here, plane, ahead, w, factors, wk, wc, y, at_y, row, bias, k, add or c > first, floor, count)
+            else:
+                one(x, here, plane, ahead, w, factors, wk, wc, y, at_y, row, bias, k, add or c > first, floor, count)
+            c += taken
+
+    @inline
+    def add_back(y, at, plane, later, count, least):  # type: ignore[no-untyped-def]
+        for f in range(filters):
+            for i in range(count):
+                value = y[unsigned(at + f * plane + i)] + later[unsigned(f * PIECE + i)]
+                y[unsigned(at + f * plane + i)] = least if value < least else value  # NaN stays
+
     def pointwise(first, last, workers, scratch, x, w, y, bias, code, broken, geometry):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,k,i] = Σ_c w[k,c] · x[n,c,i].
         # THE SCHEDULE: a tile is a piece of the planes of a group's filters, which takes a few channels after the other.
         pieces, groups, channels, plane, wk, wc = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
+        least = zero if code == 1 else lowest
         for worker in prange(workers):
-            found = 0
+            later = scratch[worker]
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 unit, start = tile // pieces, tile % pieces * PIECE
                 group, count = unit % groups, min(PIECE, plane - start)
                 at_x, at_y, at_w, k = unit * channels * plane + start, unit * filters * plane + start, group * filters * channels, group * filters
-                c = 0
-                while c < channels:
-                    many = channels - c >= together
-                    taken = together if many else 1
-                    ahead = taken * plane if c + taken < channels else count - c * plane
-                    least = zero if code == 1 and c + taken == channels else lowest
-                    here, factors = at_x + c * plane, at_w + c * wc
-                    if many:
-                        found |= some(x, here, plane, ahead, w, factors, wk, wc, y, at_y, plane, bias, k, c, least, count)
-                    else:
-                        found |= one(x, here, plane, ahead, w, factors, wk, wc, y, at_y, plane, bias, k, c, least, count)
-                    c += taken
+                for c in range(0, channels, CHANNELS):
+                    stop = min(channels, c + CHANNELS)
+                    floor = least if stop == channels else lowest
+                    if c == 0:
+                        add_chunk(x, at_x, plane, channels, c, stop, w, at_w, wk, wc, y, at_y, plane, bias, k, 0, floor, count)
+                        continue
+                    for i in range(filters * PIECE):
+                        later[unsigned(i)] = zero
+                    add_chunk(x, at_x, plane, channels, c, stop, w, at_w, wk, wc, later, 0, PIECE, bias, k, 1, lowest, count)
+                    add_back(y, at_y, plane, later, count, floor)
                 for f in range(filters if code > 1 else 0):
                     activate(y, at_y + f * plane, count, code)
-            if found:
-                broken[0] = 1
 
     return Kernel(pointwise, f"-{isa.name}-{dtype.name}-{filters}x{together}")
 

@@ -21,6 +21,7 @@ from numbaconv._jit import Kernel, inline
 from numbaconv.cpu import _isa
 from numbaconv.cpu._grid import Reads, reads
 from numbaconv.cpu._simd_roll import Roll, roll, roll_filters
+from numbaconv.cpu._sum import TERMS
 from numbaconv.cpu.bias import activate
 from numbaconv.problem import ConvProblem, Op
 
@@ -34,7 +35,6 @@ LARGEST = (
 TOGETHER = 8  # channels of a group that may be large; those of more are read for every few filters,
 FEW_BYTES = 2 << 20  # all of them (1.6 MB: 3→32 3×3 s2 @224, dgrad, 530 → 235 µs; 20 MB: 92 ms instead of 35)
 MOST_FACTORS = 32  # of a filter, whose multiply-adds are all written out: of 7×7 taps gemm is quicker (3→64 s2 @224 2.3 ms, not 2.5)
-MOST_TAPS = 256  # terms of an output's sum, which has one accumulator: rounding stays within 8 eps (tests/test_numerics.py)
 ABSENT = -(1 << 40)  # a column outside of any row
 Array = np.ndarray[Any, Any]
 
@@ -100,7 +100,7 @@ def _small(p: ConvProblem, rows: list[Reads], columns: list[Reads], dtype: np.dt
         and math.prod(p.filter) <= MOST_FACTORS
         and max(x, y) <= LARGEST
         and (channels <= TOGETHER or channels * x <= FEW_BYTES)
-        and terms * channels <= MOST_TAPS
+        and terms * channels <= TERMS
     )
 
 

@@ -78,6 +78,12 @@ def row(isa: Isa, dtype: np.dtype[Any], shape: Row) -> Any:
     return row
 
 
+def sums_of_a_tap(isa: Isa, shape: Row) -> int:
+    """Return how many sums `dots` has for each tap, so that none waits for the one before."""
+    registers = 32 if isa.stencil_rows[0] > 7 else 16
+    return max(1, min(-(-8 // shape.taps), (registers - 1 - shape.outputs) // shape.taps))
+
+
 @functools.cache
 def dots(isa: Isa, dtype: np.dtype[Any], shape: Row) -> Any:
     """Return a compiled-code function (x, xi, xstep, dy, yi, ystep, count, sums, si) -> None.
@@ -85,8 +91,7 @@ def dots(isa: Isa, dtype: np.dtype[Any], shape: Row) -> Any:
     For the taps s of a row of the filter it adds Σ_p Σ_o dy[p·ystep + o] · x[p·xstep + o·stride + s·dilation] over ``count`` ≥ 1 rows p and the
     outputs o of a piece of a row to the vector sums[s]: indices are vectors behind xi, yi and si, steps elements.
     """
-    registers = 32 if isa.stencil_rows[0] > 7 else 16
-    sets = max(1, min(-(-8 // shape.taps), (registers - 1 - shape.outputs) // shape.taps))  # sums of a tap, so that none waits for the one before
+    sets = sums_of_a_tap(isa, shape)
 
     @vector_code(isa, dtype, "x[] xstep dy[] ystep count sums[]")
     def dots(v: Vectors, x, xstep, dy, ystep, count, sums):  # type: ignore[no-untyped-def]

@@ -14,20 +14,20 @@ from numbaconv.cpu._isa import Isa
 
 @functools.cache
 def add_channels(isa: Isa, dtype: np.dtype[Any], filters: int, channels: int) -> Any:
-    """Return a compiled-code function (x, xi, plane, ahead, w, wi, wk, wc, y, yi, yk, bias, bi, add, least, count) -> whether a sum is not finite.
+    """Return a compiled-code function (x, xi, plane, ahead, w, wi, wk, wc, y, yi, yk, bias, bi, add, least, count) -> None.
 
     For ``filters`` f and i < count it stores y[f·yk + i] = max(least, Σ_c w[f·wk + c·wc] · x[c·plane + i] + (y[f·yk + i] if add else bias[f]))
     over ``channels`` c, and asks for the same of x ``ahead`` elements on.
     """
     parameters = "x[] plane ahead w[] wk wc y[] yk bias[] add least. count"
 
-    @vector_code(isa, dtype, parameters, returns=True)
+    @vector_code(isa, dtype, parameters)
     def add_channels(v: Vectors, x, plane, ahead, w, wk, wc, y, yk, bias, add, least, count):  # type: ignore[no-untyped-def]
         builder = v.builder
         factors = [[v.splat(builder.load(v.at(w, (f, wk), (c, wc)))) for c in range(channels)] for f in range(filters)]
         shifts, adds, lowest = [v.splat(builder.load(v.at(bias, f))) for f in range(filters)], v.nonzero(add), v.splat(least)
 
-        def vector(k, strange, mask=None):  # type: ignore[no-untyped-def]
+        def vector(k, _=(), mask=None):  # type: ignore[no-untyped-def]
             at = builder.mul(k, I64(v.width))
             rows = [v.at(x, at, (c, plane)) for c in range(channels)]
             for row in rows:
@@ -37,15 +37,13 @@ def add_channels(isa: Isa, dtype: np.dtype[Any], filters: int, channels: int) ->
             for c, f in itertools.product(range(channels), range(filters)):
                 sums[f] = v.fma(factors[f][c], values[c], sums[f])
             for value, result in zip(sums, results, strict=True):
-                strange = v.note_strange(value if mask is None else builder.select(mask, value, v.zero), strange)
                 v.store(v.at_least(value, lowest), result, mask=mask)
-            return strange
+            return []
 
-        wholes = builder.sdiv(count, I64(v.width))
-        (strange,) = v.loop(wholes, [v.zero], lambda k, noted: [vector(k, *noted)], perhaps=True)
-        rest = builder.srem(count, I64(v.width))
-        some, none = lambda: [vector(wholes, strange, v.first(rest))], lambda: [strange]
-        return v.any_strange(*v.choose(builder.icmp_signed(">", rest, I64(0)), some, none))
+        wholes, rest = builder.sdiv(count, I64(v.width)), builder.srem(count, I64(v.width))
+        v.loop(wholes, [], vector, perhaps=True)
+        with builder.if_then(builder.icmp_signed(">", rest, I64(0))):
+            vector(wholes, mask=v.first(rest))
 
     return add_channels
 

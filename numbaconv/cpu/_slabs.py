@@ -19,9 +19,9 @@ from numba import prange
 from numbaconv._jit import Kernel
 from numbaconv.cpu import _isa
 from numbaconv.cpu._grid import Reads, reads
-from numbaconv.cpu._rolls import MOST_TAPS
 from numbaconv.cpu._simd_slab import Slab, slab
 from numbaconv.cpu._simd_stencil import prefetch
+from numbaconv.cpu._sum import TERMS
 from numbaconv.cpu.bias import activate
 from numbaconv.problem import ConvProblem, Op
 
@@ -89,7 +89,7 @@ def _possible(p: ConvProblem, op: Op) -> bool:
     (T, R, _), (_, dh, dw), (ud, uh, uw) = p.filter, p.dilation, p.input_dilation
     planes = T == 1 and p.stride[0] == ud == 1 and p.low[0] == 0 and p.output[0] == p.input[0] and not p.channels_last
     steps = max(p.stride) <= 2 and uh <= MOST_PHASES and uw <= 2 and (uh == 1 or p.stride[1] == dh == 1) and (uw == 1 or p.stride[2] == dw == 1)
-    small = 0 < p.in_channels // p.groups * math.prod(p.filter) <= (MOST_SUMS if op == "wgrad" else MOST_TAPS) and 0 not in p.gemm_shape("fprop")
+    small = 0 < p.in_channels // p.groups * math.prod(p.filter) <= (MOST_SUMS if op == "wgrad" else TERMS) and 0 not in p.gemm_shape("fprop")
     return planes and steps and small and R <= MOST_ROWS and dh == 1 and 1 < p.output[1] <= LONGEST and p.output[2] <= LONGEST
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numbaconv._jit import inline, unsigned
 
 Array = np.ndarray[Any, Any]
+TERMS = 148  # of one accumulator at the most: of sums of positive terms the rounding then stays within 8 eps
 
 
 def levels(terms: int, chunk: int) -> int:
