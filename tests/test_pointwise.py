@@ -96,6 +96,7 @@ def test_where_they_are_used() -> None:
     assert pointwise(layer(2), "fprop") and not pointwise(layer(2), "dgrad") and pointwise(layer(64, 2), "dgrad") and pointwise(layer(2), "wgrad")
     assert "→ stencil" in str(nc.explain((1, 64, 388, 388), (2, 64, 1, 1)))
     assert not pointwise(layer(9), "fprop") and not pointwise(layer(2, 3000), "fprop")
+    assert pointwise(layer(2, 1000), "wgrad") and not pointwise(layer(3, 1000), "wgrad"), "sums that leave the L2"
     assert not pointwise(layer(2, padding=1), "fprop") and not pointwise(layer(2, stride=2), "fprop")
 
 

@@ -25,6 +25,7 @@ MOST_FILTERS = 8  # of a group
 TOGETHER, FACTORS = 8, 16  # channels that are added at a time, and vectors of factors that stay in registers
 PIECE = 1024  # elements of a plane, so that those of the channels that come next are in L1, too
 CHUNK, SPLITS = 64, 32  # terms of wgrad's sums in a lane, and parts of them where there are too few groups to share
+MOST_SUMS = 2048  # of wgrad: vectors that stay in L2
 MOST_CHANNELS, CHANNELS = 2048, 128  # of a group; and of one accumulator: of more they have another, which is added at the end
 Array = np.ndarray[Any, Any]
 
@@ -54,6 +55,8 @@ def plan(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> Pointwi
     together, plane = max(1, min(TOGETHER, channels, FACTORS // filters)), math.prod(p.input)
     pieces = -(-plane // (CHUNK * isa.width(dtype) if op == "wgrad" else PIECE))
     if op == "wgrad":
+        if filters * channels > MOST_SUMS:
+            return None
         parts = min(p.batch * pieces, -(-SPLITS // p.groups))
         geometry = np.array((pieces, p.groups, channels, plane, p.batch), np.int64)
         squares = -(-filters * channels // isa.width(dtype))
