@@ -213,11 +213,12 @@ def test_sepfir2d_mirrors_again_and_again():
 
 @pytest.mark.parametrize("mode", ["interp", "mirror", "constant", "nearest", "wrap"])
 def test_savgol_filter(mode, rng):
+    slack = 2000 if mode == "interp" else 1000  # of sums of large terms; SciPy's fits of the ends are 4e-12 off on a Zen 5, of 190
     for kind, (window, order, deriv) in itertools.product("dile", ((1, 0, 0), (5, 2, 0), (5, 4, 2), (4, 1, 1), (7, 3, 4), (11, 3, 1))):
         for shape in ((20,), (3, 12), (12, 3), (2, 11, 4)):
             for axis in range(-len(shape), len(shape)):
                 x = fill(shape, kind, rng)
-                same("savgol_filter", x, window, order, deriv, 0.5, axis, mode, 2.0, slack=1000)  # of sums of large terms
+                same("savgol_filter", x, window, order, deriv, 0.5, axis, mode, 2.0, slack=slack)
 
 
 def test_savgol_filter_refuses_as_scipy():
