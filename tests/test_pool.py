@@ -19,7 +19,7 @@ import numbaconv as nc
 from numbaconv import _share
 from numbaconv._jit import Kernel, compiled
 from numbaconv.cpu import _parallel, _pool
-from numbaconv.cpu._pool import ALONE, JOBS, WAKE_SECONDS, Pool
+from numbaconv.cpu._pool import ALONE, IN_A_ROW, JOBS, LEAST_SECONDS, WAKE_SECONDS, Pool
 
 SLOW = 2_000_000  # turns of a loop that takes about a millisecond
 
@@ -276,15 +276,19 @@ def test_helpers_sleep_between_jobs() -> None:
 
 
 def test_a_short_job_wakes_nobody_unless_calls_follow_each_other() -> None:
-    """And a long one is worth it always."""
+    """And a long one is worth it always, a very short one only if many follow each other, or somebody is awake."""
     pool = Pool()
     assert not pool.pays(WAKE_SECONDS / 2)
     assert pool.pays(WAKE_SECONDS)
     assert pool.pays(WAKE_SECONDS / 2)
+    assert not pool.pays(LEAST_SECONDS / 2)
+    assert [pool.pays(LEAST_SECONDS / 2) for _ in range(IN_A_ROW)][-1]
+    time.sleep(0.01)
+    assert not pool.pays(LEAST_SECONDS / 2)
     time.sleep(0.01)
     assert not pool.pays(WAKE_SECONDS / 2)
     pool.looking.append(True)
-    assert pool.pays(WAKE_SECONDS / 2)
+    assert pool.pays(WAKE_SECONDS / 2) and pool.pays(LEAST_SECONDS / 2)
 
 
 @pytest.mark.parametrize("tiles", [1, 2, 7, 64, 1000])
