@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+import numbaconv as nc
 from numbaconv import reference
+from numbaconv.cpu import stencil
 from numbaconv.problem import LAYOUTS, ConvProblem, Op, Options
 from numbaconv.recipe import TENSORS
 
@@ -232,3 +234,31 @@ def exact_sum(problem: ConvProblem, op: Op, a: np.ndarray[Any, Any], b: np.ndarr
     (ar, ai), (br, bi) = ((t.real.astype(wide), t.imag.astype(wide)) for t in (a, b))
     real = reference.run(problem, op, ar, br) - reference.run(problem, op, ai, bi)
     return real + 1j * (reference.run(problem, op, ar, bi) + reference.run(problem, op, ai, br))
+
+
+def check_stencil(p: ConvProblem, rng: np.random.Generator, dtype: Any = np.float32, ops: tuple[Op, ...] = ("fprop", "dgrad")) -> None:
+    """Compare `stencil` with the reference on small integers, whose sums are exact, with one thread and three."""
+    x, w, dy = (rng.integers(-4, 5, p.shape(t)).astype(dtype) for t in ("x", "w", "y"))
+    for op in ops:
+        a, b = {"fprop": (x, w), "dgrad": (dy, w), "wgrad": (dy, x)}[op]
+        expected = reference.run(p, op, a, b)
+        for threads in (1, 3):
+            with nc.num_threads(threads):
+                out = np.full(expected.shape, np.nan, dtype)
+                stencil.run(p, op, a, b, out, Options())
+                np.testing.assert_array_equal(out, expected, err_msg=f"{op} {p}")
+
+
+def check_stencil_not_finite(p: ConvProblem, rng: np.random.Generator, ops: tuple[Op, ...] = ("fprop",)) -> None:
+    """NaN and infinity reach the results that meet them and no others; padding times infinity is no term of any sum."""
+    x, w, dy = (rng.integers(-3, 4, p.shape(t)).astype(np.float32) for t in ("x", "w", "y"))
+    for op in ops:
+        a, b = {"fprop": (x, w), "dgrad": (dy, w), "wgrad": (dy, x)}[op]
+        for which, value in ((a, np.nan), (a, np.inf), (b, -np.inf), (b, np.nan)):
+            before = which.flat[4]
+            which.flat[4] = value
+            expected = reference.run(p, op, a, b)
+            out = np.full(expected.shape, 7, np.float32)
+            stencil.run(p, op, a, b, out, Options())
+            np.testing.assert_array_equal(out, expected, err_msg=f"{op} {p}")
+            which.flat[4] = before

@@ -10,9 +10,9 @@ import pytest
 from scipy.special import expit
 
 import numbaconv as nc
-from numbaconv import reference
-from numbaconv.cpu import _interleaved, _interleaved_wgrad, _isa, _rolls, _slabs, direct, stencil
+from numbaconv.cpu import _interleaved, _isa, _rolls, _slabs, direct, stencil
 from numbaconv.problem import OPS, ConvProblem, Op, Options
+from tests.cases import check_stencil, check_stencil_not_finite
 
 FLOATS = [np.float32, np.float64]
 
@@ -27,20 +27,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def planes(p: ConvProblem, op: Op, dtype: Any = np.float32) -> Any:
     """Return how an operation's planes are interleaved, or None."""
     found = stencil._planes(stencil._forward(p, op), op, np.dtype(dtype))
-    return found if isinstance(found, (_interleaved.Interleaved, _interleaved_wgrad.Interleaved)) else None
-
-
-def check(p: ConvProblem, rng: np.random.Generator, dtype: Any, ops: tuple[Op, ...] = OPS) -> None:
-    """Compare small integers, whose sums are exact."""
-    x, w, dy = (rng.integers(-4, 5, p.shape(t)).astype(dtype) for t in ("x", "w", "y"))
-    for op in ops:
-        a, b = {"fprop": (x, w), "dgrad": (dy, w), "wgrad": (dy, x)}[op]
-        expected = reference.run(p, op, a, b)
-        for threads in (1, 3):
-            with nc.num_threads(threads):
-                out = np.full(expected.shape, np.nan, dtype)
-                stencil.run(p, op, a, b, out, Options())
-                np.testing.assert_array_equal(out, expected, err_msg=f"{op} {p}")
+    return found if isinstance(found, _interleaved.Interleaved) else None
 
 
 @pytest.mark.parametrize("name", list(_isa.ISAS))
@@ -51,7 +38,7 @@ def test_every_instruction_set(name: str, dtype: Any, alone: None, rng: np.rando
         p = ConvProblem.from_shapes((2, 19, 7, 9), (19, 1, taps, taps), rank=2, stride=stride, padding=pad, groups=19)
         assert planes(p, "fprop", dtype) and bool(planes(p, "dgrad", dtype)) == (stride == 1)
         assert planes(p, "wgrad", dtype)
-        check(p, rng, dtype, OPS if stride == 1 else ("fprop", "wgrad"))
+        check_stencil(p, rng, dtype, OPS if stride == 1 else ("fprop", "wgrad"))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -69,7 +56,7 @@ def test_random_problems(dtype: Any, alone: None, rng: np.random.Generator) -> N
         p = ConvProblem.from_shapes(*shapes, rank=3, stride=(1, *stride), dilation=(1, *dilation), groups=groups, padding=padding)
         p = replace(p, flipped=bool(rng.integers(2)), derived={})
         ops: tuple[Op, ...] = tuple(op for op in OPS if planes(p, op, dtype))
-        check(p, rng, dtype, ops)
+        check_stencil(p, rng, dtype, ops)
         for op in ops:
             counts[op] += 1
     assert counts["fprop"] > 8 and counts["dgrad"] > 2 and counts["wgrad"] > 4, counts
@@ -79,7 +66,7 @@ def test_random_problems(dtype: Any, alone: None, rng: np.random.Generator) -> N
 def test_filters_of_signals(dtype: Any, alone: None, rng: np.random.Generator) -> None:
     """Channels of a signal, with more taps than there are registers, an even number too; more taps than samples."""
     for samples, taps, pad in ((249, 31, 15), (50, 32, 0), (9, 23, 12)):
-        check(ConvProblem.from_shapes((2, 18, samples), (18, 1, taps), rank=1, padding=pad, groups=18), rng, dtype, ("fprop", "dgrad"))
+        check_stencil(ConvProblem.from_shapes((2, 18, samples), (18, 1, taps), rank=1, padding=pad, groups=18), rng, dtype, ("fprop", "dgrad"))
 
 
 @pytest.mark.parametrize("samples", [1, 3, 40])
@@ -94,7 +81,7 @@ def test_sums_of_many_planes(samples: int, alone: None, rng: np.random.Generator
         assert found.parts == min(2 * samples, -(-32 // -(-channels // _isa.host().width(np.dtype(np.float32))))) and found.tables[0][-1] == (
             samples == 40
         )
-        check(p, rng, np.float32, ("wgrad",))
+        check_stencil(p, rng, np.float32, ("wgrad",))
 
 
 @pytest.mark.parametrize("samples", [1, 40])
@@ -123,21 +110,9 @@ def test_nothing_else_is_written(size: tuple[int, int], alone: None, rng: np.ran
 
 
 def test_values_that_are_not_finite(alone: None, rng: np.random.Generator) -> None:
-    """They reach the outputs that meet them and no others, and padding times infinity is no term of any sum."""
     for stride in (1, 2):
         p = ConvProblem.from_shapes((1, 20, 7, 7), (20, 1, 3, 3), rank=2, padding=1, groups=20, stride=stride)
-        x, w = (rng.integers(-3, 4, p.shape(t)).astype(np.float32) for t in ("x", "w"))
-        for which, value in ((x, np.nan), (x, np.inf), (w, -np.inf), (w, np.nan)):
-            before = which.flat[4]
-            which.flat[4] = value
-            out = np.full(p.shape("y"), 7, np.float32)
-            stencil.run(p, "fprop", x, w, out, Options())
-            np.testing.assert_array_equal(out, reference.run(p, "fprop", x, w))
-            if which is x:
-                grad, dy = np.full(p.shape("w"), 7, np.float32), rng.integers(-3, 4, p.shape("y")).astype(np.float32)
-                stencil.run(p, "wgrad", dy, x, grad, Options())
-                np.testing.assert_array_equal(grad, reference.run(p, "wgrad", dy, x))
-            which.flat[4] = before
+        check_stencil_not_finite(p, rng, ("fprop", "wgrad"))
 
 
 @pytest.mark.parametrize("name", ["avx512", "avx2"])

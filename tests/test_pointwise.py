@@ -9,9 +9,9 @@ import pytest
 from scipy.special import expit
 
 import numbaconv as nc
-from numbaconv import reference
 from numbaconv.cpu import _isa, _pointwise, direct, stencil
-from numbaconv.problem import ConvProblem, Op, Options
+from numbaconv.problem import OPS, ConvProblem, Op, Options
+from tests.cases import check_stencil, check_stencil_not_finite
 
 FLOATS = [np.float32, np.float64]
 
@@ -21,19 +21,10 @@ def pointwise(p: ConvProblem, op: Op, dtype: Any = np.float32) -> bool:
 
 
 def check(p: ConvProblem, rng: np.random.Generator, dtype: Any) -> None:
-    """Compare small integers, whose sums are exact, of whichever operations are done this way; at least one is."""
-    x, w, dy = (rng.integers(-4, 5, p.shape(t)).astype(dtype) for t in ("x", "w", "y"))
-    operands: dict[Op, Any] = {"fprop": (x, w), "dgrad": (dy, w), "wgrad": (dy, x)}
-    ops = [op for op in operands if pointwise(p, op, dtype)]
+    """Check whichever operations are done this way; at least one is."""
+    ops: tuple[Op, ...] = tuple(op for op in OPS if pointwise(p, op, dtype))
     assert ops and ("fprop" in ops) == ("wgrad" in ops)
-    for op in ops:
-        a, b = operands[op]
-        expected = reference.run(p, op, a, b)
-        for threads in (1, 3):
-            with nc.num_threads(threads):
-                out = np.full(expected.shape, np.nan, dtype)
-                stencil.run(p, op, a, b, out, Options())
-                np.testing.assert_array_equal(out, expected, err_msg=f"{op} {p}")
+    check_stencil(p, rng, dtype, ops)
 
 
 @pytest.mark.parametrize("name", list(_isa.ISAS))
@@ -72,19 +63,7 @@ def test_nothing_else_is_written(size: tuple[int, int], rng: np.random.Generator
 
 
 def test_values_that_are_not_finite(rng: np.random.Generator) -> None:
-    p = ConvProblem.from_shapes((1, 11, 7, 7), (2, 11, 1, 1), rank=2)
-    x, w = (rng.integers(-3, 4, p.shape(t)).astype(np.float32) for t in ("x", "w"))
-    for which, value in ((x, np.nan), (x, np.inf), (w, -np.inf), (w, np.nan)):
-        before = which.flat[4]
-        which.flat[4] = value
-        out = np.full(p.shape("y"), 7, np.float32)
-        stencil.run(p, "fprop", x, w, out, Options())
-        np.testing.assert_array_equal(out, reference.run(p, "fprop", x, w))
-        if which is x:
-            grad, dy = np.full(p.shape("w"), 7, np.float32), np.ones(p.shape("y"), np.float32)
-            stencil.run(p, "wgrad", dy, x, grad, Options())
-            np.testing.assert_array_equal(grad, reference.run(p, "wgrad", dy, x))
-        which.flat[4] = before
+    check_stencil_not_finite(ConvProblem.from_shapes((1, 11, 7, 7), (2, 11, 1, 1), rank=2), rng, ("fprop", "wgrad"))
 
 
 def test_where_they_are_used() -> None:

@@ -19,7 +19,7 @@ import numbaconv as nc
 from numbaconv import _share
 from numbaconv._jit import Kernel, compiled
 from numbaconv.cpu import _parallel, _pool
-from numbaconv.cpu._pool import ALONE, IN_A_ROW, JOBS, LEAST_SECONDS, WAKE_SECONDS, Pool
+from numbaconv.cpu._pool import ALONE, IN_A_ROW, JOBS, SHORT_SECONDS, WAKE_SECONDS, Pool
 
 SLOW = 2_000_000  # turns of a loop that takes about a millisecond
 
@@ -281,14 +281,14 @@ def test_a_short_job_wakes_nobody_unless_calls_follow_each_other() -> None:
     assert not pool.pays(WAKE_SECONDS / 2)
     assert pool.pays(WAKE_SECONDS)
     assert pool.pays(WAKE_SECONDS / 2)
-    assert not pool.pays(LEAST_SECONDS / 2)
-    assert [pool.pays(LEAST_SECONDS / 2) for _ in range(IN_A_ROW)][-1]
+    assert not pool.pays(SHORT_SECONDS / 2)
+    assert [pool.pays(SHORT_SECONDS / 2) for _ in range(IN_A_ROW)][-1]
     time.sleep(0.01)
-    assert not pool.pays(LEAST_SECONDS / 2)
+    assert not pool.pays(SHORT_SECONDS / 2)
     time.sleep(0.01)
     assert not pool.pays(WAKE_SECONDS / 2)
     pool.looking.append(True)
-    assert pool.pays(WAKE_SECONDS / 2) and pool.pays(LEAST_SECONDS / 2)
+    assert pool.pays(WAKE_SECONDS / 2) and pool.pays(SHORT_SECONDS / 2)
 
 
 @pytest.mark.parametrize("tiles", [1, 2, 7, 64, 1000])

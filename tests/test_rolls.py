@@ -10,9 +10,9 @@ import pytest
 from scipy.special import expit
 
 import numbaconv as nc
-from numbaconv import reference
 from numbaconv.cpu import _interleaved, _isa, _rolls, stencil
-from numbaconv.problem import ConvProblem, Op, Options
+from numbaconv.problem import ConvProblem, Op
+from tests.cases import check_stencil, check_stencil_not_finite
 
 FLOATS = [np.float32, np.float64]
 WIDE = pytest.mark.skipif(_isa.host().masks != "registers", reason="needs masks in registers")
@@ -29,18 +29,6 @@ def rolled(p: ConvProblem, op: Op, dtype: Any = np.float32) -> _rolls.Rolls | No
     return stencil._planes(stencil._forward(p, op), op, np.dtype(dtype))  # type: ignore[return-value]
 
 
-def check(p: ConvProblem, rng: np.random.Generator, dtype: Any = np.float32, ops: tuple[str, ...] = ("fprop", "dgrad")) -> None:
-    """Compare small integers, whose sums are exact."""
-    x, w, dy = (rng.integers(-4, 5, p.shape(t)).astype(dtype) for t in ("x", "w", "y"))
-    for op in ops:
-        a, expected = (x if op == "fprop" else dy), reference.run(p, op, x if op == "fprop" else dy, w)  # type: ignore[arg-type]
-        for threads in (1, 3):
-            with nc.num_threads(threads):
-                out = np.full(expected.shape, np.nan, dtype)
-                stencil.run(p, op, a, w, out, Options())  # type: ignore[arg-type]
-                np.testing.assert_array_equal(out, expected, err_msg=f"{op} {p}")
-
-
 @pytest.mark.parametrize(
     ("taps", "stride"),
     [((3, 3), (1, 1)), ((3, 3), (2, 2)), ((3, 3), (1, 2)), ((3, 3), (2, 1)), ((2, 5), (1, 2)), ((2, 5), (2, 1)), ((5, 5), (1, 1)), ((5, 5), (2, 2))],
@@ -51,7 +39,7 @@ def test_sizes(taps: tuple[int, int], stride: tuple[int, int], rng: np.random.Ge
     for size in ((2, 3), (7, 7), (8, 8), (9, 17), (14, 14), (15, 33), (67, 5), (130, 20), (9, 70), (6, 128)):
         for pad in ((0, 0), (taps[0] // 2, taps[1] // 2)):
             if all(n + 2 * q >= t for n, q, t in zip(size, pad, taps, strict=True)):
-                check(ConvProblem.from_shapes((1, 3, *size), (3, 1, *taps), rank=2, stride=stride, padding=pad, groups=3), rng)
+                check_stencil(ConvProblem.from_shapes((1, 3, *size), (3, 1, *taps), rank=2, stride=stride, padding=pad, groups=3), rng)
 
 
 @WIDE
@@ -71,7 +59,7 @@ def test_random_problems(dtype: Any, turns: int, rng: np.random.Generator) -> No
         p = ConvProblem.from_shapes(*shapes, rank=3, stride=(1, *stride), dilation=(1, *dilation), groups=groups, padding=padding)
         p = replace(p, flipped=bool(rng.integers(2)), derived={})
         ops = tuple(op for op in counts if rolled(p, op, dtype))
-        check(p, rng, dtype, ops)
+        check_stencil(p, rng, dtype, ops)
         for op in ops:
             counts[op] += 1
     assert min(counts.values()) > turns // 8, counts
@@ -83,7 +71,7 @@ def test_lines(size: tuple[int, int], rng: np.random.Generator) -> None:
     for channels, filters, groups in ((3, 3, 3), (4, 6, 1)):
         for stride in ((1, 2), (2, 2), (2, 1)):
             shapes = (2, channels, *size), (filters, channels // groups, 3, 3)
-            check(ConvProblem.from_shapes(*shapes, rank=2, stride=stride, padding=((2, 2), (2, 2)), groups=groups), rng)
+            check_stencil(ConvProblem.from_shapes(*shapes, rank=2, stride=stride, padding=((2, 2), (2, 2)), groups=groups), rng)
 
 
 @WIDE
@@ -132,15 +120,6 @@ def test_nothing_else_is_written(size: tuple[int, int], stride: int, rng: np.ran
 
 
 def test_values_that_are_not_finite(rng: np.random.Generator) -> None:
-    """They reach the outputs that meet them and no others, and padding times infinity is no term of any sum."""
     for stride in (1, 2):
         for size in ((7, 7), (20, 33)):
-            p = ConvProblem.from_shapes((1, 3, *size), (3, 1, 3, 3), rank=2, padding=1, groups=3, stride=stride)
-            x, w = (rng.integers(-3, 4, p.shape(t)).astype(np.float32) for t in ("x", "w"))
-            for which, value in ((x, np.nan), (x, np.inf), (w, -np.inf), (w, np.nan)):
-                before = which.flat[4]
-                which.flat[4] = value
-                out = np.full(p.shape("y"), 7, np.float32)
-                stencil.run(p, "fprop", x, w, out, Options())
-                np.testing.assert_array_equal(out, reference.run(p, "fprop", x, w))
-                which.flat[4] = before
+            check_stencil_not_finite(ConvProblem.from_shapes((1, 3, *size), (3, 1, 3, 3), rank=2, padding=1, groups=3, stride=stride), rng)

@@ -30,15 +30,15 @@ Array = np.ndarray[Any, Any]
 
 
 class Interleaved(NamedTuple):
-    """How planes are computed, and what the kernel reads."""
+    """How planes are computed, or summed, and what the kernel reads."""
 
-    shape: Row
     kernel: Kernel
-    tables: tuple[Array, Array, Array, Array]  # geometry; places of x's elements, and of the taps; rows of outputs
+    tables: tuple[Array, ...]  # geometry; places of x's elements, and of the taps or dy's elements; rows of outputs, or of taps
     tiles: int
     scratch: int  # elements a thread
     turned: int  # elements, to and fro
     multiplied: int  # … of multiply-adds
+    parts: int = 1  # of wgrad's sums
 
     def work(self, p: ConvProblem, dtype: np.dtype[Any]) -> dict[str, float]:
         """Count elements of vectors: those turned, and those of multiply-adds."""
@@ -90,7 +90,7 @@ def plan(p: ConvProblem, isa: _isa.Isa, dtype: np.dtype[Any]) -> Interleaved | N
     scratch, tiles = (H * pitch + 1 + R * S + 1 + P * Q + max(found.shape.outputs, width)) * width, p.batch * blocks * Z
     turned, multiplied = (tiles * (H * W + P * Q) + p.batch * blocks * R * S) * width, tiles * width * found.across * S * int(count.sum())
     tables = tuple(np.array(table, np.int64) for table in (geometry, found.places, taps, reading))
-    return Interleaved(found.shape, _kernel(isa, dtype, found.shape), tables, tiles, scratch, turned, multiplied)  # type: ignore[arg-type]
+    return Interleaved(_kernel(isa, dtype, found.shape), tables, tiles, scratch, turned, multiplied)
 
 
 def _possible(p: ConvProblem, width: int, largest: int) -> bool:

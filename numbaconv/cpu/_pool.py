@@ -27,7 +27,7 @@ LOOK_OUT_SECONDS = 0.3e-3  # for which a thread waits awake: several times what 
 NAP_SECONDS = 50e-6  # between two looks of a caller who has waited so long
 WAKE_SECONDS = 0.2e-3  # to wake a helper for less costs more than it brings (32→32 1×1 on 28², every 2 ms: 123 µs instead of 74),
 OFTEN_SECONDS = 1e-3  # unless calls follow each other like this, and the next one finds it awake
-LEAST_SECONDS, IN_A_ROW = 0.1e-3, 8  # of less the next ones pay for waking it (15 µs each): it takes more of them to be worth it
+SHORT_SECONDS, IN_A_ROW = 0.1e-3, 8  # of less the next ones pay for waking it (15 µs each): it takes more of them to be worth it
 REFUSALS = {errno.EPERM, errno.ESRCH, errno.EINVAL, errno.ENOSYS}  # to move a thread to other cores
 ALONE = np.empty(0, np.int64)  # the job of who works alone
 Array = np.ndarray[Any, Any]
@@ -86,7 +86,7 @@ class Pool:
         """Return whether it pays to share a job that takes a thread so long."""
         before, self.called = self.called, time.perf_counter()
         self.in_a_row = self.in_a_row + 1 if self.called - before < OFTEN_SECONDS else 0
-        often = self.in_a_row >= (1 if seconds >= LEAST_SECONDS else IN_A_ROW)
+        often = self.in_a_row >= (1 if seconds >= SHORT_SECONDS else IN_A_ROW)
         return often or seconds >= WAKE_SECONDS or True in self.looking
 
     def run(self, compute: Any, tiles: int, scratch: Array, arguments: tuple[Any, ...], workers: int, least: int, most: int) -> None:

@@ -13,7 +13,7 @@ from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options
 
 Array = np.ndarray[Any, Any]
-Planes = _rolls.Rolls | _interleaved.Interleaved | _interleaved_wgrad.Interleaved | _pointwise.Pointwise
+Planes = _rolls.Rolls | _interleaved.Interleaved | _pointwise.Pointwise
 
 
 def choose(p: ConvProblem, op: Op, dtype: np.dtype[Any], seconds: Callable[[dict[str, float]], float]) -> Planes | None:

@@ -19,7 +19,20 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, inline
-from numbaconv.cpu import _interleaved_wgrad, _isa, _parallel, _pointwise, _seconds, _simd_stencil, _slabs, _slabs_wgrad, _ways, direct
+from numbaconv.cpu import (
+    _interleaved,
+    _interleaved_wgrad,
+    _isa,
+    _parallel,
+    _pointwise,
+    _rolls,
+    _seconds,
+    _simd_stencil,
+    _slabs,
+    _slabs_wgrad,
+    _ways,
+    direct,
+)
 from numbaconv.cpu._blocks import CHUNK, LARGEST, Blocks, build
 from numbaconv.cpu._grid import reads_zeros
 from numbaconv.cpu._stencil_moves import channel_copier, channel_storer, clear, copier, storer
@@ -79,7 +92,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: per thread a block's input, weights and sums, and wgrad's pieces."""
     p = _forward(problem, op)
     if planes := _planes(p, op, dtype):
-        more = getattr(planes, "parts", 0) * math.prod(p.shape("w")) if op == "wgrad" else p.out_channels
+        more = p.out_channels if isinstance(planes, _rolls.Rolls) or op != "wgrad" else planes.parts * math.prod(p.shape("w"))
         return (more + planes.scratch * _parallel.get_num_threads()) * dtype.itemsize  # pieces of wgrad or a bias, and factors
     if found := _slabs.passes(p, op, dtype):
         if op != "wgrad":
@@ -136,7 +149,7 @@ def _run_wgrad(problem: ConvProblem, dy: Array, x: Array, dw: Array) -> None:
     planes = _planes(problem, "wgrad", dw.dtype)
     if isinstance(planes, _pointwise.Pointwise):
         return _pointwise.run_wgrad(planes, dy, x, dw, seconds)
-    if isinstance(planes, _interleaved_wgrad.Interleaved):
+    if isinstance(planes, _interleaved.Interleaved):
         broken = _interleaved_wgrad.run(planes, dy, x, dw, seconds)
     elif found := _slabs.passes(problem, "wgrad", dw.dtype):
         broken = _slabs_wgrad.run(found[0], problem, dy, x, dw, seconds)
