@@ -23,7 +23,11 @@ class PreparedWeights:
     """Weights packed for one kind of call; accepted wherever ``w`` is. Made by `prepare`, a snapshot: later changes to w are not seen."""
 
     def __init__(self, w: Array, packed: Any, packed_for: tuple[Any, ...]) -> None:
-        self.w, self._packed, self._packed_for = w, packed, packed_for
+        self._w, self._packed, self._packed_for = w, packed, packed_for
+        self.w = w.view()
+        if isinstance(w, np.ndarray):
+            self.w.setflags(write=False)
+        self._last: tuple[Any, Any] = None, None  # a plan, and what it reads
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,7 +41,12 @@ class PreparedWeights:
 
     def packed_for(self, chosen: planning.Plan) -> Any:
         """Return the packed form if that is what the plan's algorithm reads, else None."""
-        return self._packed if self._packed_for == _packing(chosen) else None
+        last, packed = self._last
+        if chosen is not last:
+            packed = self._packed if self._packed is not None and self._packed_for == _packing(chosen) else None
+            if chosen.device == "cpu":  # elsewhere it depends on the current device, too
+                self._last = chosen, packed
+        return packed
 
 
 def _packing(chosen: planning.Plan) -> tuple[Any, ...]:
@@ -49,13 +58,13 @@ def _packing(chosen: planning.Plan) -> tuple[Any, ...]:
 def _forward(
     function: Function, x: Any, w: Any, bias: Any, activation: str | None, out: Array | None, stream: Any, options: tuple[Any, ...]
 ) -> Array:
-    plain = bias is activation is out is stream is None
-    if plain and (done := again(function, x, w, options)) is not None:
+    plain, packed_for = bias is activation is out is stream is None, None
+    if isinstance(w, PreparedWeights):
+        w, packed_for = w._w, w.packed_for
+    if plain and (done := again(function, x, w, options, packed_for)) is not None:
         return done
     asked = Asked(*options)
-    x = as_array(x, "x")
-    prepared = w if isinstance(w, PreparedWeights) else None
-    w = as_array(prepared.w if prepared else w, "w")
+    x, w = as_array(x, "x"), as_array(w, "w")
     if bias is None:
         dtype = result_type(x, w)
     else:
@@ -68,9 +77,9 @@ def _forward(
     recipe = recipe_for(function, x.shape, w.shape, dtype, asked)
     if bias is not None:
         check_shape(bias, (recipe.channels,), "bias", "one value per output channel")
-    packed = prepared.packed_for(recipe.plan) if prepared else None
+    packed = packed_for(recipe.plan) if packed_for else None
     y = carry_out(recipe, {"x": x, "w": w}, bias, activation, out, stream, packed)
-    if plain and not prepared:
+    if plain:
         remember(recipe, function, (x, w), options)
     return y
 
@@ -84,7 +93,7 @@ def _check_activation(activation: Any, dtype: np.dtype[Any]) -> None:
 
 def _gradient(function: Function, grad_out: Any, other: Any, shape: Any, out: Array | None, stream: Any, options: tuple[Any, ...]) -> Array:
     if isinstance(other, PreparedWeights):
-        other = other.w
+        other = other._w
     swapped = function.transposed and function.kind == "grad_weight"
     known_as = (*options, shape)
     if out is stream is None and (done := again(function, *((other, grad_out) if swapped else (grad_out, other)), known_as)) is not None:
@@ -179,7 +188,7 @@ def _family(rank: int, transposed: bool) -> list[Callable[..., Any]]:
             need_x, need_w, need_b = needs
         except (TypeError, ValueError):
             raise ValueError(f"needs must be three truth values, for x, w and bias, got {needs!r}") from None
-        w_array = w.w if isinstance(w, PreparedWeights) else as_array(w, "w")
+        w_array = w._w if isinstance(w, PreparedWeights) else as_array(w, "w")
         x, grad_out = as_array(x, "x"), as_array(grad_out, "grad_out")
         # Checked whatever is needed, so that grad_bias alone does not pass a gradient of another shape.
         recipe = recipe_for(of_input, x.shape, w_array.shape, result_type(grad_out, w_array), asked)
@@ -244,8 +253,6 @@ def prepare(w: Any, x_shape: Sequence[int], *, transposed: bool = False, dtype: 
         packed = pack(chosen.problem, chosen.op, _readable(w, chosen).reshape(chosen.problem.shape("w")))
         if chosen.device == "cuda":  # it may be read on any stream
             importlib.import_module("numbaconv.cuda.calls").synchronized(lambda: None)
-    if isinstance(w, np.ndarray):
-        w.setflags(write=False)
     return PreparedWeights(w, packed, _packing(chosen))
 
 

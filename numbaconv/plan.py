@@ -35,7 +35,8 @@ class Plan:
     def bound(self) -> Run:
         """Return what computes it from two operands to a result, without bias or activation; shapes do not matter, only the order of elements.
 
-        An algorithm with `bind` may look up beforehand what a short call would spend most of its time on.
+        An algorithm with `bind` may look up beforehand what a short call would spend most of its time on. What it returns takes packed
+        weights if the algorithm has any.
         """
         problem, op, run = self.problem, self.op, self.algorithm.run
         if self.device != "cpu":
@@ -44,8 +45,8 @@ class Plan:
             return Sequence(problem, op, run)
         shape_a, shape_b, shape_out = (problem.shape(name) for name in TENSORS[op])
 
-        def whole(a: Array, b: Array, out: Array) -> None:
-            run(problem, op, a.reshape(shape_a), b.reshape(shape_b), out.reshape(shape_out), Options())
+        def whole(a: Array, b: Array, out: Array, packed: Any = None) -> None:
+            run(problem, op, a.reshape(shape_a), b.reshape(shape_b), out.reshape(shape_out), Options(packed=packed))
 
         bind = getattr(self.algorithm, "bind", None)
         return (bind and bind(problem, op, self.dtype, whole)) or whole

@@ -40,7 +40,7 @@ class Options:
     packed: Any = None
 
 
-Run = Callable[[Any, Any, Any], None]  # of an operation's two operands to its result
+Run = Callable[..., None]  # of an operation's two operands to its result; as a fourth, the second operand's packed form
 
 
 @dataclass(frozen=True)

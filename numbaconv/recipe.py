@@ -7,6 +7,7 @@ kernels take them, `again` does nothing else but allocate the result and compute
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -55,7 +56,7 @@ class Recipe:
     """What was decided for one combination of shapes, dtypes and options."""
 
     plan: planning.Plan
-    run: Run  # without bias, activation and packed weights
+    run: Run  # without bias and activation
     dtype: np.dtype[Any]
     grad_shape: tuple[int, ...] | None
     a_shape: tuple[int, ...]
@@ -148,15 +149,21 @@ def shape_of(value: Any, name: str) -> tuple[int, ...]:
         raise TypeError(f"{name} must be a sequence of ints, got {value!r}") from None
 
 
-def again(function: Function, a: Any, b: Any, options: tuple[Any, ...]) -> Array | None:
-    """Do what was done before for two operands and options like these; None if there was nothing, or they may need more care than that."""
+def again(function: Function, a: Any, b: Any, options: tuple[Any, ...], packed_for: Callable[[planning.Plan], Any] | None = None) -> Array | None:
+    """Do what was done before for two operands and options like these; None if there was nothing, or they may need more care than that.
+
+    ``packed_for`` says which packed form of b a plan can read.
+    """
     if not (type(a) is type(b) is np.ndarray and a.flags.carray and b.flags.carray and _are_plain(options)):
-        return None if _gpu is None else _again_on_gpu(function, a, b, options)
+        return None if _gpu is None or packed_for else _again_on_gpu(function, a, b, options)
     recipe = _known.get((function, a.shape, b.shape, a.dtype, b.dtype, options))
     if recipe is None:
         return None
     out = empty(recipe.out_shape, recipe.dtype)
-    recipe.run(a, b, out)
+    if packed_for and (packed := packed_for(recipe.plan)) is not None:
+        recipe.run(a, b, out, packed)
+    else:
+        recipe.run(a, b, out)
     return out
 
 

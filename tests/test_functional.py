@@ -450,6 +450,11 @@ def test_prepared_weights_serve_other_options_and_shapes_than_they_were_made_for
     x = fill((2, 16, 9, 9), "float32", rng)  # the same weights in 2 groups
     np.testing.assert_array_equal(nc.conv2d(x, prepared, groups=2), nc.conv2d(x, w, groups=2))
     np.testing.assert_array_equal(nc.conv_transpose2d(x, prepared, stride=2), nc.conv_transpose2d(x, w, stride=2))
+    prepared = nc.prepare(w, (1, 16, 30, 30), transposed=True, stride=2, method="gemm")
+    for stride, padding, method in itertools.product((1, 2, 3), (0, 1), ("gemm", "auto")):
+        options = {"stride": stride, "padding": padding, "method": method}
+        for conv, given in ((nc.conv_transpose2d, x), (nc.conv2d, x[:, :8])):
+            np.testing.assert_array_equal(conv(given, prepared, **options), conv(given, w, **options), err_msg=f"{conv.__name__} {options}")
 
 
 def test_prepared_weights_are_a_snapshot(rng):

@@ -39,6 +39,10 @@ def check(p: ConvProblem, op: Op, rng: np.random.Generator, dtype: str, options:
             out = np.full(expected.shape, np.nan, dtype)
             gemm.run(p, op, a, b, out, options)
             np.testing.assert_allclose(out, expected, rtol=0, atol=1e-6 if options.activation == "tanh" else 0, err_msg=str(p))
+            if op != "wgrad":
+                again, packed = np.full_like(out, np.nan), gemm.prepare(p, op, b)
+                gemm.run(p, op, a, np.full_like(b, np.nan) if np.isfinite(out).all() else b, again, replace(options, packed=packed))
+                np.testing.assert_array_equal(again, out, err_msg=f"weights packed before: {p}")
 
 
 def transposed(x: tuple[int, ...], w: tuple[int, ...], **options: Any) -> ConvProblem:
@@ -94,6 +98,45 @@ def test_lines_of_pixels_have_tiles_of_their_own(rng: np.random.Generator) -> No
         assert tables.columns.reshape(shape.lines, -1)[:, WHOLE].all(), "whole vectors side by side"
         check(p, "fprop", rng, "float32")
         check(ConvProblem.from_shapes((1, 2, 4, vectors * width - 3), (9, 2, 3, 3), rank=2, padding=1), "fprop", rng, "float32")
+
+
+@pytest.mark.parametrize(("isa", "dtype"), PAIRS)
+def test_prepared_weights_round_alike(isa: str, dtype: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[isa])
+    read_where_they_lie = 0
+    for x, w, options in (
+        ((2, 24, 7, 7), (21, 24, 1, 1), {}),
+        ((2, 24, 3, 3), (21, 24, 1, 1), {}),
+        ((1, 4 * 151, 14, 14), (9, 4 * 151, 1, 1), {}),  # in chunks of which none is a number of whole vectors
+        ((1, 25, 5, 5), (17, 25, 3, 3), {"padding": 1}),
+        ((1, 36, 9, 9), (10, 18, 3, 3), {"groups": 2, "stride": 2}),
+        ((1, 30, 1, 37), (11, 30, 1, 3), {"dilation": 2}),
+        ((2, 1, 3), (5, 1, 3), {}),
+    ):  # fmt: skip
+        p = ConvProblem.from_shapes(x, w, rank=len(x) - 2, **options)  # type: ignore[arg-type]
+        read_where_they_lie += not shapes(p, "fprop", dtype)[0].packs
+        for op, names in (("fprop", "xwy"), ("dgrad", "ywx")):
+            a, b, out = (rng.standard_normal(p.shape(name)).astype(dtype) for name in names)
+            packed = gemm.prepare(p, op, b)  # type: ignore[arg-type]
+            for threads in (1, 3):
+                again = np.full_like(out, np.nan)
+                with nc.num_threads(threads):
+                    gemm.run(p, op, a, b, out, Options())  # type: ignore[arg-type]
+                    gemm.run(p, op, a, b, again, Options(packed=packed))  # type: ignore[arg-type]
+                np.testing.assert_array_equal(again, out, err_msg=f"{op} of {p}")
+    assert read_where_they_lie, "and those that are must round like those that are packed"
+
+
+def test_weights_packed_for_other_instructions_are_packed_again(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = ConvProblem.from_shapes((1, 5, 6, 6), (7, 5, 3, 3), rank=2)
+    x, w = (rng.standard_normal(p.shape(name)).astype("float32") for name in "xw")
+    expected, out = (np.full(p.shape("y"), np.nan, np.float32) for _ in range(2))
+    gemm.run(p, "fprop", x, w, expected, Options())
+    with monkeypatch.context() as other:
+        other.setattr(_isa, "host", lambda: _isa.ISAS["portable"])
+        packed = gemm.prepare(p, "fprop", w)
+    gemm.run(p, "fprop", x, w, out, Options(packed=packed))
+    np.testing.assert_array_equal(out, expected)
 
 
 def unexpected(*_: Any) -> None:
@@ -337,7 +380,7 @@ def test_large_results_pass_the_caches(dtype: str, rng: np.random.Generator, mon
         whole = _isa.host().vector_bytes == 64 and np.prod(p.output) * np.dtype(dtype).itemsize % 64 == 0
         assert gemm._passes_caches(p, "fprop", np.dtype(dtype)) == whole and not gemm._passes_caches(p, "wgrad", np.dtype(dtype))
         tables = gemm._cut(p, "fprop", _isa.host(), np.dtype(dtype), whole).products[0][0]
-        assert tables.geometry[-1] == whole, "what the kernel is told"
+        assert tables.geometry[34] == whole, "what the kernel is told"
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2"])

@@ -49,7 +49,8 @@ class Shape(NamedTuple):
     blocks_each: int
     lines_each: int
     pieces: int
-    packs: bool  # its rows; few lines that read neighbours do with them where they lie
+    packs: bool  # its rows are read from panels; few lines that read neighbours do with them where they lie
+    ready: bool  # the panels are there already
     kept: bool  # a tile's rows are packed at once and serve the tiles that follow, of the same rows
     scratch: int
     entries: int
@@ -77,14 +78,17 @@ def pitch(p: ConvProblem, isa: _isa.Isa, dtype: np.dtype[Any]) -> int:
     return -(-(p.out_channels // p.groups) // width) * width
 
 
-def shapes(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], threads: int = 1) -> tuple[Grid, list[Shape]]:
-    """Return the grid of the input and the products that make up an operation, whose forward problem is p, cut for some threads."""
+def shapes(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], threads: int = 1, ready: bool = False) -> tuple[Grid, list[Shape]]:
+    """Return the grid of the input and the products that make up an operation, whose forward problem is p, cut for some threads.
+
+    ``ready`` says that the panels of its rows are there already.
+    """
     g, parts = _grid.grid(p, split=not channels_last(p, op))
     if op == "dgrad" and not p.channels_last and _alike(p, g, parts):  # type: ignore[arg-type]
-        return g, [_shape(p, op, g, (parts[0],), len(parts), isa, dtype, threads)]  # type: ignore[arg-type]
+        return g, [_shape(p, op, g, (parts[0],), len(parts), isa, dtype, threads, ready)]  # type: ignore[arg-type]
     together = 2 if p.input_dilation[2] == 2 and p.output[2] > 1 and not p.channels_last else 1
     products = [tuple(parts[n : n + together]) for n in range(0, len(parts), together)]
-    return g, [_shape(p, op, g, some, 1, isa, dtype, threads) for some in products]  # type: ignore[arg-type]
+    return g, [_shape(p, op, g, some, 1, isa, dtype, threads, ready) for some in products]  # type: ignore[arg-type]
 
 
 def _alike(p: ConvProblem, g: Grid, parts: list[Parts]) -> bool:
@@ -101,7 +105,9 @@ def _alike(p: ConvProblem, g: Grid, parts: list[Parts]) -> bool:
     return taps.min() == 0 and np.array_equal(taps - taps[:1], np.broadcast_to(np.arange(len(parts))[:, None], taps.shape))
 
 
-def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: int, isa: _isa.Isa, dtype: np.dtype[Any], threads: int) -> Shape:
+def _shape(
+    p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: int, isa: _isa.Isa, dtype: np.dtype[Any], threads: int, ready: bool
+) -> Shape:
     part, width, channels, filters, tails = parts[0], isa.width(dtype), p.in_channels // p.groups, p.out_channels // p.groups, 0
     steps, outer, reps, together, scatters = channels * count_taps(parts), p.batch, 1, (1, 1, 1, 1), False
     blocks = -(-filters * phases // isa.rows)
@@ -124,18 +130,20 @@ def _shape(p: ConvProblem, op: Op, g: Grid, parts: tuple[Parts, ...], phases: in
     fewest = fewest if op == "wgrad" else min(fewest, SHARES * (threads - 1))  # nobody to share with: what packs least
     most = 1 if turns(p, op, g) else fewest  # what is transposed for each tile is rather shared as pieces of the sum
     kept_bytes = isa.rows * count_chunks(parts, channels) * CHUNK * dtype.itemsize  # of a block
-    blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, most, isa, vectors * width, len(parts), kept_bytes)
+    rows = 0 if ready else ROWS_COST * blocks * isa.rows
+    blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, most, isa, rows, vectors * width, len(parts), kept_bytes)
     in_order = op == "fprop" and not p.channels_last and np.array_equal(_grid.taps(p, part), np.arange(math.prod(p.filter)))
     in_order |= op == "wgrad" and not p.channels_last and together[0] == 1
-    packs = not in_order or lines > (MORE_LINES if op == "wgrad" else FEW_LINES) or steps % UNROLLED > 0
-    kept = packs and op != "wgrad" and blocks_each * kept_bytes <= PACKED_BYTES
+    lie = in_order and lines <= (MORE_LINES if op == "wgrad" else FEW_LINES) and steps % UNROLLED == 0
+    packs = ready or not lie
+    kept = packs and not ready and op != "wgrad" and blocks_each * kept_bytes <= PACKED_BYTES
     tiles = p.groups * outer * -(-blocks // blocks_each)
     groups = max(1, -(-lines // lines_each))
     pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
     scratch = _product.scratch(blocks_each, lines_each, len(parts), tails, count_chunks(parts, channels) if kept else 1, isa, dtype)
     entries = 4 * steps + AHEAD + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
     return Shape(
-        parts, phases, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, packs, kept,
+        parts, phases, outer, blocks, vectors, tails, lines, scatters, reps, steps, together, blocks_each, lines_each, pieces, packs, ready, kept,
         scratch, entries,
     )  # fmt: skip
 
@@ -150,11 +158,11 @@ def count_chunks(parts: tuple[Parts, ...], channels: int) -> int:
 
 
 def _tile_size(
-    blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _isa.Isa, lanes: int, sums: int, kept_bytes: int
+    blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _isa.Isa, rows: int, lanes: int, sums: int, kept_bytes: int
 ) -> tuple[int, int]:
     """Return how many blocks and lines a tile has: enough tiles for all threads, and of those what reads the operands the fewest times.
 
-    With ``whole`` all lines are together if they can: the sum is shared among threads, too.
+    With ``whole`` all lines are together if they can: the sum is shared among threads, too. ``rows`` and ``lanes`` are what packing either costs.
     """
     block_bytes = isa.rows * MOST * isa.vector_bytes * sums  # of a block and a line
     first, found, each = isa.vectors * isa.vector_bytes // 4, [], max(1, min(BLOCKS, blocks))  # lanes that nothing is multiplied beside
@@ -164,7 +172,7 @@ def _tile_size(
             supers, groups = -(-blocks // each), max(1, -(-lines // together))
             tiles = products * supers * (1 if whole else groups)
             packings = 1 if each * kept_bytes <= PACKED_BYTES and not whole else groups
-            found.append((-min(tiles, fewest), ROWS_COST * blocks * isa.rows * packings + lanes * supers + first * groups * supers, -each, together))
+            found.append((-min(tiles, fewest), rows * packings + lanes * supers + first * groups * supers, -each, together))
         if each <= 4:
             break
         each = -(-each // 2)

@@ -10,7 +10,6 @@ from llvmlite import ir
 
 from numbaconv.cpu._emit import I64, Vectors, vector_code
 from numbaconv.cpu._isa import Isa
-from numbaconv.cpu._simd_tile import UNROLLED
 
 PIXELS = 2  # vectors of pixels that `multiply_pixels` takes together where they are whole; four: no faster (0.77, 0.75 of PyTorch, five layers)
 
@@ -57,33 +56,37 @@ def multiply_beside(isa: Isa, dtype: np.dtype[Any], columns: int) -> Any:
 
         tile[ti + c·ROWS + r] = Σ_k a[ai + k·ROWS + r] · b[bi + c·pitch + k·ROWS + r]        (added to it if ``add``)
 
-    Steps are taken UNROLLED at a time: a and b have zeros up to there.
+    where b has zeros behind its last step, to a multiple of W steps. It adds in the order of `multiply_few`: steps that are W apart, then the W sums
+    in pairs of neighbours.
     """
     rows, width = isa.rows, isa.width(dtype)
-    vectors, parts = UNROLLED * rows // width, max(1, rows // width)  # of a group of steps, and of a step
-    apart = min(vectors, max(2, parts))  # sums of a column, so that one need not wait for the other
+    parts = max(1, rows // width)  # vectors of a step
 
     @vector_code(isa, dtype, "a[] b[] pitch count tile[] add")
     def multiply_beside(v: Vectors, a, b, pitch, count, tile, add):  # type: ignore[no-untyped-def]
-        builder = v.builder
+        builder, whole = v.builder, v.builder.sdiv(count, I64(width))
 
-        def group(k, sums):  # type: ignore[no-untyped-def]
-            results, here = list(sums), builder.mul(k, I64(UNROLLED * rows))
-            for n in range(vectors):
-                factors = v.load(v.at(a, here), n)
+        def turn(k, sums, some=False):  # type: ignore[no-untyped-def]
+            results, here = list(sums), builder.mul(k, I64(width * rows))
+            left = builder.sub(builder.mul(count, I64(rows)), here)
+            for n in range(rows):
+                factors = v.load(v.at(a, here), n, v.first(builder.sub(left, I64(n * width))) if some else None)
                 for c in range(columns):
-                    at = c * apart + n % apart
+                    at = c * rows + n
                     results[at] = v.fma(factors, v.load(v.at(b, here, (pitch, c)), n), results[at])
             return v.here(results)
 
-        groups = builder.sdiv(builder.add(count, I64(UNROLLED - 1)), I64(UNROLLED))
-        sums, mask = v.loop(groups, [v.zero] * (columns * apart), group), v.first(I64(rows))
+        sums, mask = v.loop(whole, [v.zero] * (columns * rows), turn, True), v.first(I64(rows))
+        sums = v.choose(builder.icmp_signed("<", builder.mul(whole, I64(width)), count), lambda: turn(whole, sums, True), lambda: sums)
         for c in range(columns):
-            for part in range(parts):
-                total = functools.reduce(v.add, sums[c * apart + part : (c + 1) * apart : parts])
-                half = v.width // 2
-                while half >= rows:
-                    total, half = v.add(total, v.shuffle(total, total, [(lane + half) % v.width for lane in range(v.width)])), half // 2
+            found, half = sums[c * rows : (c + 1) * rows], rows
+            while half < width:  # neighbours within a vector
+                found = [v.add(s, v.shuffle(s, s, [(lane + half) % width for lane in range(width)])) for s in found]
+                half *= 2
+            while len(found) > parts:
+                pairs = [(n, n + parts) for n in range(len(found)) if n // parts % 2 == 0]
+                found = [v.add(found[n], found[m]) for n, m in pairs]
+            for part, total in enumerate(found):
                 here = v.at(tile, c * rows)
                 older = v.load(here, part, mask=builder.and_(mask, v.nonzero(add)))
                 v.store(v.add(total, older), here, part, mask=mask)

@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv.arrays import CACHE_LINE
 from numbaconv.cpu._emit import I64, Vectors, vector_code
 from numbaconv.cpu._isa import Isa
 from numbaconv.cpu._term import Term
 
 UNROLLED = 4  # steps that `multiply_strided` takes together
+# Steps by which the caches are asked ahead for what comes from memory: 256→256 on 14×14 with weights prepared, six layers in turn, took 759 µs
+# without, 690, 660, 564, 552 with 8, 16, 32, 48, and 583 with 128 (Zen 5). Where the panel is in L2 it costs 5 %.
+AHEAD = 48
 Formula = Callable[[list[Term]], list[Term]]
 
 
@@ -77,20 +81,24 @@ def copy_lanes(isa: Isa, dtype: np.dtype[Any], load: bool) -> Any:
 
 @functools.cache
 def multiply_strided(isa: Isa, dtype: np.dtype[Any], vectors: int) -> Any:
-    """Return a compiled-code function (panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more) -> None for count ≥ 1.
+    """Return a compiled-code function (panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more, far) -> None for count ≥ 1.
 
     It computes out[oi + r·os + l] = Σ_k rows[ri + r·rr + k·rs] · panel[pi + k·ps + l] over count steps of k, for isa.rows rows
-    and ``vectors`` vectors of lanes; with ``more``, the sum is added to what is there.
+    and ``vectors`` vectors of lanes; with ``more``, the sum is added to what is there. A panel that is ``far`` comes from memory: the caches are
+    asked for what lies ahead.
     """
     height = isa.rows
 
-    @vector_code(isa, dtype, "panel[] ps rows[] rr rs count out[] os more")
-    def multiply(v: Vectors, panel, ps, rows, rr, rs, count, out, os, more):  # type: ignore[no-untyped-def]
+    @vector_code(isa, dtype, "panel[] ps rows[] rr rs count out[] os more far")
+    def multiply(v: Vectors, panel, ps, rows, rr, rs, count, out, os, more, far):  # type: ignore[no-untyped-def]
         builder = v.builder
         offsets = [builder.mul(rr, I64(r)) for r in range(height)]
 
-        def take(x, w, sums, steps):  # type: ignore[no-untyped-def]
+        def take(x, w, sums, steps, ask=False):  # type: ignore[no-untyped-def]
+            ahead = v.at(x, (ps, AHEAD))
             for u in range(steps):
+                for at in range(0, vectors * v.width if ask else 0, CACHE_LINE // v.size):
+                    v.prefetch(v.at(ahead, (ps, u), at))
                 lanes, results = [v.load(v.at(x, (ps, u)), n) for n in range(vectors)], []
                 for r in range(height):
                     factor = v.splat(builder.load(builder.gep(w, [offsets[r]])))
@@ -100,7 +108,11 @@ def multiply_strided(isa: Isa, dtype: np.dtype[Any], vectors: int) -> Any:
 
         # With fewer instructions a step it keeps its speed when another thread shares the core.
         state = [panel, rows, *[v.zero] * (height * vectors)]
-        state = v.loop(builder.sdiv(count, I64(UNROLLED)), state, lambda k, state: take(state[0], state[1], state[2:], UNROLLED), True)
+        groups = builder.sdiv(count, I64(UNROLLED))
+        near, asking = (
+            lambda ask=ask: v.loop(groups, state, lambda k, state: take(state[0], state[1], state[2:], UNROLLED, ask), True) for ask in (False, True)
+        )
+        state = v.choose(builder.icmp_signed("==", far, I64(0)), near, asking)
         state = v.loop(builder.srem(count, I64(UNROLLED)), state, lambda k, state: take(state[0], state[1], state[2:], 1), True)
         results = state[2:]
         places = [v.at(out, (os, r), n * v.width) for r in range(height) for n in range(vectors)]

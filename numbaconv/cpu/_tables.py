@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu import _grid, _isa, _products
+from numbaconv.arrays import empty
+from numbaconv.cpu import _grid, _isa, _panels, _products
 from numbaconv.cpu._grid import Grid
 from numbaconv.cpu._products import Shape
 from numbaconv.cpu._simd_tile import COUNT, LINE, MASKS, MOST, PLACES, TARGETS, WHOLE
@@ -47,7 +48,7 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _isa.Isa, dtype: n
     geometry = (
         tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
         max(b_steps, default=0), int(shape.kept), *strides, int(far), apart, len(shape.parts), channels * _products.count_taps(shape.parts[:1]),
-        math.prod(p.input) if _products.turns(p, op, g) else 0, int(past),
+        math.prod(p.input) if _products.turns(p, op, g) else 0, int(past), _panel_steps(shape, channels),
     )  # fmt: skip
     stretches, starts = _stretches(targets, apart, isa.width(dtype), p.output[2])
     runs, longer = _runs(np.asarray(a_steps), isa.width(dtype)), np.append(b_steps, np.zeros(_products.AHEAD, np.int64))
@@ -55,6 +56,30 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _isa.Isa, dtype: n
         geometry, a_steps, runs, longer, blocks, columns.reshape(-1), stretches, starts, np.reshape(tails, (-1, 3)), row_targets,
     )  # fmt: skip
     return Tables(*(np.asarray(values, np.int64) for values in tables))
+
+
+def _panel_steps(shape: Shape, channels: int) -> int:
+    """Return how many steps of a block's panel there is room for: those of a chunk if all panels are made at once."""
+    if not shape.ready:
+        return _panels.CHUNK
+    return max(_panels.even_chunks.py_func(channels * _products.count_taps((part,)))[0] for part in shape.parts)
+
+
+def packed_rows(w: Array, tables: Tables, groups: int, isa: _isa.Isa) -> Array:
+    """Return the panels of all rows of weights, (groups, chunks, blocks, steps, ROWS), in one array: what `_panels` packs a tile of at a time."""
+    geometry, blocks = tables.geometry, tables.blocks
+    group, row, first, room = (int(geometry[at]) for at in (11, 16, 32, 35))
+    chunks: list[Array] = []
+    for steps in (tables.a_steps[:first], tables.a_steps[first:]) if geometry[31] > 1 else (tables.a_steps,):
+        each, _ = _panels.even_chunks.py_func(len(steps))
+        chunks += [steps[n * each : (n + 1) * each] for n in range(-(-len(steps) // _panels.CHUNK))]  # the last may be empty
+    places = blocks[:, :1] + np.minimum(np.arange(isa.rows), blocks[:, 1:2] - 1) * row  # the last row of a block again where there are no more
+    packed = empty((groups, len(chunks), len(blocks), room, isa.rows), w.dtype)
+    packed.fill(0)
+    for g in range(groups):
+        for n, steps in enumerate(chunks):
+            packed[g, n, :, : len(steps)] = w[g * group + places[:, None] + steps[:, None]]
+    return packed.reshape(-1)
 
 
 # Each of the following returns the strides that the kernel unpacks (a: group, outer, rep ×3, row; b: group, outer, rep ×3; y: group, outer,

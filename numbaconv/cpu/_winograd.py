@@ -17,6 +17,7 @@ from numbaconv.cpu.bias import activate
 STRIP = 64  # columns of the image that are transposed at a time: 6 × 64 × 16 floats stay in L1
 CHUNK = 256  # steps summed in one accumulator
 ALIGNMENT = 64  # bytes of a cache line
+FAR = 1 << 20  # bytes of transformed weights that are not in L2 when a block of tiles meets them
 
 
 @inline
@@ -43,13 +44,13 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
     one, two, three = (_simd_winograd.multiply_strided(isa, dtype, min(v, most)) for v in (1, 2, 3))
 
     @inline
-    def multiply(vectors, panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more):  # type: ignore[no-untyped-def]
+    def multiply(vectors, panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more, far):  # type: ignore[no-untyped-def]
         if vectors == 3:
-            three(panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more)
+            three(panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more, far)
         elif vectors == 2:
-            two(panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more)
+            two(panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more, far)
         else:
-            one(panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more)
+            one(panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more, far)
 
     def make_load(to_tile, rows, extra):  # type: ignore[no-untyped-def]
         @inline
@@ -104,15 +105,16 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
                         weights_to_positions(strip, tap * width, sign * 3 * width, sign * width, out, place, nh * step, step)
 
     @inline
-    def products(u, ui, us, vectors, v, vi, vs, pitch, tiles, steps, out, oi, os, lanes, more):  # type: ignore[no-untyped-def]
-        # out[tile, lane] = Σ_s v[tile, s] · u[s, lane] at every position, for a panel of weights; added to what is there if ``more``.
+    def products(u, ui, us, vectors, v, vi, vs, pitch, tiles, steps, out, oi, os, lanes, more, far):  # type: ignore[no-untyped-def]
+        # out[tile, lane] = Σ_s v[tile, s] · u[s, lane] at every position, for a panel of weights; added to what is there if ``more``. Weights that
+        # are ``far`` are in L1 once the first tiles have met them.
         n = vectors * width
         for position in range(positions):
             for s in range(0, steps, CHUNK):
                 ps, count = ui + position * us + s * n, min(CHUNK, steps - s)
                 for tile in range(0, tiles, height):
                     rows, to = vi + position * vs + tile * pitch + s, oi + position * os + tile * lanes
-                    multiply(vectors, u, ps, n, v, rows, pitch, 1, count, out, to, lanes, s + more)
+                    multiply(vectors, u, ps, n, v, rows, pitch, 1, count, out, to, lanes, s + more, int(far and tile == 0))
 
     @inline
     def store(m, mi, lanes, step, strip, y, image, group, k0, channels, first, count, bias, code):  # type: ignore[no-untyped-def]
@@ -174,7 +176,7 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
         # weights after the other, at all positions, stay in L2 until they are transformed to outputs.
         rows, channels, outer, tiles, size, blocks = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5]
         panels, pitch, lanes, weight_step, R = geometry[6], geometry[7], geometry[8], geometry[9], geometry[16]
-        vectors, steps, step = (rows + width - 1) // width, channels * outer, geometry[10]
+        vectors, steps, step, far = (rows + width - 1) // width, channels * outer, geometry[10], u.size * u.itemsize > FAR
         for worker in prange(workers):
             start = _line_start(scratch[worker])
             strip, v, m = scratch[worker][start:], scratch[worker][start + geometry[17] :], scratch[worker][start + geometry[19] :]
@@ -187,7 +189,7 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
                 for panel in range(panels):
                     k0, k1 = vectors * panel // panels * width, vectors * (panel + 1) // panels * width
                     ui, valid = group * positions * weight_step + k0 * steps, min(rows, k1) - k0
-                    products(u, ui, weight_step, (k1 - k0) // width, v, 0, step, pitch, count, steps, m, 0, size * lanes + 16, lanes, 0)
+                    products(u, ui, weight_step, (k1 - k0) // width, v, 0, step, pitch, count, steps, m, 0, size * lanes + 16, lanes, 0, far)
                     zero += store(m, 0, lanes, size * lanes + 16, strip, y, result, group, k0, valid, tile, count, bias, code)
                 flags[job] = zero
 
@@ -239,7 +241,7 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
                         for o in range(outer if some < channels else 1):
                             which, terms = ui + (o * channels + c if packed else o * some) * n, some if some < channels else steps
                             products(u, which, weight_step, n // width, v, vi + o * channels + c, step, pitch, count, terms, m, block * at_m,
-                                     together, lanes, c + o)  # fmt: skip
+                                     together, lanes, c + o, packed)  # fmt: skip
                         if c + some == channels:
                             zero += store(m, block * at_m, lanes, together, strip, y, result, group, k0, min(rows, k1) - k0, tile, count, bias, code)
                 flags[job] = zero
@@ -274,7 +276,7 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
                             for k in range(0, k1 - k0, height):
                                 multiply(
                                     v1 - v0, v, position * (size * columns + 16) + v0 * width, columns, g, position * (size * lanes + 16) + k, 1,
-                                    lanes, count, m, position * (lanes * columns + 16) + k * columns + v0 * width, columns, block - begin,
+                                    lanes, count, m, position * (lanes * columns + 16) + k * columns + v0 * width, columns, block - begin, 0,
                                 )  # fmt: skip
                 zero = strip.dtype.type(0)
                 for k in range(k1 - k0):

@@ -121,11 +121,33 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     return elements * dtype.itemsize + 8 * sum(shape.entries for shape in shapes)
 
 
-def prepare(problem: ConvProblem, op: Op, w: Array) -> Array | None:
-    """Put the weights of channels-last problems in the order in which they are read; others are read as they are."""
+class Packed(NamedTuple):
+    """Weights in the order in which the kernel of an instruction set reads them: for each product its panels of rows, or all as lanes."""
+
+    isa: str
+    weights: tuple[Array, ...]
+
+
+def prepare(problem: ConvProblem, op: Op, w: Array) -> Packed:
+    """Put weights in the order in which they are read."""
+    isa = _isa.host()
+    if problem.channels_last:
+        return Packed(isa.name, (_lanes(problem, op, w),))
+    cut, weights = _cut(problem, op, isa, w.dtype, ready=True), np.ascontiguousarray(w).reshape(-1)
+    return Packed(isa.name, tuple(_tables.packed_rows(weights, product[0], cut.p.groups, isa) for product in cut.products))
+
+
+def packing(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """Return what the order of the weights depends on, beside their shape and groups."""
     p, isa = _forward(problem, op), _isa.host()
-    if op == "wgrad" or not p.channels_last:
-        return None
+    shapes = [] if problem.channels_last else _products.shapes(p, op, isa, dtype)[1]
+    taps = tuple(_grid.taps(p, part).tobytes() for shape in shapes for part in shape.parts)
+    return isa.name, problem.channels_last, tuple((shape.phases, len(shape.parts), shape.steps) for shape in shapes), taps
+
+
+def _lanes(problem: ConvProblem, op: Op, w: Array) -> Array:
+    """Put the weights of channels-last problems in the order in which they are read."""
+    p, isa = _forward(problem, op), _isa.host()
     filters, channels, taps = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
     pitch = _products.pitch(p, isa, w.dtype)
     if op == "fprop":
@@ -141,7 +163,7 @@ class Cut(NamedTuple):
 
     problem: ConvProblem
     p: ConvProblem  # the one whose input has zeros around it
-    products: list[tuple[_tables.Tables, int, int, int, bool]]  # with their tiles, pieces of the sum and scratch, and whether rows are packed
+    products: list[tuple[_tables.Tables, int, int, int, bool]]  # with their tiles, pieces of the sum and scratch, and whether rows have panels
     empty: bool  # no tap reaches the outputs of some phases, which have no product
     second: bool  # the input is the second operand
     copy: Callable[[Array], Array] | None  # of the input
@@ -151,21 +173,25 @@ class Cut(NamedTuple):
     repeats: int  # rows of a channel
     zeros: Array
     seconds: float
+    ready: bool  # the panels of its rows are
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``, a part of the samples after the other where they are copied."""
     past, part, isa, dtype = _passes_caches(problem, op, out.dtype), _part(problem, op, out.dtype), _isa.host(), out.dtype
-    cut = _cut(part, op, isa, dtype, past)
+    packed = options.packed if options.packed and options.packed.isa == isa.name else None
+    if packed is None and part is not problem and problem.channels_last:
+        packed = prepare(problem, op, b)
+    options, ready = replace(options, packed=packed), packed is not None and not problem.channels_last
+    cut = _cut(part, op, isa, dtype, past, ready)
     if part is problem:
         _run(cut, problem, op, a, b, out, options)
         return
-    options = replace(options, packed=prepare(problem, op, b) if options.packed is None else options.packed)
     for first in range(0, problem.batch, part.batch):
         some = slice(first, first + part.batch)
         if len(out[some]) < part.batch:
             part = _samples(problem, len(out[some]))
-            cut = _cut(part, op, isa, dtype, past)
+            cut = _cut(part, op, isa, dtype, past, ready)
         _run(cut, part, op, a[some], b, out[some], options)
 
 
@@ -205,7 +231,8 @@ def _run(cut: Cut, problem: ConvProblem, op: Op, a: Array, b: Array, out: Array,
     isa, dtype = _isa.host(), out.dtype
     if cut.problem is not problem:
         b = _dense_input(problem, b)
-    rows, lanes, other = _operands(cut, op, a, b, options.packed)
+    packed = options.packed and options.packed.weights
+    rows, lanes, other = _operands(cut, op, a, b, packed)
     bias = cut.zeros
     if options.bias is not None:
         bias = bias.copy()
@@ -213,10 +240,11 @@ def _run(cut: Cut, problem: ConvProblem, op: Op, a: Array, b: Array, out: Array,
     code, broken = CODES[options.activation], np.zeros(1, np.int8)
     if cut.empty:
         fill(out, options, cut.p.channels_last)
-    for tables, tiles, pieces, scratch, packs in cut.products:
+    for n, (tables, tiles, pieces, scratch, packs) in enumerate(cut.products):
         kernel = _product.kernel(isa, dtype, cut.per_lane, code > 1, packs)
         y = np.empty((pieces, out.size), dtype) if pieces > 1 or cut.apart else out
-        arguments = (rows, lanes, y.reshape(-1), bias, cut.zeros, code, broken, *tables)
+        ready = packed[n] if packed and not cut.per_lane else cut.zeros[:0]
+        arguments = (rows, ready, lanes, y.reshape(-1), bias, cut.zeros, code, broken, *tables)
         _parallel.run(kernel, tiles, (scratch, dtype), arguments, cut.seconds)
         if cut.apart:
             _put_in_order(cut, add_pairwise(y), out.reshape(-1))
@@ -231,23 +259,39 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
 
     ``whole`` does the same for other numbers of threads.
     """
+    if (plain := _bind(problem, op, dtype, whole, False)) is None:
+        return None
+    others: list[Run] = []  # for panels that are ready: made when there are any
+
+    def bound(a: Array, b: Array, out: Array, packed: Packed | None = None) -> None:
+        if packed is None:
+            return plain(a, b, out)
+        if not others:
+            others.append(_bind(problem, op, dtype, whole, True) or whole)
+        return others[0](a, b, out, packed)
+
+    return bound
+
+
+def _bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run, ready: bool) -> Run | None:
     isa, seconds, past = _isa.host(), cost(problem, op, dtype), _passes_caches(problem, op, dtype)
     if seconds > _parallel.BATCH_SECONDS or _part(problem, op, dtype) is not problem:
         return None
-    cut = _cut(problem, op, isa, dtype, past)
-    if len(cut.products) != 1 or cut.empty or cut.problem is not problem or _key(op, isa, dtype, past) not in problem.derived:
+    cut = _cut(problem, op, isa, dtype, past, ready and not problem.channels_last)
+    if len(cut.products) != 1 or cut.empty or cut.problem is not problem or _key(op, isa, dtype, past, cut.ready) not in problem.derived:
         return None
     tables, tiles, pieces, scratch, packs = cut.products[0]
     kernel, threads = _product.kernel(isa, dtype, cut.per_lane, False, packs), _parallel.get_num_threads()
-    padded, apart, zeros = cut.padded, cut.apart, cut.zeros
+    padded, apart, zeros, nothing = cut.padded, cut.apart, cut.zeros, cut.zeros[:0]
 
-    def bound(a: Array, b: Array, out: Array) -> None:
-        if isa is not _isa.host() or _parallel.get_num_threads() != threads:
-            return whole(a, b, out)
-        rows, lanes, other = _operands(cut, op, a, b)
+    def bound(a: Array, b: Array, out: Array, packed: Packed | None = None) -> None:
+        if isa is not _isa.host() or _parallel.get_num_threads() != threads or packed and packed.isa != isa.name:
+            return whole(a, b, out, packed)
+        rows, lanes, other = _operands(cut, op, a, b, packed and packed.weights)
+        panels = packed.weights[0] if packed and cut.ready else nothing
         flat, broken = out.ravel(), np.zeros(1, np.int8)
         y = np.empty((pieces, out.size), dtype) if apart or pieces > 1 else flat
-        _parallel.run(kernel, tiles, (scratch, dtype), (rows, lanes, y.reshape(-1), zeros, zeros, 0, broken, *tables), seconds)
+        _parallel.run(kernel, tiles, (scratch, dtype), (rows, panels, lanes, y.reshape(-1), zeros, zeros, 0, broken, *tables), seconds)
         if apart:
             _put_in_order(cut, add_pairwise(y), flat)
         elif pieces > 1:
@@ -266,7 +310,7 @@ def _operands(cut: Cut, op: Op, a: Array, b: Array, packed: Any = None) -> tuple
         x = cut.copy(x)
     if not cut.per_lane:
         return other.ravel(), x.ravel(), other
-    weights: Any = prepare(cut.problem, op, other) if packed is None else packed
+    weights = packed[0] if packed else _lanes(cut.problem, op, other)
     return x.ravel(), weights.ravel(), other
 
 
@@ -321,17 +365,17 @@ def _put_in_order(cut: Cut, y: Array, out: Array) -> None:
         _copies.exchanged(swapped, p.groups, rows, lanes, taps, out)
 
 
-def _key(op: Op, isa: _isa.Isa, dtype: np.dtype[Any], past: bool) -> tuple[Any, ...]:
-    return "gemm", op, isa.name, dtype, past, 1 if op == "wgrad" else _parallel.get_num_threads()  # threads do not change how sums are cut up
+def _key(op: Op, isa: _isa.Isa, dtype: np.dtype[Any], past: bool, ready: bool) -> tuple[Any, ...]:
+    return "gemm", op, isa.name, dtype, past, ready, 1 if op == "wgrad" else _parallel.get_num_threads()  # threads do not change how sums are cut up
 
 
-def _cut(problem: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], past: bool = False) -> Cut:
-    """Return how an operation is cut up, worked out once per problem; its results may go ``past`` the caches."""
-    key = _key(op, isa, dtype, past)
+def _cut(problem: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], past: bool = False, ready: bool = False) -> Cut:
+    """Return how an operation is cut up, worked out once per problem; its results may go ``past`` the caches, its rows' panels be ``ready``."""
+    key = _key(op, isa, dtype, past, ready)
     if key in problem.derived:
         return problem.derived[key]
     dense, p = _dense(problem, op), _forward(problem, op)
-    g, shapes = _products.shapes(p, op, isa, dtype, _parallel.get_num_threads())
+    g, shapes = _products.shapes(p, op, isa, dtype, _parallel.get_num_threads(), ready)
     tables = [_tables.build(p, op, g, shape, isa, dtype, past) for shape in shapes]
     repeats = shapes[0].phases
     some = sum(s.steps > 0 for s in shapes)  # a single product without terms is quicker stored than the whole result filled
@@ -342,7 +386,7 @@ def _cut(problem: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], past
         dense, p, products, len(products) < len(tables), op == "wgrad" and p is dense,
         copier(p, g, dtype) if _products.copies(p, op, g) else None, g.copied, p.channels_last and op != "wgrad",
         op == "wgrad" and not _as_stored(p, dense), repeats, np.zeros(p.out_channels * repeats + MOST * isa.width(dtype), dtype),
-        cost(problem, op, dtype) / len(shapes),
+        cost(problem, op, dtype) / len(shapes), ready,
     )  # fmt: skip
     if sum(shape.entries for shape in shapes) <= MOST_KEPT:
         problem.derived[key] = cut
