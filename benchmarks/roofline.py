@@ -106,7 +106,7 @@ def _products(dtype: np.dtype[Any]) -> tuple[int, Callable[[], Callable[[], Any]
     @compiled
     def products(panel: Array, weights: Array, tile: Array) -> None:
         for _ in range(repeats):
-            multiply(weights, 0, 1, panel, 0, 0, panel, 0, line, 0, 0, 0, 62, line, 0, STEPS, tile, 0, 0, 0, tile, 0, 0, 1, tile, 0, 0)
+            multiply(weights, 0, 1, panel, 0, 0, panel, 0, line, 0, 0, 0, 62, line, 0, STEPS, tile, 0, 0, 0, tile, 0, 0, 1, tile, 0, 0, 0)
 
     def make() -> Callable[[], Any]:
         arrays = [random((STEPS * lanes,), dtype.name), random((STEPS * isa.rows,), dtype.name), random((isa.rows * lanes,), dtype.name)]
