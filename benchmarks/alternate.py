@@ -13,12 +13,13 @@ FEWEST, MOST = 5, 200
 
 
 SETTLE = 0.3  # seconds after which another library's threads have stopped to spin at their barrier
+AWAKE = 0.01  # seconds of calls after such a pause that do not count: a second core is up to its speed after 4 ms of work (Zen 5, virtual machine)
 
 
 def medians(functions: Mapping[str, Callable[[], Any]], seconds: float, settle: bool = False) -> dict[str, float]:
     """Call the functions in turn, for about ``seconds`` in all, and return the median seconds of each; call each before (to warm up).
 
-    With ``settle`` a turn is a pause, a call that does not count and then several that do: OpenMP's threads spin for a while
+    With ``settle`` a turn is a pause, calls that do not count and then several that do: OpenMP's threads spin for a while
     after each call, on the core that the next function's second thread needs.
     """
     if settle:
@@ -36,15 +37,17 @@ def medians(functions: Mapping[str, Callable[[], Any]], seconds: float, settle: 
 
 def _settled(functions: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in functions}
-    end, rounds = time.perf_counter() + seconds, 0
+    turns, end, rounds = random.Random(0), time.perf_counter() + seconds, 0
     while rounds < 3 or time.perf_counter() < end:
-        for name, function in functions.items():
+        for name in turns.sample(list(functions), len(functions)):
             time.sleep(SETTLE)
-            function()
+            awake = time.perf_counter() + AWAKE
+            while time.perf_counter() < awake:
+                functions[name]()
             turn: list[float] = []
             while len(turn) < FEWEST and sum(turn) < 0.2:
                 start = time.perf_counter()
-                function()
+                functions[name]()
                 turn.append(time.perf_counter() - start)
             times[name] += turn
         rounds += 1

@@ -138,11 +138,12 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
             packed, tail_sums = panel[panel_room:], panel[panel_room + packed_room :]
             room_tails, have = len(tail_sums) // parts, -1
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                rest, line0 = tile // line_groups, tile % line_groups * lines_each
+                rest, part_of_lines = tile // line_groups, tile % line_groups
                 wanted, rest, n = rest // rows_alike, rest // outer, rest % outer  # rows of the tiles before may be wanted again
-                rest, block0 = rest // supers, rest % supers * blocks_each
+                rest, part_of_blocks = rest // supers, rest % supers
                 group, piece = rest // pieces, rest % pieces
-                filled, count_lines = min(blocks_each, blocks.shape[0] - block0), min(lines_each, lines - line0)
+                line0, block0 = lines * part_of_lines // line_groups, blocks.shape[0] * part_of_blocks // supers  # tiles of about the same size
+                count_lines, filled = lines * (part_of_lines + 1) // line_groups - line0, blocks.shape[0] * (part_of_blocks + 1) // supers - block0
                 place, bias_at, broken = group * y_group + n * y_outer + piece * y_piece, group * bias_group, 0
                 straight = False  # from the registers to y
                 for part in range(parts):

@@ -20,8 +20,9 @@ PACKED_BYTES = 640 << 10  # of a tile's packed rows that are kept for the next t
 # are long (256→128 1×1 on 56×56 1.84 → 1.65 ms, 6 lines; 22 lines no slower). Measured on a Xeon with AVX-512, as what follows.
 FEW_LINES, MORE_LINES = 4, 40
 AHEAD = CHUNK + CHUNK // UNROLLED  # entries behind a table of steps, of what the caches are asked for
-SHARES = 8  # tiles for each thread beside the first, so that all end together; not measured
+SHARES = 4  # tiles for each thread beside the first, so that slow and late ones hold up the others less; two threads: 2 to 5 % faster than 8
 ROWS_COST = 2  # of packing an element of the rows, beside one of the lanes: 0.15 ns and 0.09, from L2
+FASTER = 11  # multiply-adds in the time of packing an element of the lanes
 PIECE = 256  # steps that are worth a piece of wgrad's sum: 1024→256 1×1 on 14×14, in two pieces of 98 pixels, took 1.2 ms instead of 0.92
 MOST_STEPS = 1 << 16  # of one table: wgrad of larger images goes by planes or lines
 MOST_IN_LANES = CHUNK * CHUNKS  # steps of a sum that may have columns left over: those are added up in one place
@@ -131,7 +132,9 @@ def _shape(
     most = 1 if turns(p, op, g) else fewest  # what is transposed for each tile is rather shared as pieces of the sum
     kept_bytes = isa.rows * count_chunks(parts, channels) * CHUNK * dtype.itemsize  # of a block
     rows = 0 if ready else ROWS_COST * blocks * isa.rows
-    blocks_each, lines_each = _tile_size(blocks, lines, op == "wgrad", p.groups * outer, most, isa, rows, vectors * width, len(parts), kept_bytes)
+    blocks_each, lines_each = _tile_size(
+        blocks, lines, op == "wgrad", p.groups * outer, most, 1 if op == "wgrad" else threads, isa, rows, vectors * width, len(parts), kept_bytes
+    )
     in_order = op == "fprop" and not p.channels_last and np.array_equal(_grid.taps(p, part), np.arange(math.prod(p.filter)))
     in_order |= op == "wgrad" and not p.channels_last and together[0] == 1
     lie = in_order and lines <= (MORE_LINES if op == "wgrad" else FEW_LINES) and steps % UNROLLED == 0
@@ -158,24 +161,25 @@ def count_chunks(parts: tuple[Parts, ...], channels: int) -> int:
 
 
 def _tile_size(
-    blocks: int, lines: int, whole: bool, products: int, fewest: int, isa: _isa.Isa, rows: int, lanes: int, sums: int, kept_bytes: int
+    blocks: int, lines: int, whole: bool, products: int, fewest: int, threads: int, isa: _isa.Isa, rows: int, lanes: int, sums: int, kept_bytes: int
 ) -> tuple[int, int]:
-    """Return how many blocks and lines a tile has: enough tiles for all threads, and of those what reads the operands the fewest times.
+    """Return how many blocks and lines a tile has at most: enough tiles for all threads, and of those what is done first.
 
     With ``whole`` all lines are together if they can: the sum is shared among threads, too. ``rows`` and ``lanes`` are what packing either costs.
     """
     block_bytes = isa.rows * MOST * isa.vector_bytes * sums  # of a block and a line
-    first, found, each = isa.vectors * isa.vector_bytes // 4, [], max(1, min(BLOCKS, blocks))  # lanes that nothing is multiplied beside
-    while True:
-        most = max(1, min(lines if whole else LINES, lines, SUMS_BYTES // (each * block_bytes)))
+    first, found, fewest_supers = isa.vectors * isa.vector_bytes // 4, [], -(-blocks // BLOCKS)  # lanes that nothing is multiplied beside
+    work = products * blocks * isa.rows * lanes / FASTER
+    for supers in range(max(1, fewest_supers), max(1, fewest_supers, -(-blocks // 4)) + 1):
+        each = -(-blocks // supers)
+        most = max(1, min(lines if whole else LINES, lines, SUMS_BYTES // (max(1, each) * block_bytes)))
         for together in range(most if whole else 1, most + 1):
-            supers, groups = -(-blocks // each), max(1, -(-lines // together))
+            groups = max(1, -(-lines // together))
             tiles = products * supers * (1 if whole else groups)
             packings = 1 if each * kept_bytes <= PACKED_BYTES and not whole else groups
-            found.append((-min(tiles, fewest), rows * packings + lanes * supers + first * groups * supers, -each, together))
-        if each <= 4:
-            break
-        each = -(-each // 2)
+            packed = products * (rows * packings + lanes * supers + first * groups * supers)
+            uneven = -(-tiles // threads) * threads / max(1, tiles)  # the longest share of a thread, beside the mean
+            found.append((-min(tiles, fewest), (work + packed) * uneven, -each, together))
     _, _, each, together = min(found)
     return -each, together
 
