@@ -457,6 +457,16 @@ def test_prepared_weights_serve_other_options_and_shapes_than_they_were_made_for
             np.testing.assert_array_equal(conv(given, prepared, **options), conv(given, w, **options), err_msg=f"{conv.__name__} {options}")
 
 
+@pytest.mark.parametrize("method", ["gemm", "winograd", "fft"])
+def test_prepared_calls_read_what_was_packed(method, rng):
+    x, w, options = fill((1, 16, 14, 14), "float32", rng), fill((24, 16, 3, 3), "float32", rng), {"padding": 1, "method": method}
+    prepared, expected = nc.prepare(w, x.shape, **options), nc.conv2d(x, w, **options)
+    prepared._w.fill(np.nan)
+    for bias in (None, np.ones(24, np.float32), None):  # the last is looked up
+        found = nc.conv2d(x, prepared, bias, **options)
+        np.testing.assert_array_equal(found, expected if bias is None else expected + 1)
+
+
 def test_prepared_weights_are_a_snapshot(rng):
     w = fill((16, 8, 3, 3), "float32", rng)
     x = fill((1, 8, 10, 10), "float32", rng)
