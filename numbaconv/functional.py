@@ -29,6 +29,9 @@ class PreparedWeights:
             self.w.setflags(write=False)
         self._last: tuple[Any, Any] = None, None  # a plan, and what it reads
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PreparedWeights, (self._w, self._packed, self._packed_for)  # a plan holds modules and kernels, which no file can
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weights."""

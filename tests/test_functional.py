@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import inspect
 import itertools
+import pickle
 from typing import Any
 
 import numpy as np
@@ -465,6 +467,16 @@ def test_prepared_calls_read_what_was_packed(method, rng):
     for bias in (None, np.ones(24, np.float32), None):  # the last is looked up
         found = nc.conv2d(x, prepared, bias, **options)
         np.testing.assert_array_equal(found, expected if bias is None else expected + 1)
+
+
+@pytest.mark.parametrize("method", ["gemm", "winograd"])
+def test_prepared_weights_can_be_copied_and_pickled_after_use(method, rng):
+    x, w, options = fill((1, 16, 14, 14), "float32", rng), fill((24, 16, 3, 3), "float32", rng), {"padding": 1, "method": method}
+    prepared = nc.prepare(w, x.shape, **options)
+    expected = [nc.conv2d(x, prepared, **options) for _ in range(2)][0]
+    for other in (copy.copy(prepared), copy.deepcopy(prepared), pickle.loads(pickle.dumps(prepared))):
+        np.testing.assert_array_equal(nc.conv2d(x, other, **options), expected)
+        assert not other.w.flags.writeable
 
 
 def test_prepared_weights_are_a_snapshot(rng):

@@ -139,6 +139,17 @@ def test_weights_packed_for_other_instructions_are_packed_again(rng: np.random.G
     np.testing.assert_array_equal(out, expected)
 
 
+def test_tiles_are_cut_evenly_and_found_quickly() -> None:
+    for blocks, threads in itertools.product((1, 5, 32, 33, 40, 1000, 10**7), (1, 2, 3, 7, 64)):
+        found = _products._supers(blocks, 1, threads)
+        assert len(found) < 10 and -(-blocks // found[0]) <= _products.BLOCKS and found[-1] <= max(blocks, 1), "a large image takes no longer"
+        assert threads > blocks or any(parts % threads == 0 for parts in found)
+    for blocks in (33, 40, 70):  # rows of 7×7 pixels for two threads
+        p = ConvProblem.from_shapes((1, 960, 7, 7), (8 * blocks, 960, 1, 1), rank=2)
+        (shape,) = _products.shapes(p, "fprop", _isa.ISAS["avx512"], np.dtype(np.float32), 2)[1]
+        assert -(-blocks // shape.blocks_each) % 2 == 0
+
+
 def unexpected(*_: Any) -> None:
     raise AssertionError("small problems are computed by what is bound")
 

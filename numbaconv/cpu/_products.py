@@ -167,12 +167,12 @@ def _tile_size(
 
     With ``whole`` all lines are together if they can: the sum is shared among threads, too. ``rows`` and ``lanes`` are what packing either costs.
     """
-    block_bytes = isa.rows * MOST * isa.vector_bytes * sums  # of a block and a line
-    first, found, fewest_supers = isa.vectors * isa.vector_bytes // 4, [], -(-blocks // BLOCKS)  # lanes that nothing is multiplied beside
+    blocks, block_bytes = max(1, blocks), isa.rows * MOST * isa.vector_bytes * sums  # of a block and a line
+    first, found = isa.vectors * isa.vector_bytes // 4, []  # lanes that nothing is multiplied beside
     work = products * blocks * isa.rows * lanes / FASTER
-    for supers in range(max(1, fewest_supers), max(1, fewest_supers, -(-blocks // 4)) + 1):
+    for supers in _supers(blocks, products, threads):
         each = -(-blocks // supers)
-        most = max(1, min(lines if whole else LINES, lines, SUMS_BYTES // (max(1, each) * block_bytes)))
+        most = max(1, min(lines if whole else LINES, lines, SUMS_BYTES // (each * block_bytes)))
         for together in range(most if whole else 1, most + 1):
             groups = max(1, -(-lines // together))
             tiles = products * supers * (1 if whole else groups)
@@ -182,6 +182,16 @@ def _tile_size(
             found.append((-min(tiles, fewest), (work + packed) * uneven, -each, together))
     _, _, each, together = min(found)
     return -each, together
+
+
+def _supers(blocks: int, products: int, threads: int) -> list[int]:
+    """Return into how many parts blocks may be cut, of BLOCKS to about 4: a few numbers, and next to each one that threads share evenly."""
+    found, parts, even = set[int](), -(-blocks // BLOCKS), threads // math.gcd(threads, products)
+    while True:
+        found |= {parts, min(blocks, -(-parts // even) * even)}
+        if blocks <= 4 * parts:
+            return sorted(found)
+        parts *= 2
 
 
 def _vectors(p: ConvProblem, g: Grid, parts: tuple[Parts, ...], steps: int, width: int) -> tuple[int, int]:

@@ -262,11 +262,14 @@ def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run 
     if (plain := _bind(problem, op, dtype, whole, False)) is None:
         return None
     others: list[Run] = []  # for panels that are ready: made when there are any
+    threads = _parallel.get_num_threads()
 
     def bound(a: Array, b: Array, out: Array, packed: Packed | None = None) -> None:
         if packed is None:
             return plain(a, b, out)
         if not others:
+            if _parallel.get_num_threads() != threads:
+                return whole(a, b, out, packed)
             others.append(_bind(problem, op, dtype, whole, True) or whole)
         return others[0](a, b, out, packed)
 
