@@ -109,10 +109,11 @@ def multiply_strided(isa: Isa, dtype: np.dtype[Any], vectors: int) -> Any:
         # With fewer instructions a step it keeps its speed when another thread shares the core.
         state = [panel, rows, *[v.zero] * (height * vectors)]
         groups = builder.sdiv(count, I64(UNROLLED))
-        near, asking = (
-            lambda ask=ask: v.loop(groups, state, lambda k, state: take(state[0], state[1], state[2:], UNROLLED, ask), True) for ask in (False, True)
-        )
-        state = v.choose(builder.icmp_signed("==", far, I64(0)), near, asking)
+
+        def take_groups(ask):  # type: ignore[no-untyped-def]
+            return lambda: v.loop(groups, state, lambda k, state: take(state[0], state[1], state[2:], UNROLLED, ask), True)
+
+        state = v.choose(builder.icmp_signed("==", far, I64(0)), take_groups(False), take_groups(True))
         state = v.loop(builder.srem(count, I64(UNROLLED)), state, lambda k, state: take(state[0], state[1], state[2:], 1), True)
         results = state[2:]
         places = [v.at(out, (os, r), n * v.width) for r in range(height) for n in range(vectors)]

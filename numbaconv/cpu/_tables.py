@@ -68,7 +68,7 @@ def _panel_steps(shape: Shape, channels: int) -> int:
 def packed_rows(w: Array, tables: Tables, groups: int, isa: _isa.Isa) -> Array:
     """Return the panels of all rows of weights, (groups, chunks, blocks, steps, ROWS), in one array: what `_panels` packs a tile of at a time."""
     geometry, blocks = tables.geometry, tables.blocks
-    group, row, first, room = (int(geometry[at]) for at in (11, 16, 32, 35))
+    group, row, first, room = (int(geometry[at]) for at in (11, 16, 32, 35))  # how far both are apart in w; steps of the first part and of a panel
     chunks: list[Array] = []
     for steps in (tables.a_steps[:first], tables.a_steps[first:]) if geometry[31] > 1 else (tables.a_steps,):
         each, _ = _panels.even_chunks.py_func(len(steps))
