@@ -20,7 +20,8 @@ from numbaconv.problem import ConvProblem
 COPY_SECONDS, TRANSPOSE_SECONDS = 2.1e-10, 2.9e-10
 FEW = 4  # rows that are not worth transposing in registers
 STRIP = 16  # rows or columns of a matrix that are moved together
-SMALL = 1 << 16  # elements of a channel whose lines are moved by a table: three times as fast as working out each line at 14×14
+# Elements of a channel whose lines are moved by a table: three times as fast as working out each line at 14×14, twice at 16×112×112 in phases.
+SMALL = 1 << 18
 Array = np.ndarray[Any, Any]
 
 
@@ -29,7 +30,8 @@ def planes_copier(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> Callable[[Ar
     size, isa, stride = p.batch * p.in_channels * g.plane, _isa.host(), g.axes[2].stride
     tables: tuple[Any, ...]
     if g.plane <= SMALL and stride in (1, 2, 4) and stride <= isa.width(dtype):
-        kernel, tables = _small_planes(isa, dtype, stride), (_lines(p.input, g, isa.width(dtype)), math.prod(p.input), g.plane)
+        table, length = _lines(p.input, g, isa.width(dtype))
+        kernel, tables = _small_planes(isa, dtype, stride, length), (table, math.prod(p.input), g.plane)
     else:
         phases = np.array([phase for axis in g.axes for phase in axis.phases], np.int64)
         numbers = [(len(a.phases), a.pitch, a.low, a.stride) for a in g.axes]
@@ -49,10 +51,14 @@ def _copier(
     return copy
 
 
-@functools.lru_cache(maxsize=64)
-def _lines(size: tuple[int, int, int], g: Grid, width: int) -> Array:
-    """Return the table of `move_lines` for a channel, a vector of a line after the other: each reaches into the next, written after it."""
+@functools.lru_cache(maxsize=16)
+def _lines(size: tuple[int, int, int], g: Grid, width: int) -> tuple[Array, int]:
+    """Return the table of `move_lines` for a channel, a vector of a line after the other, or of `move_pairs` and the length of its lines (or 0).
+
+    Each vector that is stored reaches into the next, stored after it.
+    """
     (D, H, W), (d, h, w) = size, g.axes
+    short = 2 * w.pitch <= width and (w.pitch - 1) * w.stride < width
     aw, jd, jh, j = np.array(w.phases), np.arange(d.pitch), np.arange(h.pitch), np.arange(0, w.pitch, width)
     depth = (np.array(d.phases)[:, None] + (d.low + jd) * d.stride)[:, None, None, :, None, None, None]
     height = (np.array(h.phases)[:, None] + (h.low + jh) * h.stride)[None, :, None, None, :, None, None]
@@ -65,21 +71,27 @@ def _lines(size: tuple[int, int, int], g: Grid, width: int) -> Array:
     bits = (loaded.reshape(*there.shape[:-1], w.stride, width) << np.arange(width)).sum(-1).reshape(-1, w.stride)
     to = (np.arange(len(bits) // len(j))[:, None] * w.pitch + j).reshape(-1)
     source = np.where(there.any(-1, keepdims=True), source, 0).reshape(-1)
-    return np.column_stack([source, to, (1 << np.minimum(width, g.plane - to)) - 1, bits]).astype(np.int64).reshape(-1)
+    if short:
+        odd = np.zeros(len(to) % 2, np.int64)  # beside the last of an odd number
+        sources, bits, to = np.append(source, odd).reshape(-1, 2), np.append(bits[:, 0], odd).reshape(-1, 2), to[::2]
+    else:
+        sources = source[:, None]
+    stored = (1 << np.minimum(width, g.plane - to)) - 1
+    return np.column_stack([sources, to, stored, bits]).astype(np.int64).reshape(-1), w.pitch if short else 0
 
 
 @functools.cache
-def _small_planes(isa: _isa.Isa, dtype: np.dtype[Any], stride: int) -> Kernel:
-    move_lines = _simd_move.move_lines(isa, dtype, stride)
+def _small_planes(isa: _isa.Isa, dtype: np.dtype[Any], stride: int, length: int) -> Kernel:
+    move = _simd_move.move_pairs(isa, dtype, stride, length) if length else _simd_move.move_lines(isa, dtype, stride)
+    entries = 6 if length else 3 + stride
 
     def small_planes(first, last, workers, scratch, x, out, table, size, plane):  # type: ignore[no-untyped-def]
         # THE SCHEDULE: a tile is one channel of one sample; where its lines are from is the same for all, and in a table.
-        lines = len(table) // (3 + stride)
         for worker in prange(workers):
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                move_lines(x, tile * size, out, tile * plane, table, 0, lines)
+                move(x, tile * size, out, tile * plane, table, 0, len(table) // entries)
 
-    return Kernel(small_planes, f"-{isa.name}-{dtype.name}-{stride}")
+    return Kernel(small_planes, f"-{isa.name}-{dtype.name}-{stride}-{length}")
 
 
 @functools.cache

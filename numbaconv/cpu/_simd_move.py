@@ -74,6 +74,30 @@ def move_lines(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
 
 
 @functools.cache
+def move_pairs(isa: Isa, dtype: np.dtype[Any], stride: int, length: int) -> Any:
+    """Return a compiled-code function (x, xi, y, yi, table, ti, count) -> None for count ≥ 1 pairs of lines, in the order of the table.
+
+    Lines are ``length`` ≤ W/2 elements of (length − 1)·stride < W. A pair's entries are s, t, d, the bits of the lanes of y that are stored, and
+    of those of x that are loaded for either line: y[yi + d + l] = x[xi + s + l·stride], y[yi + d + length + l] = x[xi + t + l·stride], 0 where
+    that is not loaded.
+    """
+    lanes = [first + l * stride for first in (0, isa.width(dtype)) for l in range(length)]
+
+    @vector_code(isa, dtype, "x[] y[] table[] count")
+    def move_pairs(v: Vectors, x, y, table, count):  # type: ignore[no-untyped-def]
+        def pair(k, _):  # type: ignore[no-untyped-def]
+            entries = v.at(table, (k, 6))
+            first, second, target, stored, *loaded = (v.builder.load(v.at(entries, n)) for n in range(6))
+            a, b = (v.load(v.at(x, source), 0, v.mask(bits)) for source, bits in zip((first, second), loaded, strict=True))
+            v.store(v.shuffle(a, b, lanes + lanes[-1:] * (v.width - len(lanes))), v.at(y, target), bits=(stored,))
+            return []
+
+        v.loop(count, [], pair)
+
+    return move_pairs
+
+
+@functools.cache
 def transpose(isa: Isa, dtype: np.dtype[Any], whole: bool = False) -> Any:
     """Return a compiled-code function (x, xi, row, rows, columns, y, yi, column) -> None.
 
