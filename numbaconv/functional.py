@@ -61,10 +61,10 @@ def _packing(chosen: planning.Plan) -> tuple[Any, ...]:
 def _forward(
     function: Function, x: Any, w: Any, bias: Any, activation: str | None, out: Array | None, stream: Any, options: tuple[Any, ...]
 ) -> Array:
-    plain, packed_for = bias is activation is out is stream is None, None
+    alone, packed_for = out is stream is None, None
     if isinstance(w, PreparedWeights):
         w, packed_for = w._w, w.packed_for
-    if plain and (done := again(function, x, w, options, packed_for)) is not None:
+    if alone and (done := again(function, x, w, options, packed_for, bias, activation)) is not None:
         return done
     asked = Asked(*options)
     x, w = as_array(x, "x"), as_array(w, "w")
@@ -82,7 +82,7 @@ def _forward(
         check_shape(bias, (recipe.channels,), "bias", "one value per output channel")
     packed = packed_for(recipe.plan) if packed_for else None
     y = carry_out(recipe, {"x": x, "w": w}, bias, activation, out, stream, packed)
-    if plain:
+    if alone:
         remember(recipe, function, (x, w), options)
     return y
 

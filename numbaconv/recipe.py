@@ -17,6 +17,7 @@ from numbaconv import memory
 from numbaconv import plan as planning
 from numbaconv.arrays import COMPUTE, Array, check_out, contiguous, copied_bytes, empty
 from numbaconv.problem import TENSORS, ConvProblem, Op, Options, Run, is_channels_last
+from numbaconv.reference import ACTIVATIONS
 
 Kind = Literal["forward", "grad_input", "grad_weight"]
 
@@ -149,22 +150,45 @@ def shape_of(value: Any, name: str) -> tuple[int, ...]:
         raise TypeError(f"{name} must be a sequence of ints, got {value!r}") from None
 
 
-def again(function: Function, a: Any, b: Any, options: tuple[Any, ...], packed_for: Callable[[planning.Plan], Any] | None = None) -> Array | None:
+def again(
+    function: Function,
+    a: Any,
+    b: Any,
+    options: tuple[Any, ...],
+    packed_for: Callable[[planning.Plan], Any] | None = None,
+    bias: Any = None,
+    activation: str | None = None,
+) -> Array | None:
     """Do what was done before for two operands and options like these; None if there was nothing, or they may need more care than that.
 
     ``packed_for`` says which packed form of b a plan can read.
     """
+    plain = bias is activation is None
     if not (type(a) is type(b) is np.ndarray and a.flags.carray and b.flags.carray and _are_plain(options)):
-        return None if _gpu is None or packed_for else _again_on_gpu(function, a, b, options)
+        return None if _gpu is None or packed_for or not plain else _again_on_gpu(function, a, b, options)
     recipe = _known.get((function, a.shape, b.shape, a.dtype, b.dtype, options))
-    if recipe is None:
+    if recipe is None or not (plain or _are_ready(recipe, bias, activation)):
         return None
-    out = empty(recipe.out_shape, recipe.dtype)
-    if packed_for and (packed := packed_for(recipe.plan)) is not None:
-        recipe.run(a, b, out, packed)
-    else:
+    out, packed = empty(recipe.out_shape, recipe.dtype), packed_for(recipe.plan) if packed_for else None
+    if not plain:
+        _run_with(recipe, a, b, out, Options(bias, activation, packed))
+    elif packed is None:
         recipe.run(a, b, out)
+    else:
+        recipe.run(a, b, out, packed)
     return out
+
+
+def _are_ready(recipe: Recipe, bias: Any, activation: Any) -> bool:
+    """Return whether a bias and an activation are right as they are; those that are not meet their errors, or are converted, elsewhere."""
+    if bias is not None and not (type(bias) is np.ndarray and bias.dtype is recipe.dtype and bias.shape == (recipe.channels,) and bias.flags.carray):
+        return False
+    return activation is None or type(activation) is str and activation in ACTIVATIONS
+
+
+def _run_with(recipe: Recipe, a: Array, b: Array, out: Array, options: Options) -> None:
+    plan = recipe.plan
+    plan.algorithm.run(plan.problem, plan.op, a.reshape(recipe.a_shape), b.reshape(recipe.b_shape), out.reshape(recipe.full_out_shape), options)
 
 
 def _again_on_gpu(function: Function, a: Any, b: Any, options: tuple[Any, ...]) -> Array | None:
@@ -241,9 +265,7 @@ def carry_out(
     if bias is activation is packed is None:
         recipe.run(a, b, result)
     else:
-        options = Options(None if bias is None else contiguous(bias, dtype), activation, packed)
-        a, b, full = a.reshape(recipe.a_shape), b.reshape(recipe.b_shape), result.reshape(recipe.full_out_shape)  # type: ignore[union-attr]
-        chosen.algorithm.run(chosen.problem, chosen.op, a, b, full, options)
+        _run_with(recipe, a, b, result, Options(None if bias is None else contiguous(bias, dtype), activation, packed))  # type: ignore[arg-type]
     if direct or (out is None and recipe.dtype == dtype):
         return result  # type: ignore[return-value]
     if out is None:

@@ -479,6 +479,29 @@ def test_prepared_weights_can_be_copied_and_pickled_after_use(method, rng):
         assert not other.w.flags.writeable
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_known_calls_with_bias_and_activation_skip_the_checks_only_where_nothing_is_to_be_checked(transposed, rng, monkeypatch):
+    conv, names = (nc.conv_transpose2d if transposed else nc.conv2d), (None, "relu", "gelu")
+    x, w = rng.standard_normal((1, 6, 9, 8), np.float32), rng.standard_normal((6, 6, 3, 3), np.float32)
+    many = rng.standard_normal(12).astype(np.float32)
+    for prepared in (w, nc.prepare(w, x.shape, transposed=transposed)):
+        expected = {name: conv(x, prepared, many[:6], activation=name) for name in names}
+        wide = conv(x, prepared, many[:6].astype(np.float64), activation="relu")
+        assert wide.dtype == np.float64
+        with monkeypatch.context() as patched:
+            patched.setattr(functional, "carry_out", None)  # what checks and converts
+            for name in names:
+                np.testing.assert_array_equal(conv(x, prepared, many[:6], activation=name), expected[name])
+                np.testing.assert_array_equal(conv(x[0].copy()[None], prepared, many[:6].copy(), activation=name), expected[name])
+        np.testing.assert_array_equal(conv(x, prepared, many[:6].astype(np.float64), activation="relu"), wide)
+        np.testing.assert_array_equal(conv(x, prepared, many[::2], activation="relu"), conv(x, prepared, many[::2].copy(), activation="relu"))
+        np.testing.assert_array_equal(conv(x, prepared, many[:6].tolist()), conv(x, prepared, np.array(many[:6].tolist())))
+        wrong = [("bias", many[:5], None), ("bias", many[:6, None], None), ("activation", many[:6], "relu6"), ("activation", many[:6], ["relu"])]
+        for named, bias, activation in wrong:
+            with pytest.raises(ValueError, match=named):
+                conv(x, prepared, bias, activation=activation)
+
+
 def test_prepared_weights_are_a_snapshot(rng):
     w = fill((16, 8, 3, 3), "float32", rng)
     x = fill((1, 8, 10, 10), "float32", rng)

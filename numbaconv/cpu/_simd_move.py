@@ -81,7 +81,7 @@ def move_pairs(isa: Isa, dtype: np.dtype[Any], stride: int, length: int) -> Any:
     of those of x that are loaded for either line: y[yi + d + l] = x[xi + s + l·stride], y[yi + d + length + l] = x[xi + t + l·stride], 0 where
     that is not loaded.
     """
-    lanes = [first + l * stride for first in (0, isa.width(dtype)) for l in range(length)]
+    lanes = [first + n * stride for first in (0, isa.width(dtype)) for n in range(length)]
 
     @vector_code(isa, dtype, "x[] y[] table[] count")
     def move_pairs(v: Vectors, x, y, table, count):  # type: ignore[no-untyped-def]
