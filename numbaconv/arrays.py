@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.memory import CACHE_LINE, REUSED, address, block
+from numbaconv.memory import CACHE_LINE, HELD, REUSED, address, block, hold_freed
 
 Array = np.ndarray[Any, Any]
 
@@ -114,6 +114,8 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any], large: int = LARGE) -> A
         return np.empty(shape, dtype)
     if size >= REUSED:
         return block(size).view(dtype).reshape(shape)
+    if size >= HELD:
+        hold_freed()
     memory = np.empty(count + CACHE_LINE // dtype.itemsize, dtype)
     skipped = -address(memory) % CACHE_LINE // dtype.itemsize
     return memory[skipped : skipped + count].reshape(shape)

@@ -8,6 +8,7 @@ for the next array of about its size. There are no finalizers: one that ran as C
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -25,8 +26,10 @@ UNCHECKED_BYTES = 64 << 20  # smaller requests are made without asking the syste
 CACHE_LINE = 64  # bytes
 # Bytes of an array from which its memory may be used again. The C library hands out what was freed last, by whomever, which may still be
 # in the caches: with blocks, layers between others took 8 % longer at 1 MiB, 2 at 4 (but dgrad of 96→96 3×3 s2 g96 @112, 4.8 MB, 400 µs
-# instead of 200), as long at 8, and 20 % less from 32. Early in a process it gives back too much: 3→64 7×7 s2 @224 3.8 ms, 2.8 with blocks.
+# instead of 200), as long at 8, and 20 % less from 32.
 REUSED = 8 << 20
+# Bytes of the smallest array before which the GNU C library is told to keep what is freed, and of the largest that tells it so by being freed.
+HELD, SIGNAL = 1 << 20, (32 << 20) - (64 << 10)
 KEPT_BYTES, KEPT_SHARE = 256 << 20, 1 / 32  # of blocks at most, and of the memory of the machine
 SPARE = 1 / 8  # of an array, by which a block for it may be larger
 
@@ -60,6 +63,19 @@ def block(size: int) -> Array:
         return _aligned(np.empty(needed, np.uint8), size)
     finally:
         _lock.release()
+
+
+@functools.cache
+def hold_freed() -> None:
+    """Have the GNU C library keep memory that is freed, as it does in a process that has ever freed an array of 32 MB.
+
+    Until then it gives back whatever is larger than the largest array freed so far, or twice that at the end of its heap, and the next array
+    pays for its pages again: 3→64 7×7 s2 on 224×224 took 2.1 instead of 1.1 ms in a new process, PyTorch's, too. No page of this array is
+    ever used.
+    """
+    if get_kept_memory():
+        with contextlib.suppress(MemoryError):
+            np.empty(SIGNAL, np.uint8)
 
 
 def _free(blocks: list[Array], needed: int) -> int | None:
@@ -114,7 +130,8 @@ def set_kept_memory(most: int) -> None:
 
     Results (and copies of inputs) of 8 MiB and more are written to memory that an earlier one has left, if there is some: new memory
     costs up to half of a call's time. The latest are remembered, those still in use included. By default it is 256 MiB, or 1/32 of the
-    machine's memory (or the container's) if that is less; 0 frees what is kept, and keeps nothing.
+    machine's memory (or the container's) if that is less; 0 frees what is kept, and keeps nothing. Smaller arrays are the C library's;
+    the GNU one is told once to keep up to 64 MiB of what they leave, unless this is 0 when the first of 1 MiB comes.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -225,3 +226,25 @@ def test_a_child_uses_memory_again():
             place = where(empty((MANY,), F4))
             os._exit(0 if where(empty((MANY,), F4)) == place and memory._blocks else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about the GNU C library")
+@pytest.mark.parametrize("kept", [True, False])
+def test_smaller_results_do_not_pay_for_their_pages_each_time(kept):
+    code = f"""
+import resource, numpy as np, numbaconv as nc
+from numbaconv import memory
+from numbaconv.arrays import empty
+if not {kept}:
+    nc.set_kept_memory(0)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    first, second = (empty((memory.REUSED // 2,), np.dtype(np.uint8)) for _ in range(2))
+    first[:], second[:] = 1, 2
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(min(faults() for _ in range(5)))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LD_PRELOAD"))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) < 100) == kept  # of 2048 pages

@@ -82,22 +82,17 @@ class Vectors:
         """Return whether a vector is a cache line, which `store_row` can write past the caches."""
         return self.isa.vector_bytes == CACHE_LINE == widest().vector_bytes and platform.machine() in ("x86_64", "AMD64")
 
-    def store_row(self, values: list[Any], pointer: Any, past: Any = None) -> None:
-        """Store vectors side by side; past the caches if a condition holds, which it may where the pointer is that of a cache line.
+    def store_row(self, values: list[Any], pointer: Any, past: bool = False) -> None:
+        """Store vectors side by side; ``past`` the caches only where the pointer is that of a cache line.
 
         A store in the caches reads a line that they do not hold before it is written. Other threads see what passed them after `settle`.
         """
-        if past is None:
-            for n, value in enumerate(values):
+        for n, value in enumerate(values):
+            if past:
+                stored = self.builder.store(value, self._cast(pointer, n), align=CACHE_LINE)
+                stored.set_metadata("nontemporal", self.builder.module.add_metadata([I32(1)]))
+            else:
                 self.store(value, pointer, n)
-            return
-        with self.builder.if_else(past) as (through, otherwise):
-            with through:
-                for n, value in enumerate(values):
-                    stored = self.builder.store(value, self._cast(pointer, n), align=CACHE_LINE)
-                    stored.set_metadata("nontemporal", self.builder.module.add_metadata([I32(1)]))
-            with otherwise:
-                self.store_row(values, pointer)
 
     def settle(self) -> None:
         """Wait until memory has what passed the caches."""

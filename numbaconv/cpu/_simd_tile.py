@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,7 @@ class _Tile:
         builder, self.v, self.rows, self.most, self.per_lane, self.packed = v.builder, v, v.isa.rows, most, per_lane, packed
         self.a, self.panel, self.x, self.steps, self.sums, self.add, self.y, self.y_row = a, panel, x, steps, sums, add, y, y_row
         self.soon, self.soon_steps, self.slow, self.columns, self.relu = v.at(x, ahead), v.at(steps, soon), slow, columns, relu
-        self.count_vectors, self.store, last = self._column(COUNT), store, builder.sub(valid, I64(1))
-        self.kept = [builder.select(builder.icmp_signed("<", I64(r), valid), I64(r), last) for r in range(self.rows)]
+        self.count_vectors, self.store, self.valid = self._column(COUNT), store, valid
         self.apart = [] if packed else v.rows(a, row, valid)
         self.more = more
         self.groups = builder.sdiv(builder.add(count, I64(UNROLLED - 1)), I64(UNROLLED))
@@ -106,7 +106,8 @@ class _Tile:
             return [I64(0)]
 
         def to_y() -> list[Any]:
-            whole = builder.icmp_signed(">=", self.store, I64(WHOLES))
+            all_rows = builder.icmp_signed("==", self.valid, I64(self.rows))
+            whole = builder.and_(all_rows, builder.icmp_signed(">=", self.store, I64(WHOLES)))
             return v.choose(whole, lambda: [self._store_whole(sums, vectors, past)], lambda: [self._store_some(sums, vectors)])
 
         return v.choose(self.stored, to_y, to_sums)[0]
@@ -181,30 +182,36 @@ class _Tile:
                 results[some] = v.here([v.fma(factor, loads[n], results[some][n]) for n in range(vectors)])
         return results
 
-    def _shifted(self, sums: list[Any], vectors: int) -> list[list[Any]]:
-        """Return the sums of each row with their bias."""
+    def _shifted(self, sums: list[Any], vectors: int, kept: list[Any]) -> Iterator[list[Any]]:
+        """Give the sums of each row with the bias of the row whose number is kept."""
         v, builder = self.v, self.v.builder
         shifts = [v.load(self.bias, n) for n in range(vectors)] if self.per_lane else []
-        rows = []
-        for r in range(self.rows):
-            here = shifts or [v.splat(builder.load(v.at(self.bias, self.kept[r])))] * vectors
-            rows.append([v.add(sums[r * vectors + n], here[n]) for n in range(vectors)])
-        return rows
+        for r, row in enumerate(kept):
+            here = shifts or [v.splat(builder.load(v.at(self.bias, row)))] * vectors
+            yield [v.add(sums[r * vectors + n], here[n]) for n in range(vectors)]
 
     def _store_whole(self, sums: list[Any], vectors: int, past: Any) -> Any:
-        v, strange, lower = self.v, [self.v.zero] * vectors, self.v.lower_bound(self.relu)  # apart, so that none waits for the others
-        for r, row in enumerate(self._shifted(sums, vectors)):
-            strange = [v.note_strange(value, before) for value, before in zip(row, strange, strict=True)]
-            v.store_row([v.at_least(value, lower) for value in row], v.at(self.result, (self.y_row, self.kept[r])), past)
-        return v.any_strange(functools.reduce(v.add, strange))
+        v, lower = self.v, self.v.lower_bound(self.relu)
+
+        def rows(through: bool) -> list[Any]:  # a row after the other: all added and then all stored took a third longer
+            strange = [v.zero] * vectors  # apart, so that none waits for the others
+            for r, row in enumerate(self._shifted(sums, vectors, list(range(self.rows)))):
+                strange = [v.note_strange(value, before) for value, before in zip(row, strange, strict=True)]
+                v.store_row([v.at_least(value, lower) for value in row], v.at(self.result, (self.y_row, r)), through)
+            return [functools.reduce(v.add, strange)]
+
+        noted = rows(False) if past is None else v.choose(past, lambda: rows(True), lambda: rows(False))
+        return v.any_strange(noted[0])
 
     def _store_some(self, sums: list[Any], vectors: int) -> Any:
         v, builder, strange, lower = self.v, self.v.builder, [self.v.zero] * vectors, self.v.lower_bound(self.relu)
         bits, places = ([self._column(first + n) for n in range(vectors)] for first in (MASKS, TARGETS))
         chosen, lanes = [v.mask(some) for some in bits], [v.first(builder.ctpop(some)) for some in bits]
-        for r, row in enumerate(self._shifted(sums, vectors)):
-            here = v.at(self.y, (self.y_row, self.kept[r]))
-            for n, value in enumerate(row):
+        last = builder.sub(self.valid, I64(1))
+        kept = [builder.select(builder.icmp_signed("<", I64(r), self.valid), I64(r), last) for r in range(self.rows)]
+        for row, values in zip(kept, self._shifted(sums, vectors, kept), strict=True):
+            here = v.at(self.y, (self.y_row, row))
+            for n, value in enumerate(values):
                 strange[n] = v.note_strange(builder.select(chosen[n], value, v.zero), strange[n])
                 v.store(v.compress(v.at_least(value, lower), bits[n]), v.at(here, places[n]), mask=lanes[n])
         return v.any_strange(functools.reduce(v.add, strange))
