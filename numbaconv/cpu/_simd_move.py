@@ -51,17 +51,19 @@ def move(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
 
 @functools.cache
 def move_lines(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
-    """Return a compiled-code function (x, xi, y, yi, table, ti, count) -> None for count ≥ 1 lines of a vector, in the order of the table.
+    """Return a compiled-code function (x, xi, y, yi, table, ti, count, ahead) -> None for count ≥ 1 lines of a vector, in the order of the table.
 
     A line's entries are s, d, the bits of the lanes of y that are stored, and of those that are loaded, for ``stride`` vectors of x:
-    y[yi + d + l] = x[xi + s + l·stride], 0 where that is not loaded.
+    y[yi + d + l] = x[xi + s + l·stride], 0 where that is not loaded. It asks the caches for what lies ``ahead`` elements behind.
     """
 
-    @vector_code(isa, dtype, "x[] y[] table[] count")
-    def move_lines(v: Vectors, x, y, table, count):  # type: ignore[no-untyped-def]
+    @vector_code(isa, dtype, "x[] y[] table[] count ahead")
+    def move_lines(v: Vectors, x, y, table, count, ahead):  # type: ignore[no-untyped-def]
         def line(k, _):  # type: ignore[no-untyped-def]
             entries = v.at(table, (k, 3 + stride))
             source, target, stored, *loaded = (v.builder.load(v.at(entries, n)) for n in range(3 + stride))
+            for n in range(stride):
+                v.prefetch(v.at(x, source, ahead, n * v.width))
             parts = [v.load(v.at(x, source), n, v.mask(bits)) for n, bits in enumerate(loaded)]
             while len(parts) > 1:
                 parts = [v.shuffle(a, b, list(range(0, 2 * v.width, 2))) for a, b in zip(parts[::2], parts[1::2], strict=True)]
@@ -75,19 +77,21 @@ def move_lines(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
 
 @functools.cache
 def move_pairs(isa: Isa, dtype: np.dtype[Any], stride: int, length: int) -> Any:
-    """Return a compiled-code function (x, xi, y, yi, table, ti, count) -> None for count ≥ 1 pairs of lines, in the order of the table.
+    """Return a compiled-code function (x, xi, y, yi, table, ti, count, ahead) -> None for count ≥ 1 pairs of lines, in the order of the table.
 
     Lines are ``length`` ≤ W/2 elements of (length − 1)·stride < W. A pair's entries are s, t, d, the bits of the lanes of y that are stored, and
     of those of x that are loaded for either line: y[yi + d + l] = x[xi + s + l·stride], y[yi + d + length + l] = x[xi + t + l·stride], 0 where
-    that is not loaded.
+    that is not loaded. It asks the caches for what lies ``ahead`` elements behind.
     """
     lanes = [first + n * stride for first in (0, isa.width(dtype)) for n in range(length)]
 
-    @vector_code(isa, dtype, "x[] y[] table[] count")
-    def move_pairs(v: Vectors, x, y, table, count):  # type: ignore[no-untyped-def]
+    @vector_code(isa, dtype, "x[] y[] table[] count ahead")
+    def move_pairs(v: Vectors, x, y, table, count, ahead):  # type: ignore[no-untyped-def]
         def pair(k, _):  # type: ignore[no-untyped-def]
             entries = v.at(table, (k, 6))
             first, second, target, stored, *loaded = (v.builder.load(v.at(entries, n)) for n in range(6))
+            for source in (first, second):
+                v.prefetch(v.at(x, source, ahead))
             a, b = (v.load(v.at(x, source), 0, v.mask(bits)) for source, bits in zip((first, second), loaded, strict=True))
             v.store(v.shuffle(a, b, lanes + lanes[-1:] * (v.width - len(lanes))), v.at(y, target), bits=(stored,))
             return []
