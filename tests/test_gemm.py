@@ -478,3 +478,27 @@ def test_what_is_asked_for_is_in_the_table() -> None:
         slow = max(n for n in range(9) if n == 0 or unrolled << n <= asking)
         furthest = shape.steps + max(CHUNK * (asking - 1) // asking + (CHUNK // unrolled - 1 >> slow), CHUNK - 1)
         assert furthest < len(tables.b_steps)
+
+
+@pytest.mark.parametrize(("isa", "dtype"), PAIRS)
+def test_inputs_are_copied_for_each_tap_where_outputs_are_few(isa: str, dtype: str, rng, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[isa])
+    for x, w, options in (
+        ((1, 5, 14, 14), (60, 5, 3, 3), {"stride": 2, "padding": 1}),
+        ((2, 6, 9, 7), (96, 3, 3, 2), {"stride": (4, 3), "padding": ((2, 0), (1, 3)), "groups": 2}),
+        ((3, 4, 11), (70, 4, 5), {"dilation": 2, "padding": 4}),
+        ((1, 2, 3, 6, 5), (40, 2, 2, 3, 2), {"stride": (1, 2, 1), "padding": (0, 1, 1)}),
+        ((1, 33, 8, 8), (128, 33, 2, 2), {"stride": 2}),
+        ((1, 3, 1, 1), (8, 3, 3, 3), {"padding": 1}),
+        ((1, 16, 12, 12), (64, 2, 9, 9), {"groups": 8, "padding": ((-1, -1), (-1, -1))}),
+    ):
+        p = ConvProblem.from_shapes(x, w, rank=len(x) - 2, **options)
+        check(p, "wgrad", rng, dtype)
+        assert p.derived["dense"].filter == (1, 1, 1)
+        dy, x5 = (rng.integers(-3, 4, p.shape(t)).astype(dtype) for t in "yx")
+        dy[0, 0, 0, 0, 0], dy[-1, -1, -1, -1, -1] = np.inf, np.nan  # times a zero of the padding, which is part of no sum
+        out, expected = np.empty(p.shape("w"), dtype), np.empty(p.shape("w"), dtype)
+        gemm.run(p, "wgrad", dy, x5, out, Options())
+        with np.errstate(invalid="ignore"):
+            direct.run(p, "wgrad", dy, x5, expected, Options())
+        np.testing.assert_array_equal(out, expected)

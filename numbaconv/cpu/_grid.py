@@ -123,6 +123,14 @@ def grid(p: ConvProblem, split: bool) -> tuple[Grid, list[tuple[Reads, ...]]]:
     return found, list(itertools.product(*per_axis))
 
 
+def patches(p: ConvProblem) -> Grid:
+    """Return the grid with a plane for each tap of a channel, of just what its outputs read; the input is not dilated."""
+    axes = [
+        Axis(p.stride[axis], tuple(offset for _, offset in reads(p, axis)[0].taps), 0, p.output[axis], p.output[axis], 1, True) for axis in range(3)
+    ]
+    return Grid(tuple(axes), True)  # type: ignore[arg-type]
+
+
 def _in_line(p: ConvProblem, g: Grid, per_axis: list[list[Reads]]) -> Grid:
     """Return the grid with a plane for each column of taps if that pays.
 

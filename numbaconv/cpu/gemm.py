@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.arrays import CACHE_LINE
-from numbaconv.cpu import _copies, _grid, _isa, _parallel, _product, _products, _seconds, _tables, direct
+from numbaconv.cpu import _copies, _grid, _isa, _parallel, _product, _products, _seconds, _tables, _taps_apart, direct
 from numbaconv.cpu._panels import CHUNK
 from numbaconv.cpu._simd_tile import MOST
 from numbaconv.cpu._sum import add_pairwise
@@ -75,7 +75,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
 def _count(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]:
     """Count what takes time for each part of the samples."""
     p = _forward(problem, op)
-    isa, size, whole, problem = _isa.host(), dtype.itemsize / 4, problem, _dense(problem, op)
+    isa, size, whole, problem = _isa.host(), dtype.itemsize / 4, problem, _taps_apart.dense(problem, op)
     g, shapes = _products.shapes(p, op, isa, dtype)
     counted = dict.fromkeys(SECONDS, 0.0)
     if problem is not whole:
@@ -106,7 +106,7 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the input with its zeros, weights in another order, tables, sums, and wgrad's pieces."""
     problem = _part(problem, op, dtype)
-    p, isa, whole, problem = _forward(problem, op), _isa.host(), problem, _dense(problem, op)
+    p, isa, whole, problem = _forward(problem, op), _isa.host(), problem, _taps_apart.dense(problem, op)
     g, shapes = _products.shapes(p, op, isa, dtype, _parallel.get_num_threads())
     elements = math.prod(problem.shape("x")) if problem is not whole else 0
     elements += p.batch * p.in_channels * g.plane + g.slack * p.in_channels if _products.copies(p, op, g) else 0
@@ -229,10 +229,8 @@ def _passes_caches(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> bool:
 
 def _run(cut: Cut, problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     isa, dtype = _isa.host(), out.dtype
-    if cut.problem is not problem:
-        b = _dense_input(problem, b)
     packed = options.packed and options.packed.weights
-    rows, lanes, other = _operands(cut, op, a, b, packed)
+    rows, lanes, other = _operands(cut, op, a, b if cut.problem is problem else _taps_apart.inputs(problem, b), packed)
     bias = cut.zeros
     if options.bias is not None:
         bias = bias.copy()
@@ -251,7 +249,7 @@ def _run(cut: Cut, problem: ConvProblem, op: Op, a: Array, b: Array, out: Array,
         elif pieces > 1:
             out.reshape(-1)[:] = add_pairwise(y)
     if broken[0] and cut.padded and not np.isfinite(other).all():
-        direct.run(cut.problem, op, a, b, out, options)  # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right
+        direct.run(problem, op, a, b, out, options)  # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right
 
 
 def bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run) -> Run | None:
@@ -317,29 +315,12 @@ def _operands(cut: Cut, op: Op, a: Array, b: Array, packed: Any = None) -> tuple
     return x.ravel(), weights.ravel(), other
 
 
-def _dense(p: ConvProblem, op: Op) -> ConvProblem:
-    """Return the problem of the inputs that wgrad reads: a filter of one tap with strides and no padding leaves most of them out."""
-    if op != "wgrad" or p.filter != (1, 1, 1) or p.stride == (1, 1, 1) or p.low != (0, 0, 0) or any(high > 0 for high in p.high):
-        return p
-    if "dense" not in p.derived:
-        p.derived["dense"] = replace(p, input=p.output, stride=(1, 1, 1), derived={})
-    return p.derived["dense"]
-
-
-def _dense_input(p: ConvProblem, x: Array) -> Array:
-    """Return the elements of x that one tap with strides reads."""
-    if p.channels_last:
-        return np.ascontiguousarray(x[:, :: p.stride[0], :: p.stride[1], :: p.stride[2]][:, : p.output[0], : p.output[1], : p.output[2]])
-    g, _ = _grid.grid(p, split=True)
-    return _copies.planes_copier(p, g, x.dtype)(x)[: p.batch * p.in_channels * math.prod(p.output)]
-
-
 def _forward(problem: ConvProblem, op: Op) -> ConvProblem:
     """Return the problem whose input has zeros around it: dgrad is the transposed problem's fprop.
 
     wgrad may be the transposed problem's wgrad, x and dy exchanged: that pays where dy is the smaller of the two to transpose.
     """
-    problem = _dense(problem, op)
+    problem = _taps_apart.dense(problem, op)
     if op == "fprop" or op == "wgrad" and not _exchanges(problem):
         return problem
     if "transposed" not in problem.derived:
@@ -377,7 +358,7 @@ def _cut(problem: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], past
     key = _key(op, isa, dtype, past, ready)
     if key in problem.derived:
         return problem.derived[key]
-    dense, p = _dense(problem, op), _forward(problem, op)
+    dense, p = _taps_apart.dense(problem, op), _forward(problem, op)
     g, shapes = _products.shapes(p, op, isa, dtype, _parallel.get_num_threads(), ready)
     tables = [_tables.build(p, op, g, shape, isa, dtype, past) for shape in shapes]
     repeats = shapes[0].phases
@@ -387,7 +368,7 @@ def _cut(problem: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], past
     copier = _copies.pixels_copier if _products.channels_last(p, op) else _copies.planes_copier
     cut = Cut(
         dense, p, products, len(products) < len(tables), op == "wgrad" and p is dense,
-        copier(p, g, dtype) if _products.copies(p, op, g) else None, g.copied, p.channels_last and op != "wgrad",
+        copier(p, g, dtype) if _products.copies(p, op, g) else None, g.copied or dense is not problem, p.channels_last and op != "wgrad",
         op == "wgrad" and not _as_stored(p, dense), repeats, np.zeros(p.out_channels * repeats + MOST * isa.width(dtype), dtype),
         cost(problem, op, dtype) / len(shapes), ready,
     )  # fmt: skip
