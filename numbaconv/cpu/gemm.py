@@ -365,10 +365,11 @@ def _cut(problem: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], past
     some = sum(s.steps > 0 for s in shapes)  # a single product without terms is quicker stored than the whole result filled
     kept = [(t, s) for t, s in zip(tables, shapes, strict=True) if s.steps > 0 or (len(s.parts) > 1 and len(shapes) - some == 1)]
     products = [(t, int(t.geometry[0]), s.pieces, s.scratch, s.packs) for t, s in kept]
+    padded = g.copied or dense is not problem and _grid.reads_zeros(problem)
     copier = _copies.pixels_copier if _products.channels_last(p, op) else _copies.planes_copier
     cut = Cut(
         dense, p, products, len(products) < len(tables), op == "wgrad" and p is dense,
-        copier(p, g, dtype) if _products.copies(p, op, g) else None, g.copied or dense is not problem, p.channels_last and op != "wgrad",
+        copier(p, g, dtype) if _products.copies(p, op, g) else None, padded, p.channels_last and op != "wgrad",
         op == "wgrad" and not _as_stored(p, dense), repeats, np.zeros(p.out_channels * repeats + MOST * isa.width(dtype), dtype),
         cost(problem, op, dtype) / len(shapes), ready,
     )  # fmt: skip
