@@ -28,8 +28,9 @@ CACHE_LINE = 64  # bytes
 # in the caches: with blocks, layers between others took 8 % longer at 1 MiB, 2 at 4 (but dgrad of 96→96 3×3 s2 g96 @112, 4.8 MB, 400 µs
 # instead of 200), as long at 8, and 20 % less from 32.
 REUSED = 8 << 20
-# Bytes of the smallest array before which the GNU C library is told to keep what is freed, and of the largest that tells it so by being freed.
-HELD, SIGNAL = 1 << 20, (32 << 20) - (64 << 10)
+# Bytes of the smallest array before which the GNU C library is told to keep what is freed, of the largest that tells it so by being freed (its
+# DEFAULT_MMAP_THRESHOLD_MAX, less some pages), and of what it then keeps at the end of its heap.
+HELD, SIGNAL, HEAP = 1 << 20, (32 << 20) - (64 << 10), 64 << 20
 KEPT_BYTES, KEPT_SHARE = 256 << 20, 1 / 32  # of blocks at most, and of the memory of the machine
 SPARE = 1 / 8  # of an array, by which a block for it may be larger
 
@@ -70,10 +71,10 @@ def hold_freed() -> None:
     """Have the GNU C library keep memory that is freed, as it does in a process that has ever freed an array of 32 MB.
 
     Until then it gives back whatever is larger than the largest array freed so far, or twice that at the end of its heap, and the next array
-    pays for its pages again: 3→64 7×7 s2 on 224×224 took 2.1 instead of 1.1 ms in a new process, PyTorch's, too. No page of this array is
-    ever used.
+    pays for its pages again: PyTorch's 3→64 7×7 s2 on 224×224 took 2.1 instead of 1.05 ms in a new process, ours in some, too. No page of this
+    array is ever used.
     """
-    if get_kept_memory():
+    if get_kept_memory() >= HEAP:
         with contextlib.suppress(MemoryError):
             np.empty(SIGNAL, np.uint8)
 
@@ -131,7 +132,7 @@ def set_kept_memory(most: int) -> None:
     Results (and copies of inputs) of 8 MiB and more are written to memory that an earlier one has left, if there is some: new memory
     costs up to half of a call's time. The latest are remembered, those still in use included. By default it is 256 MiB, or 1/32 of the
     machine's memory (or the container's) if that is less; 0 frees what is kept, and keeps nothing. Smaller arrays are the C library's;
-    the GNU one is told once to keep up to 64 MiB of what they leave, unless this is 0 when the first of 1 MiB comes.
+    the GNU one is told once to keep up to 64 MiB of what they leave, unless ``most`` is less when the first of 1 MiB comes.
 
     Parameters
     ----------

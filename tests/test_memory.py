@@ -235,8 +235,7 @@ def test_smaller_results_do_not_pay_for_their_pages_each_time(kept):
 import resource, numpy as np, numbaconv as nc
 from numbaconv import memory
 from numbaconv.arrays import empty
-if not {kept}:
-    nc.set_kept_memory(0)
+nc.set_kept_memory(memory.HEAP - {not kept})
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     first, second = (empty((memory.REUSED // 2,), np.dtype(np.uint8)) for _ in range(2))

@@ -11,7 +11,7 @@ import numpy as np
 from numbaconv.cpu import _copies, _grid
 from numbaconv.problem import ConvProblem, Op
 
-MOST_APART = 1 << 20  # elements of inputs that are copied for each tap of wgrad
+MOST_APART = 1 << 20  # elements of inputs copied for each tap: what a thread may take besides, 4 MiB of float32
 Array = np.ndarray[Any, Any]
 
 

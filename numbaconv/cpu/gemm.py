@@ -10,9 +10,9 @@ Every operation is rows times lanes, summed over steps (per group):
     wgrad   both            k              (s, c)       pixels of y     dy as it is      x, channels last (of one tap: transposed in panels)
 
 With the zeros of the padding around it (`_grid`), the address of an input element is place[pixel] + offset[step], whatever the
-stride and dilation. So tables of places and offsets say where both operands lie, and no matrix is laid out: pieces of them are packed
-for the caches while they are multiplied, as cuDNN does it on a GPU (S. Chetlur et al., arXiv:1410.0759); the tile and its loops are those
-of K. Goto and R. van de Geijn (doi:10.1145/1356052.1356053).
+stride and dilation. So tables of places and offsets say where both operands lie, and no matrix is laid out (but for wgrad of few outputs, where
+that is less than its result: `_taps_apart`): pieces of them are packed for the caches while they are multiplied, as cuDNN does it on a GPU
+(S. Chetlur et al., arXiv:1410.0759); the tile and its loops are those of K. Goto and R. van de Geijn (doi:10.1145/1356052.1356053).
 """
 
 from __future__ import annotations
