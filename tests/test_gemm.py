@@ -502,3 +502,24 @@ def test_inputs_are_copied_for_each_tap_where_outputs_are_few(isa: str, dtype: s
         with np.errstate(invalid="ignore"):
             direct.run(p, "wgrad", dy, x5, expected, Options())
         np.testing.assert_array_equal(out, expected)
+
+
+def test_calls_that_copy_inputs_for_each_tap_are_bound(rng: np.random.Generator) -> None:
+    """Again and again, arrays of the caller's rank, in both layouts; not with so many taps that a table of them would be large."""
+    for x, w, options in (
+        ((3, 4, 11), (70, 4, 5), {"dilation": 2, "padding": 4}),
+        ((2, 23, 8), (12, 8, 1), {"stride": 3, "channels_last": True}),
+        ((1, 8, 4, 4), (64, 8, 3, 3), {"stride": 2, "padding": 1}),
+        ((1, 7, 9, 8), (12, 8, 1, 1), {"stride": (2, 3), "channels_last": True}),
+    ):
+        p = ConvProblem.from_shapes(x, w, rank=len(x) - 2, **options)  # type: ignore[arg-type]
+        bound = gemm.bind(p, "wgrad", np.dtype(np.float32), unexpected)
+        assert bound is not None and p.derived["dense"].filter == (1, 1, 1)
+        for _ in range(2):
+            a, b = (rng.integers(-3, 4, p.shape(t)).astype(np.float32) for t in "yx")
+            out = np.full(w, np.nan, np.float32)
+            bound(a, b.reshape(x), out)
+            np.testing.assert_array_equal(out.reshape(p.shape("w")), reference.run(p, "wgrad", a, b))
+    p = ConvProblem.from_shapes((1, 1, 300), (2, 1, 300), rank=1)
+    check(p, "wgrad", rng, "float32")
+    assert "dense" not in p.derived

@@ -89,7 +89,7 @@ def test_copies_with_zeros_around(name: str, dtype: type, monkeypatch: pytest.Mo
                 expected[(slice(None), *place)] = x.reshape(6, *p.input)[(slice(None), *i)]
         expected = np.concatenate([expected.reshape(-1), np.zeros(g.slack, dtype)])
         by_table = _copies.planes_copier(p, g, x.dtype)(x)
-        monkeypatch.setattr(_copies, "SMALL", 0)
+        monkeypatch.setattr(_copies, "MOST_LINES", -1)
         by_line = _copies.planes_copier(p, g, x.dtype)(x)
         monkeypatch.undo()
         monkeypatch.setattr(_isa, "host", host)

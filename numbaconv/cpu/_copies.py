@@ -23,8 +23,8 @@ COPY_SECONDS, TRANSPOSE_SECONDS = 2.1e-10, 2.9e-10
 NEAR, FOLLOWING = 1 << 14, 512
 FEW = 4  # rows that are not worth transposing in registers
 STRIP = 16  # rows or columns of a matrix that are moved together
-# Elements of a channel whose lines are moved by a table: three times as fast as working out each line at 14×14, twice at 16×112×112 in phases.
-SMALL = 1 << 18
+# Vectors of the lines of a channel that are moved by a table: three times as fast as working out each line at 14×14, twice at 16×112×112 in phases.
+MOST_LINES = 1 << 15
 Array = np.ndarray[Any, Any]
 
 
@@ -32,7 +32,8 @@ def planes_copier(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> Callable[[Ar
     """Return a function of x (channels first): x with its zeros and phases, flat: (N, C, phases, planes), and the slack."""
     size, isa, stride = p.batch * p.in_channels * g.plane, _isa.host(), g.axes[2].stride
     tables: tuple[Any, ...]
-    if g.plane <= SMALL and stride in (1, 2, 4) and stride <= isa.width(dtype):
+    lines = g.plane // max(1, g.axes[2].pitch) * -(-g.axes[2].pitch // isa.width(dtype))
+    if lines <= MOST_LINES and stride in (1, 2, 4) and stride <= isa.width(dtype):
         table, length = _lines(p.input, g, isa.width(dtype))
         kernel, tables = _small_planes(isa, dtype, stride, length), (table, math.prod(p.input), g.plane)
     else:

@@ -78,6 +78,10 @@ class Vectors:
                 with otherwise:
                     self._store_some(value, pointer, self.mask(*bits) if bits else mask)
 
+    def spare(self, count: int) -> Any:
+        """Return a pointer to memory of ``count`` vectors on the stack, for what nobody reads."""
+        return cgutils.alloca_once(self.builder, self.scalar, count * self.width)
+
     def streams(self) -> bool:
         """Return whether a vector is a cache line, which `store_row` can write past the caches."""
         return self.isa.vector_bytes == CACHE_LINE == widest().vector_bytes and platform.machine() in ("x86_64", "AMD64")

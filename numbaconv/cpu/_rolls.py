@@ -25,13 +25,11 @@ from numbaconv.cpu._sum import TERMS
 from numbaconv.cpu.bias import activate
 from numbaconv.problem import ConvProblem, Op
 
-REGISTERS = 32  # of vectors. Of strips two vectors wide all values are kept there, of others a few may not be:
-MOST_REGISTERS = 40  # 5×5 with a stride of 2, dgrad, 172 → 92 µs; beside each other, 240 planes of 28² took 130 instead of 125
+REGISTERS = 32  # of vectors. Of several filters all values are kept there, of one filter a few may not be:
+MOST_BESIDE, MOST_REGISTERS = 36, 40  # two vectors beside each other (5×5 s2 on 144 of 56², 54 → 47 µs), and one (its dgrad, 172 → 92 µs)
 FEW = 9  # factors of narrow planes, whose rows do not fill a vector; a slab's do (5×5 on 1152 of 7²: 69 µs instead of 93)
 LONGEST, WIDEST = 64, 1 << 14  # rows of outputs of a tile, so that threads can share a plane; columns of all, which have entries in a table
-LARGEST = (
-    1 << 18
-)  # bytes of a plane: slabs read larger ones row by row, which caches see coming (300² 1.0 ms, not 1.1; 1024² from memory 0.7, not 1.1)
+LARGEST = 1 << 18  # bytes of a plane: slabs read larger ones row by row, which caches see coming (300² 1.0 ms, not 1.1; 1024² 0.7, not 1.1)
 TOGETHER = 8  # channels of a group that may be large; those of more are read for every few filters,
 FEW_BYTES = 2 << 20  # all of them (1.6 MB: 3→32 3×3 s2 @224, dgrad, 530 → 235 µs; 20 MB: 92 ms instead of 35)
 MOST_FACTORS = 32  # of a filter, whose multiply-adds are all written out: of 7×7 taps gemm is quicker (3→64 s2 @224 2.3 ms, not 2.5)
@@ -44,7 +42,7 @@ class Rolls(NamedTuple):
 
     shape: Roll
     kernel: Kernel
-    tables: tuple[Array, Array, Array]  # geometry, blocks: see `_Strip`; the offsets of the filter's taps
+    tables: tuple[Array, Array, Array, Array]  # geometry, blocks: see `_Strip`; the offsets of the filter's taps; a row of zeros
     tiles: int
     scratch: int  # elements a thread
 
@@ -56,9 +54,9 @@ class Rolls(NamedTuple):
         channels = strips * (p.in_channels // p.groups) * _isa.host().vector_bytes / 4
         return {
             "pass": 1,
-            "load": channels * shape.down * len(shape.groups) * shape.across * shape.beside,
+            "load": channels * shape.down * len(shape.loaded),
             "factor": channels * shape.terms,
-            "move": (math.prod(p.shape("x")) + math.prod(p.shape("y"))) * dtype.itemsize / 4,
+            "stream": (math.prod(p.shape("x")) + math.prod(p.shape("y"))) * dtype.itemsize / 4,
         }
 
 
@@ -84,7 +82,11 @@ def plan(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> Rolls |
     filters, volume = p.out_channels // p.groups, len(taps)
     strides = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
     geometry = (bands, p.output[0], p.out_channels, filters, channels, *p.input[1:], *p.output[1:], base, high, *steps, volume, *strides)
-    tables = np.array(geometry, np.int64), _blocks(p, shape, groups, each, width), taps
+    shape, groups = _near(shape, groups, width)
+    blocks, behind = _blocks(p, shape, groups, each, width), 1 + len(groups)
+    shape = shape._replace(masked=tuple((blocks[:, behind:] != (1 << width) - 1).any(0).tolist()))
+    zeros = np.zeros(groups[-1] - groups[0] + (shape.beside * shape.across + 2) * width, dtype)
+    tables = np.array(geometry, np.int64), blocks, taps, zeros
     kernel = (_filters_kernel if shape.filters else _kernel)(isa, dtype, shape)
     return Rolls(shape, kernel, tables, -(-count // (shape.planes * max(1, shape.filters))) * bands, channels * volume * shape.filters)
 
@@ -146,7 +148,7 @@ def _shape(p: ConvProblem, rows: list[Reads], columns: list[Reads], wide: bool) 
         tuple(map(tuple, met)), tuple(lags), tuple(ahead), tuple(tuple(groups[m]) for m in in_order), *p.filter[1:], len(columns), across, 1, 1, 0
     )  # fmt: skip
     fitting = [shape._replace(filters=f, beside=beside) for f, beside in _ways(p, wide)]
-    fitting = [s for s in fitting if s.registers <= (REGISTERS if s.beside > 1 or s.filters else MOST_REGISTERS)]
+    fitting = [s for s in fitting if s.registers <= (REGISTERS if s.filters else MOST_BESIDE if s.beside > 1 else MOST_REGISTERS)]
     return (fitting[0], base, [m * across for m in in_order]) if fitting else None
 
 
@@ -158,6 +160,15 @@ def _ways(p: ConvProblem, wide: bool) -> list[tuple[int, int]]:
     return [(f, beside) for f in filters for beside in ((2, 1) if wide else (1,))] + [(1, 1)]
 
 
+def _near(shape: Roll, groups: list[int], width: int) -> tuple[Roll, list[int]]:
+    """Return the shape, and what the groups that are loaded are off in a row of x: of a stride of 2 only one, unless others are far from it."""
+    middle = groups[len(groups) // 2]
+    near = tuple((group - middle) // shape.across for group in groups)
+    if shape.across == 1 or shape.planes == 2 or len(groups) == 1 or 2 * max(map(abs, near)) > width:
+        return shape, groups
+    return shape._replace(near=near), [middle]
+
+
 def _blocks(p: ConvProblem, shape: Roll, groups: list[int], each: int, width: int) -> Array:
     """Return a row of `roll`'s table per strip; the last one overlaps the one before rather than be partly empty."""
     across, lanes = shape.beside * width, np.arange(width)
@@ -166,15 +177,17 @@ def _blocks(p: ConvProblem, shape: Roll, groups: list[int], each: int, width: in
         first[-1] = each - across
     starts = first[:, None] * shape.across + np.array(groups)
 
-    def there(begin: Array, parts: int, bound: int) -> Array:
-        """Return masks of the lanes of a strip's vectors, ``parts`` for one of outputs of a phase, that are elements of a row."""
-        at = np.arange(shape.beside * parts * width).reshape(shape.beside, parts, width)
+    def there(begin: Array, parts: int, bound: int, more: int = 0) -> Array:
+        """Return masks of the lanes of a strip's vectors that are elements of a row: ``parts`` for one of outputs, and ``more`` on either side."""
+        at: Array = np.arange(-more * width, (shape.beside * parts + more) * width)
         if shape.planes == 2:
+            at = at.reshape(shape.beside, parts, width)
             at = np.where(lanes // (width // 2) == [[0], [1]], lanes % (width // 2), ABSENT) if parts == 1 else np.stack([lanes, lanes])
-        at = begin[..., None, None, None] + at.reshape(shape.beside, -1, width)
+        at = begin[..., None, None] + at.reshape(-1, width)
         return ((at >= 0) & (at < bound)) @ (1 << lanes)
 
-    tables = first * shape.phases, starts, there(starts, shape.across, p.input[2]), there(first * shape.phases, shape.phases, p.output[2])
+    seen = there(starts, shape.across, p.input[2], int(bool(shape.near)))
+    tables = first * shape.phases, starts, seen, there(first * shape.phases, shape.phases, p.output[2])
     return np.concatenate([part.reshape(len(first), -1) for part in tables], 1).astype(np.int64)
 
 
@@ -187,7 +200,7 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
     compute, down, up, before, pairs = roll(isa, dtype, shape), shape.down, shape.up, shape.before, shape.planes == 2
     zero, lowest = dtype.type(0), dtype.type(-np.inf)
 
-    def rolls(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, blocks, taps):  # type: ignore[no-untyped-def]
+    def rolls(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, blocks, taps, zeros):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,k,z,p,q] = Σ_r Σ_s w[k,r,s] · x[n,k,z,p·stride + r·dilation − low,q·stride + s·dilation − low].
         # THE SCHEDULE: a tile is a band of rows of one plane, or of two narrow ones, a strip of it after the other.
         bands, Z, K, H, W, P, Q = geometry[0], geometry[1], geometry[2], geometry[5], geometry[6], geometry[7], geometry[8]
@@ -212,7 +225,7 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
                 begin, end = max(low, earliest), min(high, latest)
                 for block in range(len(blocks)):
                     found |= compute(x, at_x, W, H, base + begin * down, end - begin, high - end, w, at_k * volume, taps, 0,
-                                     blocks, block * blocks.shape[1], y, at_y, Q, begin * up - at_top, count, bias, at_k, least,
+                                     blocks, block * blocks.shape[1], zeros, 0, y, at_y, Q, begin * up - at_top, count, bias, at_k, least,
                                      more * H * W, (other - at_k) * volume, more * P * Q, other - at_k)  # fmt: skip
                 if code > 1:
                     activate(y, at_y, count * Q + more * P * Q, code)
@@ -236,7 +249,7 @@ def _filters_kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
                     packed[i] = w[at + f * wk + c * wc + tap]
                     i += 1
 
-    def rolls_of_filters(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, blocks, taps):  # type: ignore[no-untyped-def]
+    def rolls_of_filters(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, blocks, taps, zeros):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,k,z,p,q] = Σ_c Σ_r Σ_s w[k,c,r,s] · x[n,c,z,p·stride + r·dilation − low,q·stride + s·dilation − low].
         # THE SCHEDULE: a tile is a band of rows of some filters' planes, a strip of it after the other; a row of x stays in registers for them all.
         bands, Z, K, filters, C, H, W, P, Q = (geometry[0], geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6], geometry[7],
@@ -259,7 +272,7 @@ def _filters_kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
                 begin, end = max(low, earliest), min(high, latest)
                 for block in range(len(blocks)):
                     found |= compute(x, at_x, W, H, base + begin * down, end - begin, high - end, packed, 0, C,
-                                     blocks, block * blocks.shape[1], y, at_y, Q, begin * up - top, count, bias, k, least,
+                                     blocks, block * blocks.shape[1], zeros, 0, y, at_y, Q, begin * up - top, count, bias, k, least,
                                      Z * H * W, 0, Z * P * Q, 1)  # fmt: skip
                 for f in range(together if code > 1 else 0):
                     activate(y, at_y + f * Z * P * Q, count * Q, code)

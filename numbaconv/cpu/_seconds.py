@@ -18,8 +18,9 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
         "winograd": {"call": 1.4e-05, "input": 2e-10, "weights": 2.3e-10, "fma": 1.9e-11, "output": 3.7e-10, "sum": 5.9e-11},
         "stencil": {
             "call": 1.1e-05, "copy": 2.4e-10, "strided": 6e-10, "fma": 1.9e-11, "micro": 7.6e-08, "dot": 2.6e-11, "chain": 6.5e-08,
-            "pass": 5.2e-06, "row": 1.9e-11, "term": 2.3e-11, "load": 7.5e-12, "factor": 1.1e-11, "sum": 9.7e-12, "move": 8.2e-11,
-            "turn": 1.2e-10, "lane": 1.3e-11,  # an AMD EPYC's (Zen 5) 7e-11 and 7.6e-12, times its Gflop/s over this one's
+            "pass": 5.2e-06, "row": 1.9e-11, "term": 2.3e-11, "sum": 9.7e-12, "move": 8.2e-11,
+            # an AMD EPYC's (Zen 5) 1e-12, 8e-12, 2.7e-11, 7e-11 and 7.6e-12, times its Gflop/s over this one's
+            "load": 2e-12, "factor": 1.3e-11, "stream": 4.4e-11, "turn": 1.2e-10, "lane": 1.3e-11,
             "far": 4.8e-10,  # by hand: 3→64 3×3 @224 takes gemm 2.3 ms, and strips 4.1
         },
         "fir": {"call": 9.1e-06, "row": 1e-07, "output": 1.8e-10, "fma": 2.4e-11},
@@ -40,8 +41,8 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
         "stencil": {
             "call": 1.8e-05, "copy": 2.7e-10, "strided": 8.5e-10, "fma": 3.9e-11, "micro": 1.8e-08, "dot": 3.9e-11,
             # row and term: the fit gave all to the rows; shared out so that 3×3 and 7×7 are both right
-            # load and factor: not measured, since there are no strips with AVX2
-            "chain": 5.5e-08, "pass": 9.1e-06, "row": 9e-11, "term": 1.2e-11, "load": 1.1e-11, "factor": 2.7e-11, "sum": 3.8e-11, "move": 1.2e-10,
+            "chain": 5.5e-08, "pass": 9.1e-06, "row": 9e-11, "term": 1.2e-11, "sum": 3.8e-11, "move": 1.2e-10,
+            "load": 1.1e-11, "factor": 2.7e-11, "stream": 1.2e-10,  # not measured, since there are no strips with AVX2
             "far": 4.8e-10, "turn": 8e-11, "lane": 2.5e-11,  # the same EPYC's (Zen 5) 5.4e-11 and 1.8e-11 with AVX2, likewise
         },
         "direct": {

@@ -16,6 +16,10 @@ from numbaconv.cpu._isa import Isa
 # with 1, 2, 4 (Zen 5; 186 from the caches, with or without).
 AHEAD = 2
 
+# Registers up to which LLVM is kept from unrolling a strip, where it would move factors around: 5×5 on 56×64, 17.4 → 14.6 cycles a vector; with
+# more it does better alone (dgrad of 5×5 with a stride of 2 on 144 of 56², 52 µs, not 61), and so it does with several filters.
+MOST_HERE = 36
+
 
 class Roll(NamedTuple):
     """What a strip computes, which is part of its code.
@@ -36,6 +40,8 @@ class Roll(NamedTuple):
     beside: int  # vectors of outputs of a phase, next to each other
     planes: int  # 2 of narrow planes with strides, whose rows are the halves of vectors
     filters: int  # whose outputs are computed together; 0 for one filter of one channel, whose factors stay in registers
+    near: tuple[int, ...] = ()  # of a stride of 2: how many outputs each group is away from the one that is loaded, if only one is
+    masked: tuple[bool, ...] = ()  # by mask of the table: whether it keeps a lane out in any strip; else there is none in the code
 
     @property
     def down(self) -> int:
@@ -53,6 +59,13 @@ class Roll(NamedTuple):
         return max(lag + ahead for lag, ahead in zip(self.lags, self.ahead, strict=True))
 
     @property
+    def loaded(self) -> list[tuple[int, int]]:
+        """Return what is loaded of a row of x: a group (0 if only one is), and how many vectors behind its first."""
+        if self.near:
+            return [(0, n) for n in range(-1, self.across * self.beside + 1)]
+        return list(itertools.product(range(len(self.groups)), range(self.beside * max(self.across, self.planes))))
+
+    @property
     def registers(self) -> int:
         """Vectors that are kept: sums and factors, bounds and what is loaded."""
         sums = sum(1 + lag for lag in self.lags) * self.phases * self.beside
@@ -64,73 +77,103 @@ class Roll(NamedTuple):
         return sum(map(len, self.rows)) * sum(map(len, self.groups)) * self.beside * max(1, self.filters)
 
 
-PARAMETERS = "x[] xs H base reading more w[] {} block[] y[] ys begin stop bias[] least. xo wo yo ao"
+PARAMETERS = "x[] xs H base reading more w[] {} block[] zeros[] y[] ys begin stop bias[] least. xo wo yo ao"
 
 
 class _Strip:
     """A strip whose code is being written.
 
-    Step i reads rows base + i·down + j of x (zeros where there is none), and completes rows begin + (i + ahead)·up + phase of outputs, which it
-    stores if they are among 0 … stop − 1. There are ``reading`` ≥ 1 steps, and then ``more`` in which no row of x is left. x and y
+    Step i reads rows base + i·down + j of x (those of ``zeros`` where there is none), and completes rows begin + (i + ahead)·up + phase of outputs,
+    which it stores if they are among 0 … stop − 1, and else where nobody reads: addresses are chosen instead of masks, which would be one for each
+    vector. There are ``reading`` ≥ 1 steps, and then ``more`` in which no row of x is left. x and y
     point to where the planes begin, xs and ys are what is from row to row. The table ``block`` has the offsets of the strip in a row of
     outputs and of each group in a row of x, and masks of x (by group, vector, part) and of outputs (by vector, part): a part is one of the vectors,
     or of two planes. What is below ``least`` is replaced by it. xo and yo are from one plane to the next.
     """
 
     def __init__(
-        self, v: Vectors, shape: Roll, x: Any, xs: Any, H: Any, base: Any, block: Any, y: Any, ys: Any, begin: Any, stop: Any, least: Any,
-        xo: Any, yo: Any,
+        self, v: Vectors, shape: Roll, x: Any, xs: Any, H: Any, base: Any, block: Any, zeros: Any, y: Any, ys: Any, begin: Any, stop: Any,
+        least: Any, xo: Any, yo: Any,
     ) -> None:  # fmt: skip
         self.v, self.shape, self.lowest, self.half = v, shape, v.splat(least), v.width // 2
         self.xs, self.H, self.base, self.xo = xs, H, base, xo
         self.ys, self.begin, self.stop, self.yo = ys, begin, stop, yo
-        groups, x_parts, y_parts = len(shape.groups), max(shape.across, shape.planes), max(shape.phases, shape.planes)
-        entries = [v.builder.load(v.at(block, n)) for n in range(1 + groups + (groups * x_parts + y_parts) * shape.beside)]
-        self.target, self.starts, rest = v.at(y, entries[0]), [v.at(x, start) for start in entries[1 : 1 + groups]], iter(entries[1 + groups :])
-        self.masks = {key: next(rest) for key in itertools.product(range(groups), range(shape.beside), range(x_parts))}
-        self.stored = {key: next(rest) for key in itertools.product(range(shape.beside), range(y_parts))}
+        groups, y_parts = 1 if shape.near else len(shape.groups), max(shape.phases, shape.planes)
+        target, *self.starts = (v.builder.load(v.at(block, n)) for n in range(1 + groups))
+        self.x, self.target = x, v.at(y, target)
+        self.zeros, self.unread = v.at(zeros, v.width, (self.starts[0], -1)), v.spare(shape.beside * y_parts)
+        masks = (v.mask(v.builder.load(v.at(block, 1 + groups + n))) if masked else None for n, masked in enumerate(shape.masked))
+        self.masks = {key: next(masks) for key in shape.loaded}
+        self.stored = {key: next(masks) for key in itertools.product(range(shape.beside), range(y_parts))}
 
-    def _inside(self, n: Any, bound: Any) -> Any:
-        """Return all ones if 0 ≤ n < bound, else 0."""
-        return self.v.builder.sext(self.v.builder.icmp_unsigned("<", n, bound), I64)
+    def _place(self, n: Any, bound: Any, there: Any, apart: Any, elsewhere: Any) -> tuple[Any, Any]:
+        """Return where a row is, and how far from it the next plane's, if 0 ≤ n < bound, and else a pointer ``elsewhere`` for both."""
+        builder = self.v.builder
+        inside = builder.icmp_unsigned("<", n, bound)
+        return builder.select(inside, there, elsewhere), builder.select(inside, apart, I64(0))
 
     def reads(self, i: Any, channel: Any) -> Iterator[tuple[Any, Any, list[list[Any]]]]:
         """Load the rows of x of a step, ``channel`` elements on; yield the rows and columns of taps that meet a group, and its vectors."""
         v, shape = self.v, self.shape
         for j, met in enumerate(shape.rows):
             h = v.builder.add(self.base, v.builder.add(v.builder.mul(i, I64(shape.down)), I64(j)))
-            allowed = (self._inside(h, self.H),) if shape.down > 1 else ()
-            for n in range(0 if shape.filters else shape.beside * shape.across):  # of the next plane: 64 of 200² 2.8 → 1.0 ms
-                v.prefetch(v.at(self.starts[0], (h, self.xs), (self.H, self.xs), n * v.width))
-            for n in range(shape.beside * shape.across if shape.filters else 0):
-                v.prefetch(v.at(self.starts[0], (h, self.xs), channel, (self.xs, AHEAD * shape.down), n * v.width))
+            row, other = v.at(self.x, (h, self.xs), channel), self.xo
+            ahead = (self.xs, AHEAD * shape.down) if shape.filters else (self.H, self.xs)  # else of the next plane: 64 of 200² 2.8 → 1.0 ms
+            for n in range(shape.beside * shape.across):
+                v.prefetch(v.at(row, self.starts[0], ahead, n * v.width))
+            if shape.down > 1:
+                row, other = self._place(h, self.H, row, other, self.zeros)
+            near = self._near(v.at(row, self.starts[0])) if shape.near else []
             for g, columns in enumerate(shape.groups):
-                at = v.at(self.starts[g], (h, self.xs), channel)
-                yield met, columns, [self._load(v.at(at, n * shape.across * v.width), g, n, allowed) for n in range(shape.beside)]
+                yield met, columns, near[g] if near else [self._load(v.at(row, self.starts[g]), other, g, n) for n in range(shape.beside)]
 
-    def _load(self, at: Any, g: int, n: int, allowed: tuple[Any, ...]) -> list[Any]:
-        v, both = self.v, self.shape.planes == 2
-        some = [v.mask(self.masks[g, n, part], *allowed) for part in range(max(self.shape.across, self.shape.planes))]
+    def _load(self, at: Any, other: Any, g: int, n: int) -> list[Any]:
+        """Return a vector of a group, or, of a stride of 2, the even and the odd ones of two."""
+        v, planes = self.v, self.shape.planes
         if self.shape.across == 2:
-            low, high = (v.load(v.at(at, (part, self.xo if both else I64(v.width))), 0, mask) for part, mask in enumerate(some))
-            return [v.shuffle(low, high, list(range(odd, 2 * v.width, 2))) for odd in range(2)]
-        value = v.load(at, 0, some[0])
-        return [v.load(v.at(at, self.xo, -self.half), 0, some[1], value) if both else value]
+            apart = other if planes == 2 else I64(v.width)
+            return self._halves(*(v.load(v.at(at, 2 * n * v.width, (part, apart)), 0, self.masks[g, 2 * n + part]) for part in range(2)))
+        value = v.load(at, n, self.masks[g, n * planes])
+        return [v.load(v.at(at, other, -self.half), 0, self.masks[g, 1], value) if planes == 2 else value]
+
+    def _halves(self, low: Any, high: Any) -> list[Any]:
+        return [self.v.shuffle(low, high, list(range(odd, 2 * self.v.width, 2))) for odd in range(2)]
+
+    def _near(self, at: Any) -> list[list[list[Any]]]:
+        """Load one group's vectors; return the halves of all groups' vectors: lanes next to those of a half are in the vectors beside it."""
+        v, shape, width = self.v, self.shape, self.v.width
+        before, *loaded, after = (v.load(at, n, mask) for (_, n), mask in self.masks.items())
+        halves = [self._halves(*pair) for pair in zip(loaded[::2], loaded[1::2], strict=True)]
+
+        def moved(n: int, odd: int, by: int) -> Any:
+            """Return a half of the n-th vector of the group that is ``by`` outputs away."""
+            here, lanes = halves[n][odd], range(by, by + width)
+            if by == 0:
+                return here
+            if by < 0 < n:
+                return v.shuffle(halves[n - 1][odd], here, [width + lane for lane in lanes])
+            if by < 0:
+                return v.shuffle(before, here, [width + (lane if lane >= 0 else 2 * lane + odd) for lane in lanes])
+            if n + 1 < len(halves):
+                return v.shuffle(here, halves[n + 1][odd], list(lanes))
+            return v.shuffle(here, after, [lane if lane < width else width + 2 * (lane - width) + odd for lane in lanes])
+
+        return [[[moved(n, odd, by) for odd in range(2)] for n in range(shape.beside)] for by in shape.near]
 
     def _store(self, i: Any, sums: dict[Any, Any], f: int, check: Any) -> Any:
         v, shape, builder = self.v, self.shape, self.v.builder
         for e in range(shape.up):
             p = builder.add(self.begin, builder.add(builder.mul(i, I64(shape.up)), I64(e + shape.ahead[e] * shape.up)))
-            to, ready = v.at(self.target, (p, self.ys)), self._inside(p, self.stop)
+            to, other = self._place(p, self.stop, v.at(self.target, (p, self.ys)), self.yo, self.unread)
             for n in range(shape.beside):
                 values = [sums[f, e, 0, n, phase] for phase in range(shape.phases)]
                 for value in values:
                     check = v.add(check, value)
                 for k, value in enumerate(self._weave([v.at_least(value, self.lowest) for value in values])):
-                    place = v.at(to, (n * shape.phases + k) * v.width, (f, self.yo))
+                    place = v.at(to, (n * shape.phases + k) * v.width, (f, other))
                     if shape.planes == 2:
-                        place = v.at(to, (k, self.yo), -self.half * k if shape.phases == 1 else 0)
-                    v.store(value, place, bits=(self.stored[n, k], ready))
+                        place = v.at(to, (k, other), -self.half * k if shape.phases == 1 else 0)
+                    v.store(value, place, mask=self.stored[n, k])
         return check
 
     def _weave(self, values: list[Any]) -> list[Any]:
@@ -151,6 +194,8 @@ class _Strip:
             sums |= {(f, e, lags[e], *place): added(f) for f in filters for e in range(len(lags)) for place in places}
             if reads:
                 read(i, sums)
+            if not self.shape.filters and self.shape.registers <= MOST_HERE:
+                sums = dict(zip(sums, v.here(list(sums.values())), strict=True))
             check = state[-1]
             for f in filters:
                 check = self._store(i, sums, f, check)
@@ -169,13 +214,13 @@ class _Strip:
 def roll(isa: Isa, dtype: np.dtype[Any], shape: Roll) -> Any:
     """Return a compiled-code function that computes a strip of a plane, or of two; it returns whether an output is not finite.
 
-    The arguments are (x, xi, xs, H, base, reading, more, w, wi, taps, ti, block, bi, y, yi, ys, begin, stop, bias, ai, least, xo, wo, yo, ao), as
-    `_Strip` says; taps: the offset in w of each tap. bias[ai] is added. The second plane's w and bias are wo and ao on.
+    The arguments are (x, xi, xs, H, base, reading, more, w, wi, taps, ti, block, bi, zeros, zi, y, yi, ys, begin, stop, bias, ai, least, xo, wo,
+    yo, ao), as `_Strip` says; taps: the offset in w of each tap. bias[ai] is added. The second plane's w and bias are wo and ao on.
     """
     apart = shape.beside == shape.phases == shape.up == 1 and shape.high < 4  # few sums: a multiply-add would wait for the one before
 
     @vector_code(isa, dtype, PARAMETERS.format("taps[]"), returns=True)
-    def roll(v: Vectors, x, xs, H, base, reading, more, w, taps, block, y, ys, begin, stop, bias, least, xo, wo, yo, ao):  # type: ignore[no-untyped-def]
+    def roll(v: Vectors, x, xs, H, base, reading, more, w, taps, block, zeros, y, ys, begin, stop, bias, least, xo, wo, yo, ao):  # type: ignore[no-untyped-def]
         def splat(first: Any, other: Any) -> Any:
             value = v.splat(v.builder.load(first))
             if shape.planes == 2:
@@ -194,7 +239,7 @@ def roll(isa: Isa, dtype: np.dtype[Any], shape: Roll) -> Any:
             for key, value in fresh.items():
                 sums[key] = v.add(sums[key], value)
 
-        strip = _Strip(v, shape, x, xs, H, base, block, y, ys, begin, stop, least, xo, yo)
+        strip = _Strip(v, shape, x, xs, H, base, block, zeros, y, ys, begin, stop, least, xo, yo)
         return strip.run(reading, more, lambda f: added, read)
 
     return roll
@@ -209,7 +254,7 @@ def roll_filters(isa: Isa, dtype: np.dtype[Any], shape: Roll) -> Any:
     """
 
     @vector_code(isa, dtype, PARAMETERS.format("C"), returns=True)
-    def roll_filters(v: Vectors, x, xs, H, base, reading, more, w, C, block, y, ys, begin, stop, bias, least, xo, wo, yo, ao):  # type: ignore[no-untyped-def]
+    def roll_filters(v: Vectors, x, xs, H, base, reading, more, w, C, block, zeros, y, ys, begin, stop, bias, least, xo, wo, yo, ao):  # type: ignore[no-untyped-def]
         def read(i: Any, sums: dict[Any, Any]) -> None:
             order = list(sums)
 
@@ -225,7 +270,7 @@ def roll_filters(isa: Isa, dtype: np.dtype[Any], shape: Roll) -> Any:
 
             sums.update(zip(order, v.loop(C, [sums[key] for key in order], channel), strict=True))
 
-        strip = _Strip(v, shape, x, xs, H, base, block, y, ys, begin, stop, least, xo, yo)
+        strip = _Strip(v, shape, x, xs, H, base, block, zeros, y, ys, begin, stop, least, xo, yo)
         return strip.run(reading, more, lambda f: v.splat(v.builder.load(v.at(bias, (f, ao)))), read)
 
     return roll_filters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numbaconv.cpu import _copies, _grid
 from numbaconv.problem import ConvProblem, Op
 
-MOST_APART = 1 << 20  # elements of inputs copied for each tap: what a thread may take besides, 4 MiB of float32
+MOST_APART, MOST_TAPS = 1 << 20, 1 << 8  # elements of inputs copied for each tap, 4 MiB of float32; taps, whose lines have entries in a table
 Array = np.ndarray[Any, Any]
 
 
@@ -37,12 +38,15 @@ def _skips(p: ConvProblem) -> bool:
 def _has_few_outputs(p: ConvProblem) -> bool:
     outputs, taps = p.batch * math.prod(p.output), math.prod(p.filter)
     plain = taps > 1 and not (p.channels_last or p.flipped) and p.input_dilation == (1, 1, 1)
-    return plain and 0 < outputs * p.groups <= p.out_channels and outputs * p.in_channels * taps <= MOST_APART
+    return plain and taps <= MOST_TAPS and 0 < outputs * p.groups <= p.out_channels and outputs * p.in_channels * taps <= MOST_APART
 
 
-def inputs(p: ConvProblem, x: Array) -> Array:
-    """Return the elements of x that each tap reads."""
+def copier(p: ConvProblem, dtype: np.dtype[Any]) -> Callable[[Array], Array]:
+    """Return a function of x: the elements that each tap reads."""
     if p.channels_last:
-        return np.ascontiguousarray(x[:, :: p.stride[0], :: p.stride[1], :: p.stride[2]][:, : p.output[0], : p.output[1], : p.output[2]])
+        shape = p.shape("x")
+        read = (slice(None), *(slice(0, outputs * stride, stride) for outputs, stride in zip(p.output, p.stride, strict=True)))
+        return lambda x: np.ascontiguousarray(x.reshape(shape)[read])
     apart = _grid.patches(p)
-    return _copies.planes_copier(p, apart, x.dtype)(x)[: p.batch * p.in_channels * apart.plane]
+    copy, size = _copies.planes_copier(p, apart, dtype), p.batch * p.in_channels * apart.plane
+    return lambda x: copy(x)[:size]

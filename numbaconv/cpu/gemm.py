@@ -166,6 +166,7 @@ class Cut(NamedTuple):
     products: list[tuple[_tables.Tables, int, int, int, bool]]  # with their tiles, pieces of the sum and scratch, and whether rows have panels
     empty: bool  # no tap reaches the outputs of some phases, which have no product
     second: bool  # the input is the second operand
+    spread: Callable[[Array], Array] | None  # of what wgrad reads, a channel for each tap
     copy: Callable[[Array], Array] | None  # of the input
     padded: bool  # with zeros
     per_lane: bool  # lanes are output channels
@@ -230,7 +231,7 @@ def _passes_caches(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> bool:
 def _run(cut: Cut, problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     isa, dtype = _isa.host(), out.dtype
     packed = options.packed and options.packed.weights
-    rows, lanes, other = _operands(cut, op, a, b if cut.problem is problem else _taps_apart.inputs(problem, b), packed)
+    rows, lanes, other = _operands(cut, op, a, b, packed)
     bias = cut.zeros
     if options.bias is not None:
         bias = bias.copy()
@@ -279,7 +280,7 @@ def _bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run, ready:
     if seconds > _parallel.BATCH_SECONDS or _part(problem, op, dtype) is not problem:
         return None
     cut = _cut(problem, op, isa, dtype, past, ready and not problem.channels_last)
-    if len(cut.products) != 1 or cut.empty or cut.problem is not problem or _key(op, isa, dtype, past, cut.ready) not in problem.derived:
+    if len(cut.products) != 1 or cut.empty or _key(op, isa, dtype, past, cut.ready) not in problem.derived:
         return None
     tables, tiles, pieces, scratch, packs = cut.products[0]
     kernel, threads = _product.kernel(isa, dtype, cut.per_lane, False, packs), _parallel.get_num_threads()
@@ -306,6 +307,8 @@ def _bind(problem: ConvProblem, op: Op, dtype: np.dtype[Any], whole: Run, ready:
 
 def _operands(cut: Cut, op: Op, a: Array, b: Array, packed: Any = None) -> tuple[Array, Array, Array]:
     """Return what the kernel reads as its rows and lanes, and the operand that is not the input."""
+    if cut.spread:
+        b = cut.spread(b)
     x, other = (b, a) if cut.second else (a, b)
     if cut.copy:
         x = cut.copy(x)
@@ -369,6 +372,7 @@ def _cut(problem: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], past
     copier = _copies.pixels_copier if _products.channels_last(p, op) else _copies.planes_copier
     cut = Cut(
         dense, p, products, len(products) < len(tables), op == "wgrad" and p is dense,
+        None if dense is problem else _taps_apart.copier(problem, dtype),
         copier(p, g, dtype) if _products.copies(p, op, g) else None, padded, p.channels_last and op != "wgrad",
         op == "wgrad" and not _as_stored(p, dense), repeats, np.zeros(p.out_channels * repeats + MOST * isa.width(dtype), dtype),
         cost(problem, op, dtype) / len(shapes), ready,
