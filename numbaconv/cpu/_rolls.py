@@ -20,7 +20,7 @@ from numba import prange
 from numbaconv._jit import Kernel, inline
 from numbaconv.cpu import _isa
 from numbaconv.cpu._grid import Reads, reads
-from numbaconv.cpu._simd_roll import Roll, roll, roll_filters
+from numbaconv.cpu._simd_roll import Roll, pack, roll, roll_filters
 from numbaconv.cpu._sum import TERMS
 from numbaconv.cpu.bias import activate
 from numbaconv.problem import ConvProblem, Op
@@ -28,6 +28,7 @@ from numbaconv.problem import ConvProblem, Op
 REGISTERS = 32  # of vectors. Of several filters all values are kept there, of one filter a few may not be:
 MOST_BESIDE, MOST_REGISTERS = 36, 40  # two vectors beside each other (5×5 s2 on 144 of 56², 54 → 47 µs), and one (its dgrad, 172 → 92 µs)
 FEW = 9  # factors of narrow planes, whose rows do not fill a vector; a slab's do (5×5 on 1152 of 7²: 69 µs instead of 93)
+BAND, SHORTEST = 32 << 10, 24  # bytes of a tile that L1 holds beside the next one's: 96 3×3 s2 @112 100 → 85 µs; 200², of few rows, 0.69 → 0.85 ms
 LONGEST, WIDEST = 64, 1 << 14  # rows of outputs of a tile, so that threads can share a plane; columns of all, which have entries in a table
 LARGEST = 1 << 18  # bytes of a plane: slabs read larger ones row by row, which caches see coming (300² 1.0 ms, not 1.1; 1024² 0.7, not 1.1)
 TOGETHER = 8  # channels of a group that may be large; those of more are read for every few filters,
@@ -69,7 +70,8 @@ def plan(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> Rolls |
     if not _small(p, rows, columns, dtype) or (found := _shape(p, rows, columns, each > width)) is None:
         return None
     shape, base, groups = found
-    high = -(-p.output[1] // (-(-p.output[1] // LONGEST) * shape.up)) * shape.up
+    longest = _longest(p, shape, dtype)
+    high = -(-p.output[1] // (-(-p.output[1] // longest) * shape.up)) * shape.up
     bands = -(-p.output[1] // high)
     if 2 * each <= width and bands == 1 and count > 1 and not shape.filters:
         if shape.across == shape.phases == 1 and shape.high * shape.wide > FEW:
@@ -80,15 +82,24 @@ def plan(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> Rolls |
         return None
     taps = np.array([r * p.filter[2] + s for r in _numbers(rows) for s in _numbers(columns)], np.int64)
     filters, volume = p.out_channels // p.groups, len(taps)
+    scratch = channels * volume * shape.pitch + shape.pitch * width if shape.filters else 0
     strides = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
     geometry = (bands, p.output[0], p.out_channels, filters, channels, *p.input[1:], *p.output[1:], base, high, *steps, volume, *strides)
     shape, groups = _near(shape, groups, width)
     blocks, behind = _blocks(p, shape, groups, each, width), 1 + len(groups)
     shape = shape._replace(masked=tuple((blocks[:, behind:] != (1 << width) - 1).any(0).tolist()))
     zeros = np.zeros(groups[-1] - groups[0] + (shape.beside * shape.across + 2) * width, dtype)
+    if shape.filters:  # where factors go, rather than where they are from
+        taps = np.array([-1]) if (np.diff(taps) == 1).all() else np.argsort(taps)
     tables = np.array(geometry, np.int64), blocks, taps, zeros
     kernel = (_filters_kernel if shape.filters else _kernel)(isa, dtype, shape)
-    return Rolls(shape, kernel, tables, -(-count // (shape.planes * max(1, shape.filters))) * bands, channels * volume * shape.filters)
+    return Rolls(shape, kernel, tables, -(-count // (shape.planes * max(1, shape.filters))) * bands, scratch)
+
+
+def _longest(p: ConvProblem, shape: Roll, dtype: np.dtype[Any]) -> int:
+    """Return how many rows of outputs a tile may have: what it reads and writes stays in L1 where that is no more work, with few rows read twice."""
+    row = (p.input[2] * shape.down / shape.up + p.output[2]) * dtype.itemsize
+    return int(BAND / row) if shape.before <= 2 and not shape.filters and SHORTEST <= BAND / row < LONGEST else LONGEST
 
 
 def _small(p: ConvProblem, rows: list[Reads], columns: list[Reads], dtype: np.dtype[Any]) -> bool:
@@ -128,36 +139,47 @@ def _numbers(parts: list[Reads]) -> list[int]:
 
 def _shape(p: ConvProblem, rows: list[Reads], columns: list[Reads], wide: bool) -> tuple[Roll, int, list[int]] | None:
     """Return the shape, the first row of x that step 0 reads if it completes row 0, and what groups are off in a row of x; None if nothing fits."""
-    (_, down, across), offsets = p.stride, [offset for part in rows for _, offset in part.taps]
-    base = max(offsets) - (down - 1)
-    met: list[list[tuple[int, int, int]]] = [[] for _ in range(down)]
-    lags, ahead, numbers = [], [], iter(range(p.filter[1]))
-    for e, part in enumerate(rows):
-        found = [divmod(base + down - 1 - offset, down) for _, offset in part.taps] or [(0, 0)]
-        ahead.append(min(lag for lag, _ in found))
-        lags.append(max(lag for lag, _ in found) - ahead[-1])
-        for _, (lag, above) in zip(part.taps, found, strict=False):
-            met[down - 1 - above].append((next(numbers), e, lag - ahead[-1]))
+    across, numbers = p.stride[2], iter(range(p.filter[2]))
     groups: dict[int, list[tuple[int, int, int]]] = {}
-    numbers = iter(range(p.filter[2]))
     for e, part in enumerate(columns):
         for _, offset in part.taps:
             groups.setdefault(offset // across, []).append((next(numbers), e, offset % across))
     in_order = sorted(groups)
-    shape = Roll(
-        tuple(map(tuple, met)), tuple(lags), tuple(ahead), tuple(tuple(groups[m]) for m in in_order), *p.filter[1:], len(columns), across, 1, 1, 0
-    )  # fmt: skip
-    fitting = [shape._replace(filters=f, beside=beside) for f, beside in _ways(p, wide)]
-    fitting = [s for s in fitting if s.registers <= (REGISTERS if s.filters else MOST_BESIDE if s.beside > 1 else MOST_REGISTERS)]
-    return (fitting[0], base, [m * across for m in in_order]) if fitting else None
+    for filters, beside, deep in _ways(p, wide):
+        base, met, lags, ahead = _meetings(rows, p.stride[1], p.filter[1], deep)
+        in_groups = tuple(tuple(groups[m]) for m in in_order)
+        shape = Roll(met, lags, ahead, in_groups, p.filter[1], p.filter[2], len(columns), across, beside, 1, filters)
+        if shape.registers <= (REGISTERS if filters else MOST_BESIDE if beside > 1 else MOST_REGISTERS):
+            return shape, base, [m * across for m in in_order]
+    return None
 
 
-def _ways(p: ConvProblem, wide: bool) -> list[tuple[int, int]]:
-    """Return how many filters may be computed together, and how many vectors next to each other, the best first."""
+def _meetings(rows: list[Reads], stride: int, taps: int, deep: int) -> tuple[int, Any, Any, Any]:
+    """Return the first row of x that step 0 reads if it completes ``deep`` rows of each phase from row 0 on, and `Roll`'s rows, lags and ahead."""
+    down, numbers = stride * deep, iter(range(taps))
+    numbered = [[(next(numbers), offset) for _, offset in part.taps] for part in rows]
+    phases = [[(number, offset + further * stride) for number, offset in part] for further in range(deep) for part in numbered]
+    base = max(offset for part in phases for _, offset in part) - (down - 1)
+    met: list[list[tuple[int, int, int]]] = [[] for _ in range(down)]
+    lags, ahead = [], []
+    for e, part in enumerate(phases):
+        found = [divmod(base + down - 1 - offset, down) for _, offset in part] or [(0, 0)]
+        ahead.append(min(lag for lag, _ in found))
+        lags.append(max(lag for lag, _ in found) - ahead[-1])
+        for (number, _), (lag, above) in zip(part, found, strict=False):
+            met[down - 1 - above].append((number, e, lag - ahead[-1]))
+    return base, tuple(map(tuple, met)), tuple(lags), tuple(ahead)
+
+
+def _ways(p: ConvProblem, wide: bool) -> list[tuple[int, int, int]]:
+    """Return how many filters may be computed together, vectors next to each other, and rows of outputs in a step, the best first."""
     if p.in_channels == p.groups == p.out_channels:
-        return [(0, 2), (0, 1)] if wide else [(0, 1)]
+        return [(0, 2, 1), (0, 1, 1)] if wide else [(0, 1, 1)]
     filters = [f for f in (8, 6, 4, 3, 2) if p.out_channels // p.groups % f == 0]
-    return [(f, beside) for f in filters for beside in ((2, 1) if wide else (1,))] + [(1, 1)]
+    # A factor, which is read from memory, is multiplied twice: 256 of 28² in 32 groups 159 → 143 µs; 512 of 28² with a stride of 2 164 → 147. A
+    # second row without a stride gained nothing.
+    twice = [(f, 2, 1) for f in filters if wide] + [(f, 1, 2) for f in filters if not wide and p.stride[1] == 2]
+    return twice + [(f, 1, 1) for f in filters] + [(1, 1, 1)]
 
 
 def _near(shape: Roll, groups: list[int], width: int) -> tuple[Roll, list[int]]:
@@ -238,16 +260,17 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
 @functools.cache
 def _filters_kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
     compute, down, up, before, together = roll_filters(isa, dtype, shape), shape.down, shape.up, shape.before, shape.filters
+    put, pitch, lanes = pack(isa, dtype, shape), shape.pitch, isa.width(dtype)
     zero, lowest = dtype.type(0), dtype.type(-np.inf)
 
     @inline
-    def pack(w, at, wk, wc, channels, taps, packed):  # type: ignore[no-untyped-def]
-        i = 0
-        for c in range(channels):
-            for tap in taps:
-                for f in range(together):
-                    packed[i] = w[at + f * wk + c * wc + tap]
-                    i += 1
+    def pack_all(w, at, wk, wc, channels, volume, places, packed):  # type: ignore[no-untyped-def]
+        runs, count = (1, channels * volume) if places[0] < 0 and wc == volume else (channels, volume)
+        for c in range(runs):
+            for t in range(0, count, lanes):
+                place = min(t, len(places) - 1)
+                to = c * volume + t if places[0] < 0 else c * volume
+                put(w, at + c * wc + t, wk, count - t, places, place, packed, to * pitch)
 
     def rolls_of_filters(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, blocks, taps, zeros):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,k,z,p,q] = Σ_c Σ_r Σ_s w[k,c,r,s] · x[n,c,z,p·stride + r·dilation − low,q·stride + s·dilation − low].
@@ -264,7 +287,7 @@ def _filters_kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
                 image, k, z = unit // (Z * units), unit // Z % units * together, unit % Z
                 group = k // filters
                 if k != before_k:
-                    pack(w, group * filters * C * volume + (k - group * filters) * wk, wk, wc, C, taps, packed)
+                    pack_all(w, group * filters * C * volume + (k - group * filters) * wk, wk, wc, C, volume, taps, packed)
                     before_k = k
                 count = min(rows, P - top)
                 at_x, at_y = ((image * (K // filters) + group) * C * Z + z) * H * W, ((image * K + k) * Z + z) * P * Q + top * Q

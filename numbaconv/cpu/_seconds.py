@@ -19,9 +19,9 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
         "stencil": {
             "call": 1.1e-05, "copy": 2.4e-10, "strided": 6e-10, "fma": 1.9e-11, "micro": 7.6e-08, "dot": 2.6e-11, "chain": 6.5e-08,
             "pass": 5.2e-06, "row": 1.9e-11, "term": 2.3e-11, "sum": 9.7e-12, "move": 8.2e-11,
-            # an AMD EPYC's (Zen 5) 1e-12, 8e-12, 2.7e-11, 7e-11 and 7.6e-12, times its Gflop/s over this one's
-            "load": 2e-12, "factor": 1.3e-11, "stream": 4.4e-11, "turn": 1.2e-10, "lane": 1.3e-11,
-            "far": 4.8e-10,  # by hand: 3→64 3×3 @224 takes gemm 2.3 ms, and strips 4.1
+            # an AMD EPYC's (Zen 5) 3.4e-12, 7.1e-12, 2.7e-11, 7e-11 and 7.6e-12, times its Gflop/s over this one's
+            "load": 5.6e-12, "factor": 1.2e-11, "stream": 4.5e-11, "turn": 1.2e-10, "lane": 1.3e-11,
+            "far": 3e-11,  # by hand: 3→64 3×3 @224 took gemm 2.3 ms and older strips 4.1; the EPYC takes 0.86 and 0.71
         },
         "fir": {"call": 9.1e-06, "row": 1e-07, "output": 1.8e-10, "fma": 2.4e-11},
         "fft": {"call": 1.4e-05, "element": 1.1e-10, "stage": 9.7e-11, "filter": 1e-10, "multiply": 5.1e-10, "pair": 1.2e-07, "line": 2.9e-08},

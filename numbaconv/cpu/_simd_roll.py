@@ -72,6 +72,11 @@ class Roll(NamedTuple):
         return (sums * self.filters or sums + self.high * self.wide) + 2 + self.across
 
     @property
+    def pitch(self) -> int:
+        """Elements from the factors of a tap to those of the next: filters, to a power of two."""
+        return 1 << (self.filters - 1).bit_length()
+
+    @property
     def terms(self) -> int:
         """Multiply-adds of a step and a channel, in vectors."""
         return sum(map(len, self.rows)) * sum(map(len, self.groups)) * self.beside * max(1, self.filters)
@@ -118,9 +123,9 @@ class _Strip:
         for j, met in enumerate(shape.rows):
             h = v.builder.add(self.base, v.builder.add(v.builder.mul(i, I64(shape.down)), I64(j)))
             row, other = v.at(self.x, (h, self.xs), channel), self.xo
-            ahead = (self.xs, AHEAD * shape.down) if shape.filters else (self.H, self.xs)  # else of the next plane: 64 of 200² 2.8 → 1.0 ms
+            steps = AHEAD if shape.filters else self.stop  # of the next band: 64 of 200² 2.8 → 1.0 ms
             for n in range(shape.beside * shape.across):
-                v.prefetch(v.at(row, self.starts[0], ahead, n * v.width))
+                v.prefetch(v.at(row, self.starts[0], (steps, self.xs, shape.down), n * v.width))
             if shape.down > 1:
                 row, other = self._place(h, self.H, row, other, self.zeros)
             near = self._near(v.at(row, self.starts[0])) if shape.near else []
@@ -250,7 +255,7 @@ def roll_filters(isa: Isa, dtype: np.dtype[Any], shape: Roll) -> Any:
     """Return a compiled-code function that computes a strip of several filters' outputs; it returns whether one is not finite.
 
     The arguments are those of `roll`, C instead of taps: channels of x. They are xo apart, outputs yo and biases ao; w[channel, tap, filter] one
-    after the other.
+    after the other, as `pack` puts them.
     """
 
     @vector_code(isa, dtype, PARAMETERS.format("C"), returns=True)
@@ -259,13 +264,15 @@ def roll_filters(isa: Isa, dtype: np.dtype[Any], shape: Roll) -> Any:
             order = list(sums)
 
             def channel(c: Any, values: list[Any]) -> list[Any]:
-                sums, factors = dict(zip(order, values, strict=True)), v.at(w, (c, shape.high * shape.wide * shape.filters))
+                sums, factors = dict(zip(order, values, strict=True)), v.at(w, (c, shape.high * shape.wide * shape.pitch))
+                met_by: dict[int, list[tuple[Any, ...]]] = {}  # a factor is read once for all that it meets
                 for met, columns, loaded in strip.reads(i, (c, xo)):
-                    for (column, phase, odd), (tap, e, lag), f in itertools.product(columns, met, range(shape.filters)):
-                        factor = v.splat(v.builder.load(v.at(factors, (tap * shape.wide + column) * shape.filters + f)))
-                        for n, parts in enumerate(loaded):
-                            key = f, e, lag, n, phase
-                            sums[key] = v.fma(factor, parts[odd], sums[key])
+                    for (column, phase, odd), (tap, e, lag), (n, parts) in itertools.product(columns, met, enumerate(loaded)):
+                        met_by.setdefault(tap * shape.wide + column, []).append((e, lag, n, phase, parts[odd]))
+                for (number, meets), f in itertools.product(met_by.items(), range(shape.filters)):
+                    factor = v.splat(v.builder.load(v.at(factors, number * shape.pitch + f)))
+                    for e, lag, n, phase, value in meets:
+                        sums[f, e, lag, n, phase] = v.fma(factor, value, sums[f, e, lag, n, phase])
                 return [sums[key] for key in order]
 
             sums.update(zip(order, v.loop(C, [sums[key] for key in order], channel), strict=True))
@@ -274,3 +281,30 @@ def roll_filters(isa: Isa, dtype: np.dtype[Any], shape: Roll) -> Any:
         return strip.run(reading, more, lambda f: v.splat(v.builder.load(v.at(bias, (f, ao)))), read)
 
     return roll_filters
+
+
+@functools.cache
+def pack(isa: Isa, dtype: np.dtype[Any], shape: Roll) -> Any:
+    """Return a compiled-code function (w, wi, row, count, places, pi, factors, fi) -> None that puts factors of several filters side by side.
+
+    For taps t < min(count, W) and filters f it stores factors[fi + places[pi + t]·PITCH + f] = w[wi + f·row + t]. If places[pi] is negative, the
+    places are 0, 1, …, and up to a vector behind the last may be written.
+    """
+
+    @vector_code(isa, dtype, "w[] row count places[] factors[]")
+    def pack(v: Vectors, w, row, count, places, factors):  # type: ignore[no-untyped-def]
+        builder, mask = v.builder, v.first(count)
+        loaded = [v.load(v.at(w, (row, f)), mask=mask) for f in range(shape.filters)]
+        turned, each = v.transpose(loaded + [v.zero] * (shape.pitch - shape.filters)), v.width // shape.pitch
+        with builder.if_else(builder.icmp_signed("<", builder.load(places), I64(0))) as (in_order, otherwise):
+            with in_order:
+                for n, value in enumerate(turned):
+                    v.store(value, factors, n)
+            with otherwise:
+                some = v.first(I64(shape.pitch))
+                for t in range(v.width):
+                    with builder.if_then(builder.icmp_signed("<", I64(t), count)):
+                        value = v.shuffle(turned[t // each], v.zero, [(t % each * shape.pitch + lane) % v.width for lane in range(v.width)])
+                        v.store(value, v.at(factors, (builder.load(v.at(places, t)), shape.pitch)), mask=some)
+
+    return pack
