@@ -34,8 +34,10 @@ def planes_copier(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> Callable[[Ar
     tables: tuple[Any, ...]
     lines = g.plane // max(1, g.axes[2].pitch) * -(-g.axes[2].pitch // isa.width(dtype))
     if lines <= MOST_LINES and stride in (1, 2, 4) and stride <= isa.width(dtype):
-        table, length = _lines(p.input, g, isa.width(dtype))
-        kernel, tables = _small_planes(isa, dtype, stride, length), (table, math.prod(p.input), g.plane)
+        together = _phases_together(g, isa.width(dtype))
+        table, length = _lines_of_phases(p.input, g, isa.width(dtype)) if together else _lines(p.input, g, isa.width(dtype))
+        apart = math.prod(axis.pitch for axis in g.axes)
+        kernel, tables = _small_planes(isa, dtype, stride, length, together), (table, math.prod(p.input), g.plane, apart)
     else:
         phases = np.array([phase for axis in g.axes for phase in axis.phases], np.int64)
         numbers = [(len(a.phases), a.pitch, a.low, a.stride) for a in g.axes]
@@ -53,6 +55,33 @@ def _copier(
         return out
 
     return copy
+
+
+def _phases_together(g: Grid, width: int) -> bool:
+    """Return whether lines of all phases of the columns are moved at once: 3 of 224² in 4×4 phases 49 → 15 µs, 96 of 56² in 2×2 37 → 27."""
+    w = g.axes[2]
+    return w.phases == tuple(range(w.stride)) and w.stride > 1 and 2 * w.pitch > width
+
+
+@functools.lru_cache(maxsize=16)
+def _lines_of_phases(size: tuple[int, int, int], g: Grid, width: int) -> tuple[Array, int]:
+    """Return the table of `move_phases` for a channel, and 0. Each vector that is stored reaches into the next of its phase, stored after it."""
+    (D, H, W), (d, h, w) = size, g.axes
+    jd, jh, j = np.arange(d.pitch), np.arange(h.pitch), np.arange(0, w.pitch, width)
+    depth = (np.array(d.phases)[:, None] + (d.low + jd) * d.stride)[:, None, :, None, None]
+    height = (np.array(h.phases)[:, None] + (h.low + jh) * h.stride)[None, :, None, :, None]
+    first = (w.low + j) * w.stride
+    column = first[:, None] + np.arange(width * w.stride)
+    there = ((column >= 0) & (column < W)).reshape(len(j), w.stride, width)
+    bits = (there << np.arange(width)).sum(-1) * ((depth >= 0) & (depth < D) & (height >= 0) & (height < H))[..., None]
+    source = np.where(bits.any(-1), (depth * H + height) * W + first, 0)
+    lines = np.arange(math.prod(source.shape[:-1])).reshape(source.shape[:-1])
+    plane = d.pitch * h.pitch * w.pitch
+    to = lines[..., None] * w.pitch + j
+    to = to + to // plane * plane * (w.stride - 1)  # the first phase of the columns; the others follow
+    stored = (1 << np.minimum(width, plane - to % plane)) - 1
+    table = np.concatenate([np.stack([source, to, stored], -1), bits], -1)
+    return table.astype(np.int64).reshape(-1), 0
 
 
 @functools.lru_cache(maxsize=16)
@@ -85,19 +114,22 @@ def _lines(size: tuple[int, int, int], g: Grid, width: int) -> tuple[Array, int]
 
 
 @functools.cache
-def _small_planes(isa: _isa.Isa, dtype: np.dtype[Any], stride: int, length: int) -> Kernel:
+def _small_planes(isa: _isa.Isa, dtype: np.dtype[Any], stride: int, length: int, together: bool) -> Kernel:
     move = _simd_move.move_pairs(isa, dtype, stride, length) if length else _simd_move.move_lines(isa, dtype, stride)
-    entries = 6 if length else 3 + stride
+    move_phases, entries = _simd_move.move_phases(isa, dtype, stride), 6 if length else 3 + stride
 
-    def small_planes(first, last, workers, scratch, x, out, table, size, plane):  # type: ignore[no-untyped-def]
+    def small_planes(first, last, workers, scratch, x, out, table, size, plane, apart):  # type: ignore[no-untyped-def]
         # THE SCHEDULE: a tile is one channel of one sample; where its lines are from is the same for all, and in a table. The caches are asked for
         # the same lines of the next channel, or of a large one for what follows.
         ahead = size if size <= NEAR else FOLLOWING
         for worker in prange(workers):
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                move(x, tile * size, out, tile * plane, table, 0, len(table) // entries, ahead)
+                if together:
+                    move_phases(x, tile * size, out, tile * plane, table, 0, len(table) // entries, ahead, apart)
+                else:
+                    move(x, tile * size, out, tile * plane, table, 0, len(table) // entries, ahead)
 
-    return Kernel(small_planes, f"-{isa.name}-{dtype.name}-{stride}-{length}")
+    return Kernel(small_planes, f"-{isa.name}-{dtype.name}-{stride}-{length}{'-phases' * together}")
 
 
 @functools.cache

@@ -76,6 +76,37 @@ def move_lines(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
 
 
 @functools.cache
+def move_phases(isa: Isa, dtype: np.dtype[Any], stride: int) -> Any:
+    """Return a compiled-code function (x, xi, y, yi, table, ti, count, ahead, apart) -> None for count ≥ 1 lines of all phases of a stride.
+
+    A line's entries are those of `move_lines`, the lanes that are loaded those of neighbouring vectors: for the phases f < stride,
+    y[yi + d + f·apart + l] = x[xi + s + l·stride + f], 0 where that is not loaded.
+    """
+
+    @vector_code(isa, dtype, "x[] y[] table[] count ahead apart")
+    def move_phases(v: Vectors, x, y, table, count, ahead, apart):  # type: ignore[no-untyped-def]
+        def phases(parts: list[Any]) -> list[Any]:
+            if len(parts) == 1:
+                return parts
+            pairs = list(zip(parts[::2], parts[1::2], strict=True))
+            halves = [phases([v.shuffle(a, b, list(range(odd, 2 * v.width, 2))) for a, b in pairs]) for odd in range(2)]
+            return [value for pair in zip(*halves, strict=True) for value in pair]
+
+        def line(k, _):  # type: ignore[no-untyped-def]
+            entries = v.at(table, (k, 3 + stride))
+            source, target, stored, *loaded = (v.builder.load(v.at(entries, n)) for n in range(3 + stride))
+            for n in range(stride):
+                v.prefetch(v.at(x, source, ahead, n * v.width))
+            for phase, value in enumerate(phases([v.load(v.at(x, source), n, v.mask(bits)) for n, bits in enumerate(loaded)])):
+                v.store(value, v.at(y, target, (phase, apart)), bits=(stored,))
+            return []
+
+        v.loop(count, [], line)
+
+    return move_phases
+
+
+@functools.cache
 def move_pairs(isa: Isa, dtype: np.dtype[Any], stride: int, length: int) -> Any:
     """Return a compiled-code function (x, xi, y, yi, table, ti, count, ahead) -> None for count ≥ 1 pairs of lines, in the order of the table.
 
