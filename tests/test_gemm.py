@@ -523,3 +523,28 @@ def test_calls_that_copy_inputs_for_each_tap_are_bound(rng: np.random.Generator)
     p = ConvProblem.from_shapes((1, 1, 300), (2, 1, 300), rank=1)
     check(p, "wgrad", rng, "float32")
     assert "dense" not in p.derived
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_planes_that_reach_into_the_padding_are_products_of_their_own(dtype: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is copied, no zeros are multiplied: strides, dilation, unequal padding, a plane that reads nothing, groups, prepared weights."""
+    monkeypatch.setattr(_grid, "LEAST_PLANE", 1)
+    cases: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any], int]] = [
+        ((2, 5, 6, 7, 9), (9, 5, 3, 1, 1), {"padding": (1, 0, 0)}, 3),
+        ((1, 6, 9, 5, 4), (12, 3, 3, 1, 2), {"stride": (2, 1, 1), "groups": 2, "padding": (1, 0, 0)}, 5),
+        ((1, 4, 5, 3, 17), (8, 4, 2, 1, 1), {"dilation": (3, 1, 1), "padding": ((3, 1), (0, 0), (0, 0))}, 3),
+        ((1, 4, 2, 8, 6), (8, 4, 3, 3, 1), {"padding": ((3, 0), (0, 0), (0, 0))}, 3),
+        ((1, 4, 3, 8, 6), (8, 4, 3, 1, 1), {"stride": (3, 1, 1), "padding": ((1, 0), (0, 0), (0, 0))}, 1),
+    ]  # fmt: skip
+    for x, w, options, count in cases:
+        p = ConvProblem.from_shapes(x, w, rank=3, **options)
+        g, parts = _grid.grid(p, split=True, pieces=True)
+        assert len(parts) == count and not g.copied
+        for op in ("fprop", "dgrad", "wgrad"):
+            check(p, op, rng, dtype)  # type: ignore[arg-type]
+        a, b = (rng.standard_normal(p.shape(t)).astype(dtype) for t in "xw")
+        a[0, 0, 0, 0, 0], b[0, 0, 0, 0, 0], bias = np.inf, np.nan, rng.standard_normal(p.out_channels).astype(dtype)
+        plain, ready = (np.full(p.shape("y"), np.nan, dtype) for _ in range(2))
+        gemm.run(p, "fprop", a, b, plain, Options(bias, "relu"))
+        gemm.run(p, "fprop", a, b, ready, Options(bias, "relu", packed=gemm.prepare(p, "fprop", b)))
+        np.testing.assert_array_equal(plain, ready)

@@ -84,8 +84,8 @@ def shapes(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], threads:
 
     ``ready`` says that the panels of its rows are there already.
     """
-    g, parts = _grid.grid(p, split=not channels_last(p, op))
-    if op == "dgrad" and not p.channels_last and _alike(p, g, parts):  # type: ignore[arg-type]
+    g, parts = _grid.grid(p, split=not channels_last(p, op), pieces=True)
+    if op == "dgrad" and not p.channels_last and p.input_dilation != (1, 1, 1) and _alike(p, g, parts):  # type: ignore[arg-type]
         return g, [_shape(p, op, g, (parts[0],), len(parts), isa, dtype, threads, ready)]  # type: ignore[arg-type]
     together = 2 if p.input_dilation[2] == 2 and p.output[2] > 1 and not p.channels_last else 1
     products = [tuple(parts[n : n + together]) for n in range(0, len(parts), together)]

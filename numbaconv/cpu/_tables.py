@@ -271,7 +271,8 @@ def _pixel_columns(p: ConvProblem, g: Grid, shape: Shape, isa: _isa.Isa, width: 
         counts[index] = inside.sum(1)
         if shape.scatters:
             lanes.append(np.where(inside, to, -1))
-    firsts = np.cumsum(counts) - counts  # in y, where it is not scattered; of a vector without a pixel the next one's
+    start = (part[0].first * P + part[1].first) * Q + part[2].first
+    firsts = start + np.cumsum(counts) - counts  # in y, where it is not scattered; of a vector without a pixel the next one's
     columns, line, slot = _columns(places, masks, firsts, width, isa.vectors, per_line if _products.starts_anew(per_line) else 0)
     for n, values in enumerate(lanes):
         index = np.arange(n * SLAB, n * SLAB + len(values))
