@@ -20,6 +20,7 @@ LEFT_OVER = 1.5  # lanes that a column left over takes the time of: a step of it
 MOST_MORE = 1 << 19  # elements of a sample that planes for each column of taps may take more than one for each phase
 # Groups of planes, and the outputs of one: 144→64 3×1×1 on 16×56² took 14.4 ms with zeros around x, 11.4 without.
 MOST_PIECES, LEAST_PLANE = 8, 48
+WEIGHTS_SECONDS = 3e-10  # of an element of the weights that is read and packed for a group: 1152→512 on 2×7², 7 MB, 1.6 ms, in two groups 2.2
 SLACK = 64  # elements behind a copy that may be read and are never used
 Array = np.ndarray[Any, Any]
 
@@ -158,7 +159,7 @@ def _pieces(p: ConvProblem, parts: list[Reads]) -> list[Reads]:
             return []
     seconds, (_, P, Q), weights = _seconds.of("gemm"), p.output, math.prod(p.shape("w"))
     saved = seconds["fma"] * zeros * P * Q * weights / p.filter[0] + seconds["copy"] * p.in_channels * math.prod(p.input)
-    return found if saved > 2 * seconds["pack"] * (len(found) - 1) * weights else []
+    return found if saved > WEIGHTS_SECONDS * len(found) * weights else []
 
 
 def patches(p: ConvProblem) -> Grid:
