@@ -529,6 +529,7 @@ def test_calls_that_copy_inputs_for_each_tap_are_bound(rng: np.random.Generator)
 def test_planes_that_reach_into_the_padding_are_products_of_their_own(dtype: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is copied, no zeros are multiplied: strides, dilation, unequal padding, a plane that reads nothing, groups, prepared weights."""
     monkeypatch.setattr(_grid, "LEAST_PLANE", 1)
+    monkeypatch.setattr(_grid, "WEIGHTS_SECONDS", 0)
     cases: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any], int]] = [
         ((2, 5, 6, 7, 9), (9, 5, 3, 1, 1), {"padding": (1, 0, 0)}, 3),
         ((1, 6, 9, 5, 4), (12, 3, 3, 1, 2), {"stride": (2, 1, 1), "groups": 2, "padding": (1, 0, 0)}, 5),

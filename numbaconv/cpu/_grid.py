@@ -124,7 +124,7 @@ def _axes(p: ConvProblem, per_axis: list[list[Reads]], split: bool) -> tuple[tup
     """Return the axes that are read, and whether the input must be copied to have them."""
     axes, copied = [], False
     for a, parts in enumerate(per_axis):
-        stride = p.stride[a] if split and any(part.outputs > 1 for part in parts) else 1
+        stride = p.stride[a] if split and any(part.outputs > 1 for part in parts) else 1  # one output after the other needs no phases
         step = 1 if split else p.stride[a]
         ends = [(offset // stride, (part.outputs - 1) * step + offset // stride, offset % stride) for part in parts for _, offset in part.taps]
         low, last = min((e[0] for e in ends), default=0), max((e[1] for e in ends), default=0)
@@ -144,21 +144,19 @@ def _pieces(p: ConvProblem, parts: list[Reads]) -> list[Reads]:
 
     Planes that are not all read, by a stride, are groups of their own. Each group packs the weights of its taps.
     """
-    if p.input_dilation != (1, 1, 1) or p.filter[0] == 1 or math.prod(p.output[1:]) < LEAST_PLANE:
+    Z, D, step, taps = p.output[0], p.input[0], p.stride[0], parts[0].taps
+    if p.input_dilation != (1, 1, 1) or len(taps) == 1 or math.prod(p.output[1:]) < LEAST_PLANE or (step > 1 and Z > MOST_PIECES):
         return []
-    found: list[Reads] = []
-    zeros = 0
-    for z in range(p.output[0]):
-        taps = tuple((tap, z * p.stride[0] + offset) for tap, offset in parts[0].taps if 0 <= z * p.stride[0] + offset < p.input[0])
-        zeros += p.filter[0] - len(taps)
-        if found and p.stride[0] == 1 and [tap for tap, _ in found[-1].taps] == [tap for tap, _ in taps]:
-            found[-1] = found[-1]._replace(outputs=found[-1].outputs + 1)
-        else:
-            found.append(Reads(z, 1, 1, taps))
-        if len(found) > MOST_PIECES:
-            return []
+    cuts = {0, Z} if step == 1 else set(range(Z + 1))
+    for _, offset in taps:  # reaches the input from one plane to another
+        cuts |= {min(Z, max(0, -(offset // step))), min(Z, max(0, (D - 1 - offset) // step + 1))}
+    starts = sorted(cuts)
+    found = [Reads(z, 1, end - z, tuple((tap, z * step + at) for tap, at in taps if 0 <= z * step + at < D)) for z, end in itertools.pairwise(starts)]
+    if len(found) > MOST_PIECES:
+        return []
+    zeros = sum(part.outputs * (len(taps) - len(part.taps)) for part in found)
     seconds, (_, P, Q), weights = _seconds.of("gemm"), p.output, math.prod(p.shape("w"))
-    saved = seconds["fma"] * zeros * P * Q * weights / p.filter[0] + seconds["copy"] * p.in_channels * math.prod(p.input)
+    saved = seconds["fma"] * zeros * P * Q * weights / len(taps) + seconds["copy"] * p.in_channels * math.prod(p.input)
     return found if saved > WEIGHTS_SECONDS * len(found) * weights else []
 
 

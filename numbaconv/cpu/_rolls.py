@@ -88,10 +88,12 @@ def plan(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> Rolls |
     shape, groups = _near(shape, groups, width)
     blocks, behind = _blocks(p, shape, groups, each, width), 1 + len(groups)
     shape = shape._replace(masked=tuple((blocks[:, behind:] != (1 << width) - 1).any(0).tolist()))
-    zeros = np.zeros(groups[-1] - groups[0] + (shape.beside * shape.across + 2) * width, dtype)
+    zeros = groups[-1] - groups[0] + (shape.beside * shape.across + 2) * width if shape.down > 1 else 0
+    if zeros > WIDEST:
+        return None
     if shape.filters:  # where factors go, rather than where they are from
         taps = np.array([-1]) if (np.diff(taps) == 1).all() else np.argsort(taps)
-    tables = np.array(geometry, np.int64), blocks, taps, zeros
+    tables = np.array(geometry, np.int64), blocks, taps, np.zeros(zeros, dtype)
     kernel = (_filters_kernel if shape.filters else _kernel)(isa, dtype, shape)
     return Rolls(shape, kernel, tables, -(-count // (shape.planes * max(1, shape.filters))) * bands, scratch)
 

@@ -288,7 +288,7 @@ def pack(isa: Isa, dtype: np.dtype[Any], shape: Roll) -> Any:
     """Return a compiled-code function (w, wi, row, count, places, pi, factors, fi) -> None that puts factors of several filters side by side.
 
     For taps t < min(count, W) and filters f it stores factors[fi + places[pi + t]·PITCH + f] = w[wi + f·row + t]. If places[pi] is negative, the
-    places are 0, 1, …, and up to a vector behind the last may be written.
+    places are 0, 1, …, and up to PITCH vectors are written.
     """
 
     @vector_code(isa, dtype, "w[] row count places[] factors[]")
