@@ -63,7 +63,7 @@ def _phases_together(g: Grid, width: int) -> bool:
     return w.phases == tuple(range(w.stride)) and w.stride > 1 and 2 * w.pitch > width
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def _lines_of_phases(size: tuple[int, int, int], g: Grid, width: int) -> tuple[Array, int]:
     """Return the table of `move_phases` for a channel, and 0. Each vector that is stored reaches into the next of its phase, stored after it."""
     (D, H, W), (d, h, w) = size, g.axes
@@ -84,7 +84,7 @@ def _lines_of_phases(size: tuple[int, int, int], g: Grid, width: int) -> tuple[A
     return table.astype(np.int64).reshape(-1), 0
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def _lines(size: tuple[int, int, int], g: Grid, width: int) -> tuple[Array, int]:
     """Return the table of `move_lines` for a channel, a vector of a line after the other, or of `move_pairs` and the length of its lines (or 0).
 

@@ -24,8 +24,8 @@ MOST_HERE = 36
 class Roll(NamedTuple):
     """What a strip computes, which is part of its code.
 
-    In a step it reads ``len(rows)`` rows of x and completes a row of outputs of each phase (two if x is dilated in rows). A row of
-    outputs meets its taps in the steps before; how many steps are left then is a lag. Columns of taps that need the same
+    In a step it reads ``len(rows)`` rows of x and completes a row of outputs of each phase: two if x is dilated in rows, or if it is to be two rows
+    at a time. A row of outputs meets its taps in the steps before; how many steps are left then is a lag. Columns of taps that need the same
     vectors of x are a group; with a stride of 2 these are two vectors, whose even and odd lanes are its halves.
     """
 
@@ -45,12 +45,12 @@ class Roll(NamedTuple):
 
     @property
     def down(self) -> int:
-        """Rows of x in a step: the stride."""
+        """Rows of x in a step: the stride, or twice that."""
         return len(self.rows)
 
     @property
     def up(self) -> int:
-        """Rows of outputs that a step completes: how far x is dilated."""
+        """Rows of outputs that a step completes, its phases: how far x is dilated, or two."""
         return len(self.lags)
 
     @property

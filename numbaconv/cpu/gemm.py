@@ -9,10 +9,11 @@ Every operation is rows times lanes, summed over steps (per group):
             stored together; where phases read alike, with taps of their own, one product, whose rows are (k, phase)
     wgrad   both            k              (s, c)       pixels of y     dy as it is      x, channels last (of one tap: transposed in panels)
 
-With the zeros of the padding around it (`_grid`), the address of an input element is place[pixel] + offset[step], whatever the
-stride and dilation. So tables of places and offsets say where both operands lie, and no matrix is laid out (but for wgrad of few outputs, where
-that is less than its result: `_taps_apart`): pieces of them are packed for the caches while they are multiplied, as cuDNN does it on a GPU
-(S. Chetlur et al., arXiv:1410.0759); the tile and its loops are those of K. Goto and R. van de Geijn (doi:10.1145/1356052.1356053).
+With the zeros of the padding around it (`_grid`; planes of a volume may be products of their own instead, of the taps that reach it), the
+address of an input element is place[pixel] + offset[step], whatever the stride and dilation. So tables of places and offsets say where
+both operands lie, and no matrix is laid out (but for wgrad of few outputs, where that is less than its result: `_taps_apart`): pieces of
+them are packed for the caches while they are multiplied, as cuDNN does it on a GPU (S. Chetlur et al., arXiv:1410.0759); the tile and its
+loops are those of K. Goto and R. van de Geijn (doi:10.1145/1356052.1356053).
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ class Cut(NamedTuple):
     problem: ConvProblem
     p: ConvProblem  # the one whose input has zeros around it
     products: list[tuple[_tables.Tables, int, int, int, bool]]  # with their tiles, pieces of the sum and scratch, and whether rows have panels
-    empty: bool  # no tap reaches the outputs of some phases, which have no product
+    empty: bool  # no tap reaches the outputs of some phases or planes, which have no product
     second: bool  # the input is the second operand
     spread: Callable[[Array], Array] | None  # of what wgrad reads, a channel for each tap
     copy: Callable[[Array], Array] | None  # of the input
