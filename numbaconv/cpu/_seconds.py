@@ -5,6 +5,8 @@ Each table was printed by benchmarks/calibrate.py on a CPU with those instructio
 
 from __future__ import annotations
 
+import llvmlite.binding as llvm
+
 from numbaconv.cpu import _isa
 
 SECONDS: dict[str, dict[str, dict[str, float]]] = {
@@ -28,6 +30,28 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
         "direct": {
             "call": 4.7e-06, "loop": 2.2e-08, "four": 1.7e-10, "one": 4e-11, "strided": 7.3e-10, "strided one": 4.7e-11,
             "store": 2.6e-10, "dots": 4.8e-08, "dot": 2.6e-08, "four dots": 1.8e-12, "strided dots": 1.9e-10,
+        },
+    },
+    # 2026-11, AMD EPYC (Zen 5), 242 Gflop/s a core in float32; by hand after benchmarks.choice: gemm's fma and chunk, dots' fma, winograd's weights,
+    # stencil's dot and chain, fft's stage and multiply, direct's dot; the fit had gemm's multiply-adds faster than the units are
+    "avx512 zen": {
+        "gemm": {
+            # transpose: by hand, too; 1.5e-10 from the caches and 3.1e-10 from memory
+            "call": 7.9e-06, "copy": 7.9e-11, "transpose": 2e-10, "pack": 5.8e-11, "fma": 8.5e-12, "chunk": 2.2e-08, "store": 9.3e-13,
+            "scatter": 2.4e-10,
+        },
+        "dots": {"call": 4e-06, "copy": 2.1e-10, "fma": 9.6e-12, "sum": 2e-08, "store": 2.3e-10},
+        "winograd": {"call": 8.2e-06, "input": 1.1e-10, "weights": 1.8e-10, "fma": 8.1e-12, "output": 1.8e-10, "sum": 3.6e-11},
+        "stencil": {
+            "call": 6.1e-06, "copy": 1e-10, "strided": 3.3e-10, "fma": 1.1e-11, "micro": 3.8e-08, "dot": 1.4e-11, "chain": 2e-08,
+            "pass": 3e-06, "row": 9.4e-12, "term": 1.5e-11, "sum": 1.5e-12, "move": 5.2e-11,
+            "load": 3.4e-12, "factor": 7.1e-12, "stream": 2.7e-11, "turn": 7e-11, "lane": 7.6e-12, "far": 2e-11,  # of layers alone
+        },
+        "fir": {"call": 4.2e-06, "row": 1.1e-07, "output": 2.3e-11, "fma": 1.6e-11},
+        "fft": {"call": 9e-06, "element": 1.1e-10, "stage": 6.5e-11, "filter": 3.6e-11, "multiply": 3.5e-10, "pair": 1.2e-07, "line": 1.7e-08},
+        "direct": {
+            "call": 2.7e-06, "loop": 1.6e-08, "four": 6.6e-11, "one": 2.4e-11, "strided": 2.1e-10, "strided one": 3.3e-11,
+            "store": 1.5e-10, "dots": 2.3e-08, "dot": 1.6e-08, "four dots": 1.3e-12, "strided dots": 5.9e-11,
         },
     },
     # 2026-11, AMD EPYC (Zen 3), 87 Gflop/s a core in float32
@@ -56,5 +80,6 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
 
 
 def of(algorithm: str) -> dict[str, float]:
-    """Return an algorithm's coefficients, its own to change: those of this CPU's instruction set, or of the nearest."""
-    return dict(SECONDS["avx512" if _isa.host().vector_bytes >= 64 else "avx2"][algorithm])
+    """Return an algorithm's coefficients, its own to change: those of this CPU's instruction set and maker, or of the nearest."""
+    wide = "avx512 zen" if llvm.get_host_cpu_name().startswith("znver") else "avx512"
+    return dict(SECONDS[wide if _isa.host().vector_bytes >= 64 else "avx2"][algorithm])
