@@ -17,7 +17,7 @@ from numbaconv.cpu import _isa, _seconds
 from numbaconv.problem import ConvProblem
 
 LEFT_OVER = 1.5  # lanes that a column left over takes the time of: a step of it takes longer
-MOST_MORE = 1 << 19  # elements of a sample that planes for each column of taps may take more than one for each phase
+MOST_MORE = 4 << 20  # bytes of a sample that planes for each column of taps may take more than one for each phase
 # Groups of planes, and the outputs of one: 144→64 3×1×1 on 16×56² took 14.4 ms with zeros around x, 11.4 without.
 MOST_PIECES, LEAST_PLANE = 8, 48
 WEIGHTS_SECONDS = 3e-10  # of an element of the weights that is read and packed for a group: 1152→512 on 2×7², 7 MB, 1.6 ms, in two groups 2.2
@@ -103,7 +103,7 @@ def taps(p: ConvProblem, parts: tuple[Reads, ...]) -> Array:
     return sums([np.array([tap for tap, _ in part.taps], np.int64) * unit for part, unit in zip(parts, (R * S, S, 1), strict=True)])
 
 
-def grid(p: ConvProblem, split: bool, pieces: bool = False) -> tuple[Grid, list[tuple[Reads, ...]]]:
+def grid(p: ConvProblem, split: bool, pieces: bool = False, itemsize: int = 8) -> tuple[Grid, list[tuple[Reads, ...]]]:
     """Return the grid that p's outputs read, in phases if ``split``, and those outputs in groups that read alike.
 
     With ``pieces`` planes of outputs that reach into a padding may be groups of their own, so that no zeros are needed.
@@ -116,7 +116,7 @@ def grid(p: ConvProblem, split: bool, pieces: bool = False) -> tuple[Grid, list[
     axes, copied = _axes(p, per_axis, split)
     found = Grid(axes, copied)
     if split and copied and len({part.outputs for part in per_axis[2]}) == 1:
-        found = _in_line(p, found, per_axis)
+        found = _in_line(p, found, per_axis, MOST_MORE // itemsize)
     return found, list(itertools.product(*per_axis))
 
 
@@ -168,8 +168,8 @@ def patches(p: ConvProblem) -> Grid:
     return Grid(tuple(axes), True)  # type: ignore[arg-type]
 
 
-def _in_line(p: ConvProblem, g: Grid, per_axis: list[list[Reads]]) -> Grid:
-    """Return the grid with a plane for each column of taps if that pays.
+def _in_line(p: ConvProblem, g: Grid, per_axis: list[list[Reads]], most: int) -> Grid:
+    """Return the grid with a plane for each column of taps if that pays and takes at most so many elements more.
 
     What the outputs of a plane (z) read is then in one line: there are no elements between the outputs' lines that are multiplied, too.
     """
@@ -182,7 +182,7 @@ def _in_line(p: ConvProblem, g: Grid, per_axis: list[list[Reads]]) -> Grid:
     now = min(now, z * y * -(-q // lanes) * lanes)
     more = p.in_channels * (narrow.plane - g.plane)  # of a sample: it should not matter how many there are
     saved = p.macs / max(1, p.batch) / math.prod(p.input_dilation) * (now - then) / (z * y * q)
-    return narrow if _pays(saved, more) else g
+    return narrow if more <= most and _pays(saved, more) else g
 
 
 def _filled_lanes(outputs: int, lanes: int) -> float:
@@ -194,7 +194,7 @@ def _filled_lanes(outputs: int, lanes: int) -> float:
 def _pays(saved: float, more: int) -> bool:
     """Return whether so many multiply-adds of lanes are worth copying so many more elements."""
     seconds = _seconds.of("gemm")
-    return saved * seconds["fma"] > more * seconds["copy"] and more <= MOST_MORE
+    return saved * seconds["fma"] > more * seconds["copy"]
 
 
 def reads_zeros(p: ConvProblem) -> bool:

@@ -204,7 +204,7 @@ def _part(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> ConvProblem:
     key = "part", op, _isa.host().name, dtype
     if key not in problem.derived:
         p = _forward(problem, op)
-        g, _ = _grid.grid(p, split=not _products.channels_last(p, op), pieces=True)
+        g, _ = _grid.grid(p, split=not _products.channels_last(p, op), pieces=True, itemsize=dtype.itemsize)
         most = COPIED // max(1, p.in_channels * g.plane * dtype.itemsize)
         problem.derived[key] = min(problem.batch, max(1, most)) if _products.copies(p, op, g) else problem.batch
     samples = problem.derived[key]
