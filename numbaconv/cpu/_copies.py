@@ -34,8 +34,10 @@ def planes_copier(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> Callable[[Ar
     tables: tuple[Any, ...]
     lines = g.plane // max(1, g.axes[2].pitch) * -(-g.axes[2].pitch // isa.width(dtype))
     if lines <= MOST_LINES and stride in (1, 2, 4) and stride <= isa.width(dtype):
-        together = _phases_together(g, isa.width(dtype))
-        table, length = _lines_of_phases(p.input, g, isa.width(dtype)) if together else _lines(p.input, g, isa.width(dtype))
+        if together := _phases_together(g, isa.width(dtype)):
+            table, length = _lines_of_phases(p.input, g, isa.width(dtype)), 0
+        else:
+            table, length = _lines(p.input, g, isa.width(dtype))
         apart = math.prod(axis.pitch for axis in g.axes)
         kernel, tables = _small_planes(isa, dtype, stride, length, together), (table, math.prod(p.input), g.plane, apart)
     else:
@@ -64,8 +66,8 @@ def _phases_together(g: Grid, width: int) -> bool:
 
 
 @functools.lru_cache(maxsize=4)
-def _lines_of_phases(size: tuple[int, int, int], g: Grid, width: int) -> tuple[Array, int]:
-    """Return the table of `move_phases` for a channel, and 0. Each vector that is stored reaches into the next of its phase, stored after it."""
+def _lines_of_phases(size: tuple[int, int, int], g: Grid, width: int) -> Array:
+    """Return the table of `move_phases` for a channel. Each vector that is stored reaches into the next of its phase, stored after it."""
     (D, H, W), (d, h, w) = size, g.axes
     jd, jh, j = np.arange(d.pitch), np.arange(h.pitch), np.arange(0, w.pitch, width)
     depth = (np.array(d.phases)[:, None] + (d.low + jd) * d.stride)[:, None, :, None, None]
@@ -81,7 +83,7 @@ def _lines_of_phases(size: tuple[int, int, int], g: Grid, width: int) -> tuple[A
     to = to + to // plane * plane * (w.stride - 1)  # the first phase of the columns; the others follow
     stored = (1 << np.minimum(width, plane - to % plane)) - 1
     table = np.concatenate([np.stack([source, to, stored], -1), bits], -1)
-    return table.astype(np.int64).reshape(-1), 0
+    return table.astype(np.int64).reshape(-1)
 
 
 @functools.lru_cache(maxsize=4)
@@ -115,8 +117,15 @@ def _lines(size: tuple[int, int, int], g: Grid, width: int) -> tuple[Array, int]
 
 @functools.cache
 def _small_planes(isa: _isa.Isa, dtype: np.dtype[Any], stride: int, length: int, together: bool) -> Kernel:
-    move = _simd_move.move_pairs(isa, dtype, stride, length) if length else _simd_move.move_lines(isa, dtype, stride)
-    move_phases, entries = _simd_move.move_phases(isa, dtype, stride), 6 if length else 3 + stride
+    entries = 6 if length else 3 + stride
+    if together:
+        move = _simd_move.move_phases(isa, dtype, stride)
+    else:
+        lines = _simd_move.move_pairs(isa, dtype, stride, length) if length else _simd_move.move_lines(isa, dtype, stride)
+
+        @inline
+        def move(x, xi, y, yi, table, ti, count, ahead, apart):  # type: ignore[no-untyped-def]
+            lines(x, xi, y, yi, table, ti, count, ahead)
 
     def small_planes(first, last, workers, scratch, x, out, table, size, plane, apart):  # type: ignore[no-untyped-def]
         # THE SCHEDULE: a tile is one channel of one sample; where its lines are from is the same for all, and in a table. The caches are asked for
@@ -124,10 +133,7 @@ def _small_planes(isa: _isa.Isa, dtype: np.dtype[Any], stride: int, length: int,
         ahead = size if size <= NEAR else FOLLOWING
         for worker in prange(workers):
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                if together:
-                    move_phases(x, tile * size, out, tile * plane, table, 0, len(table) // entries, ahead, apart)
-                else:
-                    move(x, tile * size, out, tile * plane, table, 0, len(table) // entries, ahead)
+                move(x, tile * size, out, tile * plane, table, 0, len(table) // entries, ahead, apart)
 
     return Kernel(small_planes, f"-{isa.name}-{dtype.name}-{stride}-{length}{'-phases' * together}")
 

@@ -17,7 +17,7 @@ from numbaconv.cpu import _isa, _seconds
 from numbaconv.problem import ConvProblem
 
 LEFT_OVER = 1.5  # lanes that a column left over takes the time of: a step of it takes longer
-MOST_MORE = 4 << 20  # bytes of a sample that planes for each column of taps may take more than one for each phase
+MOST_MORE = 3 << 20  # bytes of a sample that planes for each column of taps may take more than one for each phase
 # Groups of planes, and the outputs of one: 144→64 3×1×1 on 16×56² took 14.4 ms with zeros around x, 11.4 without.
 MOST_PIECES, LEAST_PLANE = 8, 48
 WEIGHTS_SECONDS = 3e-10  # of an element of the weights that is read and packed for a group: 1152→512 on 2×7², 7 MB, 1.6 ms, in two groups 2.2

@@ -22,8 +22,8 @@ FEW_LINES, MORE_LINES = 4, 40
 AHEAD = CHUNK + CHUNK // UNROLLED  # entries behind a table of steps, of what the caches are asked for
 SHARES = 4  # tiles for each thread beside the first, so that slow and late ones hold up the others less; two threads: 2 to 5 % faster than 8
 # Of packing an element of the rows, beside one of the lanes: 0.15 ns and 0.09, from L2; and of a gradient with several taps, whose steps share cache
-# lines with those of other phases: 512→512 3 s2 @1599 7.0 → 6.4 ms, 128→460 1×3×3 s1×2×2 @8×28² 10.0 → 9.4, others as before.
-ROWS_COST, APART_COST = 2, 10
+# lines with those of other phases: 512→512 3 s2 @1599 7.0 → 6.4 ms, others as before.
+ROWS_COST, APART_COST = 2, 6
 PACK_MACS = 11  # multiply-adds in the time of packing an element of the lanes: 0.09 ns, and 121 of them take a nanosecond (Zen 5, float32)
 PIECE = 256  # steps that are worth a piece of wgrad's sum: 1024→256 1×1 on 14×14, in two pieces of 98 pixels, took 1.2 ms instead of 0.92
 MOST_STEPS = 1 << 16  # of one table: wgrad of larger images goes by planes or lines
