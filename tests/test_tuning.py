@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from numbaconv import _jit, tuning
+from numbaconv.cpu import _isa, _seconds
 from numbaconv.problem import Unsupported
 
 GOOD = {"one": {"call": 1e-5, "fma": 1e-11}, "two": {"call": 2e-5}}
@@ -180,3 +181,13 @@ def test_real_algorithms_can_be_tuned(monkeypatch):
     values = [value for each in report.seconds.values() for value in each.values()]
     assert np.isfinite(values).all() and min(values) > 0 and min(report.losses) == 1.0
     assert tuning._fits(report.seconds, room("cpu"))
+
+
+def test_shipped_coefficients_are_those_of_the_cpu(monkeypatch):
+    counted = [{name: set(some) for name, some in tables.items()} for tables in _seconds.SECONDS.values()]
+    assert counted.count(counted[0]) == len(counted), "every table has the same names"
+    zen, intel = ("znver5", "avx512", "avx512 zen"), ("sapphirerapids", "avx512", "avx512")
+    for cpu, isa, table in (zen, intel, ("znver3", "avx2", "avx2"), ("", "neon", "avx2")):
+        monkeypatch.setattr(_seconds.llvm, "get_host_cpu_name", lambda cpu=cpu: cpu)
+        monkeypatch.setattr(_isa, "host", lambda isa=isa: _isa.ISAS[isa])
+        assert all(_seconds.of(name) == some for name, some in _seconds.SECONDS[table].items())
