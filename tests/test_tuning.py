@@ -188,6 +188,6 @@ def test_shipped_coefficients_are_those_of_the_cpu(monkeypatch):
     assert counted.count(counted[0]) == len(counted), "every table has the same names"
     zen, intel = ("znver5", "avx512", "avx512 zen"), ("sapphirerapids", "avx512", "avx512")
     for cpu, isa, table in (zen, intel, ("znver3", "avx2", "avx2"), ("", "neon", "avx2")):
-        monkeypatch.setattr(_seconds.llvm, "get_host_cpu_name", lambda cpu=cpu: cpu)
+        monkeypatch.setattr(_isa, "cpu", lambda cpu=cpu: cpu)
         monkeypatch.setattr(_isa, "host", lambda isa=isa: _isa.ISAS[isa])
         assert all(_seconds.of(name) == some for name, some in _seconds.SECONDS[table].items())

@@ -17,7 +17,7 @@ from numbaconv.cpu import _isa, _seconds
 from numbaconv.problem import ConvProblem
 
 LEFT_OVER = 1.5  # lanes that a column left over takes the time of: a step of it takes longer
-MOST_MORE = 3 << 20  # bytes of a sample that planes for each column of taps may take more than one for each phase
+MOST_MORE = 3 << 20  # bytes that planes for each column of taps may take more than one for each phase, of what is copied at once
 # Groups of planes, and the outputs of one: 144→64 3×1×1 on 16×56² took 14.4 ms with zeros around x, 11.4 without.
 MOST_PIECES, LEAST_PLANE = 8, 48
 WEIGHTS_SECONDS = 3e-10  # of an element of the weights that is read and packed for a group: 1152→512 on 2×7², 7 MB, 1.6 ms, in two groups 2.2
@@ -106,7 +106,8 @@ def taps(p: ConvProblem, parts: tuple[Reads, ...]) -> Array:
 def grid(p: ConvProblem, split: bool, pieces: bool = False, itemsize: int = 8) -> tuple[Grid, list[tuple[Reads, ...]]]:
     """Return the grid that p's outputs read, in phases if ``split``, and those outputs in groups that read alike.
 
-    With ``pieces`` planes of outputs that reach into a padding may be groups of their own, so that no zeros are needed.
+    With ``pieces`` planes of outputs that reach into a padding may be groups of their own, so that no zeros are needed. An element of a sample
+    takes ``itemsize`` bytes, times as many samples as are copied at once.
     """
     per_axis = [reads(p, axis) for axis in range(3)]
     if split and pieces and (some := _pieces(p, per_axis[0])):

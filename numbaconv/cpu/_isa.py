@@ -50,6 +50,12 @@ def features() -> frozenset[str]:
 
 
 @functools.cache
+def cpu() -> str:
+    """Return what this CPU is in LLVM's names."""
+    return llvm.get_host_cpu_name()
+
+
+@functools.cache
 def widest() -> Isa:
     """Return the instruction set of this CPU."""
     if "avx512f" in features():

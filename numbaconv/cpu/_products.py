@@ -21,8 +21,8 @@ PACKED_BYTES = 640 << 10  # of a tile's packed rows that are kept for the next t
 FEW_LINES, MORE_LINES = 4, 40
 AHEAD = CHUNK + CHUNK // UNROLLED  # entries behind a table of steps, of what the caches are asked for
 SHARES = 4  # tiles for each thread beside the first, so that slow and late ones hold up the others less; two threads: 2 to 5 % faster than 8
-# Of packing an element of the rows, beside one of the lanes: 0.15 ns and 0.09, from L2; and of a gradient with several taps, whose steps share cache
-# lines with those of other phases: 512→512 3 s2 @1599 7.0 → 6.4 ms, others as before.
+# Of packing an element of the rows, beside one of the lanes: 0.15 ns and 0.09, from L2; and of weights of several taps whose gradient is asked for,
+# read here and there (each phase of a stride takes some of a cache line): 512→512 3 s2 @1599 7.0 → 6.4 ms, others the same or up to a tenth less.
 ROWS_COST, APART_COST = 2, 6
 PACK_MACS = 11  # multiply-adds in the time of packing an element of the lanes: 0.09 ns, and 121 of them take a nanosecond (Zen 5, float32)
 PIECE = 256  # steps that are worth a piece of wgrad's sum: 1024→256 1×1 on 14×14, in two pieces of 98 pixels, took 1.2 ms instead of 0.92
@@ -133,7 +133,8 @@ def _shape(
     fewest = fewest if op == "wgrad" else min(fewest, SHARES * (threads - 1))  # nobody to share with: what packs least
     most = 1 if turns(p, op, g) else fewest  # what is transposed for each tile is rather shared as pieces of the sum
     kept_bytes = isa.rows * count_chunks(parts, channels) * CHUNK * dtype.itemsize  # of a block
-    rows = 0 if ready else (APART_COST if op == "dgrad" and math.prod(p.filter) > 1 else ROWS_COST) * blocks * isa.rows
+    apart = op == "dgrad" and not p.channels_last and math.prod(p.filter) > 1
+    rows = 0 if ready else (APART_COST if apart else ROWS_COST) * blocks * isa.rows
     blocks_each, lines_each = _tile_size(
         blocks, lines, op == "wgrad", p.groups * outer, most, 1 if op == "wgrad" else threads, isa, rows, vectors * width, len(parts), kept_bytes
     )

@@ -5,8 +5,6 @@ Each table was printed by benchmarks/calibrate.py on a CPU with those instructio
 
 from __future__ import annotations
 
-import llvmlite.binding as llvm
-
 from numbaconv.cpu import _isa
 
 SECONDS: dict[str, dict[str, dict[str, float]]] = {
@@ -32,8 +30,8 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
             "store": 2.6e-10, "dots": 4.8e-08, "dot": 2.6e-08, "four dots": 1.8e-12, "strided dots": 1.9e-10,
         },
     },
-    # 2026-11, AMD EPYC (Zen 5), 242 Gflop/s a core in float32; by hand after benchmarks.choice: gemm's fma and chunk, dots' fma, winograd's weights,
-    # stencil's dot and chain, fft's stage and multiply, direct's dot; the fit had gemm's multiply-adds faster than the units are
+    # 2026-11, AMD EPYC (Zen 5), 242 Gflop/s a core in float32, for Zen 4 too; by hand after benchmarks.choice: gemm's fma, chunk and scatter, dots'
+    # fma, winograd's weights, stencil's dot and chain, fft's stage and multiply, direct's dot; the fit had gemm's multiply-adds faster than the units
     "avx512 zen": {
         "gemm": {
             # transpose: by hand, too; 1.5e-10 from the caches and 3.1e-10 from memory
@@ -82,5 +80,5 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
 
 def of(algorithm: str) -> dict[str, float]:
     """Return an algorithm's coefficients, its own to change: those of this CPU's instruction set and maker, or of the nearest."""
-    wide = "avx512 zen" if llvm.get_host_cpu_name().startswith("znver") else "avx512"
+    wide = "avx512 zen" if _isa.cpu().startswith("znver") else "avx512"
     return dict(SECONDS[wide if _isa.host().vector_bytes >= 64 else "avx2"][algorithm])

@@ -44,7 +44,7 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
     if 0 in problem.gemm_shape("wgrad"):
         raise Unsupported("needs at least one weight and a sum of at least one term")
     isa, size = _isa.host(), dtype.itemsize / 4
-    g = _grid.grid(problem, split=True)[0]
+    g, _ = _grid_of(problem, dtype)
     s = _shape(problem, g, isa, dtype)
     if s.steps > MOST_STEPS:
         raise Unsupported(f"needs images of at most {MOST_STEPS} vectors of pixels, got {s.steps}")
@@ -65,7 +65,7 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the input with its zeros, tables, sums, and pieces of the result."""
-    g = _grid.grid(problem, split=True)[0]
+    g, _ = _grid_of(problem, dtype)
     s = _shape(problem, g, _isa.host(), dtype)
     elements = problem.batch * problem.in_channels * g.plane + g.slack if g.copied else 0
     elements += s.pieces * math.prod(problem.shape("w")) if s.pieces > 1 else 0
@@ -77,7 +77,7 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     isa, dtype = _isa.host(), out.dtype
     key = ("dots", isa.name, dtype)
     if key not in problem.derived:
-        g, parts = _grid.grid(problem, split=True)
+        g, parts = _grid_of(problem, dtype)
         s = _shape(problem, g, isa, dtype)
         copier = _copies.planes_copier(problem, g, dtype) if g.copied else None
         problem.derived[key] = g, s, _tables(problem, g, parts[0], s, isa, dtype), cost(problem, op, dtype), copier
@@ -91,6 +91,11 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         out.reshape(-1)[:] = add_pairwise(pieces)
     if flags.any() and g.copied and not np.isfinite(a).all():
         direct.run(problem, op, a, b, out, options)  # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right
+
+
+def _grid_of(problem: ConvProblem, dtype: np.dtype[Any]) -> tuple[_grid.Grid, list[tuple[_grid.Reads, ...]]]:
+    """Return the grid that the columns read, and how; all samples are copied at once."""
+    return _grid.grid(problem, split=True, itemsize=dtype.itemsize * max(1, problem.batch))
 
 
 class Shape(NamedTuple):
