@@ -36,9 +36,9 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
         "gemm": {
             # transpose: by hand, too; 1.5e-10 from the caches and 3.1e-10 from memory
             "call": 7.9e-06, "copy": 7.9e-11, "transpose": 2e-10, "pack": 5.8e-11, "fma": 8.5e-12, "chunk": 2.2e-08, "store": 9.3e-13,
-            "scatter": 8e-10,
+            "scatter": 1.2e-09,
         },
-        "dots": {"call": 4e-06, "copy": 2.1e-10, "fma": 9.6e-12, "sum": 2e-08, "store": 2.3e-10},
+        "dots": {"call": 4e-06, "copy": 2.1e-10, "fma": 1.02e-11, "sum": 2e-08, "store": 2.3e-10},
         "winograd": {"call": 8.2e-06, "input": 1.1e-10, "weights": 1.8e-10, "fma": 8.1e-12, "output": 1.8e-10, "sum": 3.6e-11},
         "stencil": {
             "call": 6.1e-06, "copy": 1e-10, "strided": 3.3e-10, "fma": 1.1e-11, "micro": 3.8e-08, "dot": 1.4e-11, "chain": 2e-08,
