@@ -21,7 +21,7 @@ PACKED_BYTES = 640 << 10  # of a tile's packed rows that are kept for the next t
 FEW_LINES, MORE_LINES = 4, 40
 AHEAD = CHUNK + CHUNK // UNROLLED  # entries behind a table of steps, of what the caches are asked for
 SHARES = 4  # tiles for each thread beside the first, so that slow and late ones hold up the others less; two threads: 2 to 5 % faster than 8
-# Of packing an element of the rows, beside one of the lanes: 0.15 ns and 0.09, from L2; and of weights of several taps whose gradient is asked for,
+# Of packing an element of the rows, beside one of the lanes: 0.15 ns and 0.09, from L2; and of weights of several taps for the input's gradient,
 # read here and there (each phase of a stride takes some of a cache line): 512→512 3 s2 @1599 7.0 → 6.4 ms, others the same or up to a tenth less.
 ROWS_COST, APART_COST = 2, 6
 PACK_MACS = 11  # multiply-adds in the time of packing an element of the lanes: 0.09 ns, and 121 of them take a nanosecond (Zen 5, float32)

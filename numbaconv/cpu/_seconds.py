@@ -1,4 +1,4 @@
-"""What one of each thing that an algorithm's `work` counts takes on one core, by instruction set: the shipped cost models.
+"""What one of each thing that an algorithm's `work` counts takes on one core, by instruction set and maker: the shipped cost models.
 
 Each table was printed by benchmarks/calibrate.py on a CPU with those instructions; `warmup --tune` measures the machine at hand.
 """
