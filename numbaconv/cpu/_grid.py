@@ -181,7 +181,7 @@ def _in_line(p: ConvProblem, g: Grid, per_axis: list[list[Reads]], most: int) ->
     lines, lanes = (z - 1) * h.pitch + y - 1, _isa.host().width(np.dtype(np.float32))
     now, then = (_filled_lanes(lines * pitch + q, lanes) for pitch in (w.pitch, q))
     now = min(now, z * y * -(-q // lanes) * lanes)
-    more = p.in_channels * (narrow.plane - g.plane)  # of a sample: it should not matter how many there are
+    more = p.in_channels * (narrow.plane - g.plane)  # of a sample, as what is saved
     saved = p.macs / max(1, p.batch) / math.prod(p.input_dilation) * (now - then) / (z * y * q)
     return narrow if more <= most and _pays(saved, more) else g
 

@@ -19,7 +19,7 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
         "stencil": {
             "call": 1.1e-05, "copy": 2.4e-10, "strided": 6e-10, "fma": 1.9e-11, "micro": 7.6e-08, "dot": 2.6e-11, "chain": 6.5e-08,
             "pass": 5.2e-06, "row": 1.9e-11, "term": 2.3e-11, "sum": 9.7e-12, "move": 8.2e-11,
-            # an AMD EPYC's (Zen 5) 3.4e-12, 7.1e-12, 2.7e-11, 7e-11 and 7.6e-12, times its Gflop/s over this one's
+            # an AMD EPYC's (Zen 5, below), times 1.7, as its estimates of gemm were then too long
             "load": 5.6e-12, "factor": 1.2e-11, "stream": 4.5e-11, "turn": 1.2e-10, "lane": 1.3e-11,
             "far": 3e-11,  # by hand: 3→64 3×3 @224 took gemm 2.3 ms and older strips 4.1; the EPYC takes 0.86 and 0.71
         },
@@ -30,8 +30,9 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
             "store": 2.6e-10, "dots": 4.8e-08, "dot": 2.6e-08, "four dots": 1.8e-12, "strided dots": 1.9e-10,
         },
     },
-    # 2026-11, AMD EPYC (Zen 5), 242 Gflop/s a core in float32, for Zen 4 too; by hand after benchmarks.choice: gemm's fma, chunk and scatter, dots'
-    # fma, winograd's weights, stencil's dot and chain, fft's stage and multiply, direct's dot; the fit had gemm's multiply-adds faster than the units
+    # 2026-11, AMD EPYC (Zen 5), 242 Gflop/s a core in float32; a Zen 4 takes it unmeasured. By hand after benchmarks.choice, since the fit had
+    # gemm's multiply-adds faster than the units: gemm's fma, chunk and scatter, dots' fma, winograd's weights, stencil's dot and chain, fft's
+    # stage and multiply, direct's dot.
     "avx512 zen": {
         "gemm": {
             # transpose: by hand, too; 1.5e-10 from the caches and 3.1e-10 from memory
@@ -42,9 +43,9 @@ SECONDS: dict[str, dict[str, dict[str, float]]] = {
         "winograd": {"call": 8.2e-06, "input": 1.1e-10, "weights": 1.8e-10, "fma": 8.1e-12, "output": 1.8e-10, "sum": 3.6e-11},
         "stencil": {
             "call": 6.1e-06, "copy": 1e-10, "strided": 3.3e-10, "fma": 1.1e-11, "micro": 3.8e-08, "dot": 1.4e-11, "chain": 2e-08,
-            # as above, times both CPUs' Gflop/s: what is chosen among these was measured on both
-            "pass": 3.5e-06, "row": 1.28e-11, "term": 1.55e-11, "sum": 6.5e-12, "move": 5.5e-11,
-            "load": 3.8e-12, "factor": 8.1e-12, "stream": 3e-11, "turn": 8.1e-11, "lane": 8.8e-12, "far": 2e-11,
+            # 0.6 of the Xeon's, as gemm's fma is, so that what is chosen among slabs and gemm stays as it was measured; strips' and planes' own below
+            "pass": 3.2e-06, "row": 1.15e-11, "term": 1.4e-11, "sum": 5.9e-12, "move": 5e-11, "far": 1.8e-11,
+            "load": 3.4e-12, "factor": 7.1e-12, "stream": 2.7e-11, "turn": 7e-11, "lane": 7.6e-12,
         },
         "fir": {"call": 4.2e-06, "row": 1.1e-07, "output": 2.3e-11, "fma": 1.6e-11},
         "fft": {"call": 9e-06, "element": 1.1e-10, "stage": 6.5e-11, "filter": 3.6e-11, "multiply": 3.5e-10, "pair": 1.2e-07, "line": 1.7e-08},

@@ -47,9 +47,10 @@ def build(p: ConvProblem, op: Op, g: Grid, shape: Shape, isa: _isa.Isa, dtype: n
     supers, line_groups = -(-shape.blocks // shape.blocks_each), max(1, -(-shape.lines // shape.lines_each))
     tiles = p.groups * supers * shape.outer * line_groups * shape.pieces
     size = p.in_channels * g.plane * dtype.itemsize
-    far = not p.channels_last and size > IN_CACHE
-    if op == "wgrad":
-        far = not _products.turns(p, op, g) and p.batch * size > WGRAD_IN_CACHE
+    if op == "wgrad":  # goes through all samples again for each tile
+        far = p.batch * size > WGRAD_IN_CACHE and not _products.turns(p, op, g)
+    else:
+        far = size > IN_CACHE and not p.channels_last
     channels = p.in_channels // p.groups
     geometry = (
         tiles, shape.blocks_each, supers, shape.outer, shape.lines_each, line_groups, shape.pieces, shape.reps, shape.steps,
