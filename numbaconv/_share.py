@@ -2,7 +2,8 @@
 
 A job is a row of words, the same memory for all threads. Its caller packs the kernel's arguments there and opens the gate to so many helpers.
 Each thread then draws tiles until none is left: half of a thread's share of what is left (C. Polychronopoulos, D. Kuck, 1987), so that
-the first draws are few and all end together. The caller closes the gate and waits for the helpers that are inside.
+the first draws are few and all end together. The caller draws the first ones, helpers the last ones: neighbours often need the same, and
+the next call finds more of what it needs in the caches of its core. The caller closes the gate and waits for the helpers that are inside.
 
 Helpers look at the gates for a while after each job: one that looks sees a job within a microsecond, to wake one that sleeps takes 50 to
 100 µs on a virtual machine, longer than many a layer.
@@ -24,7 +25,7 @@ from numba.extending import intrinsic
 
 # Words of a job. Those that several threads write have a cache line each.
 GATE = 0  # how many helpers may come in yet, times `ONE`, plus how many are inside: 0 after the job
-NEXT, SLOT = 8, 9  # the first tile that nobody has drawn; the row of the scratch for the helper who comes next
+DRAWN, SLOT = 8, 9  # how many of the last tiles are drawn, times `ONE`, plus how many of the first; the row of the scratch for the next helper
 LAST, LEAST, MOST, WORKERS = 16, 17, 18, 19  # tiles in all, at the least and at the most in a draw; threads
 TURN, LOOKS = 20, 21  # tiles after which the caller goes back to Python, and how often it looks whether the helpers have left
 WORK, DONE, FAILED = 24, 25, 26  # address of `work` (0: not opened); whether all is computed; whether a helper met an error
@@ -78,25 +79,35 @@ class Job:
         yield turn, end
         self.builder.position_at_end(end)
 
-    def draw(self) -> tuple[ir.Value, ir.Value]:
-        """Return the first tile of those that are this thread's now, and the one after them: two that are equal when there are no more."""
+    def look_at_drawn(self) -> tuple[ir.Value, ir.Value]:
+        """Return how many of the first tiles are drawn, and how many of the last."""
+        drawn = self.look(DRAWN)
+        return self.builder.and_(drawn, WORD(ONE - 1)), self.builder.lshr(drawn, WORD(32))
+
+    def draw(self, behind: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Return the first tile of those that are this thread's now, and the one after them: two that are equal when there are no more.
+
+        They are the first that nobody has, or the last, if it draws from ``behind``.
+        """
         b, last = self.builder, self.read(LAST)
         least, most, shares = self.read(LEAST), self.read(MOST), b.mul(self.read(WORKERS), WORD(2))
         with self.loop() as (turn, end):
-            first = self.look(NEXT)
-            left = b.sub(last, first)
+            before, after = self.look_at_drawn()
+            left = b.sub(last, b.add(before, after))
             some, none = b.append_basic_block("some"), b.basic_block
             b.cbranch(b.icmp_signed(">", left, WORD(0)), some, end)
             b.position_at_end(some)
             share = b.add(b.sdiv(b.sub(left, WORD(1)), shares), WORD(1))
             count = self._smaller(self._smaller(b.select(b.icmp_signed(">", share, least), share, least), most), left)
-            stop = b.add(first, count)
-            b.cbranch(self.swap(NEXT, first, stop), end, turn)
-        start, after = b.phi(WORD), b.phi(WORD)
-        for block, value in ((none, first), (some, stop)):
-            start.add_incoming(first, block)
-            after.add_incoming(value, block)
-        return start, after
+            first = b.select(behind, b.sub(b.sub(last, after), count), before)
+            stop, more = b.add(first, count), b.select(behind, b.shl(count, WORD(32)), count)
+            drawn = b.add(before, b.shl(after, WORD(32)))
+            b.cbranch(self.swap(DRAWN, drawn, b.add(drawn, more)), end, turn)
+        found = b.phi(WORD), b.phi(WORD)
+        for phi, value in zip(found, (first, stop), strict=True):
+            phi.add_incoming(last, none)
+            phi.add_incoming(value, some)
+        return found
 
     def _smaller(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
@@ -168,7 +179,8 @@ def share(typing, job, body, scratch, arguments):  # type: ignore[no-untyped-def
         status, _ = context.call_conv.call_function(builder, work, *WORK_TYPES, [words, WORD(0), shared.read(TURN)])
         with builder.if_then(status.is_error, likely=False):
             context.call_conv.return_status_propagate(builder, status)
-        with builder.if_then(builder.icmp_signed(">=", shared.look(NEXT), shared.read(LAST))):
+        before, after = shared.look_at_drawn()
+        with builder.if_then(builder.icmp_signed(">=", builder.add(before, after), shared.read(LAST))):
             shared.close()
         return context.get_dummy_value()
 
@@ -176,7 +188,10 @@ def share(typing, job, body, scratch, arguments):  # type: ignore[no-untyped-def
 
 
 def _work(context: Any, module: ir.Module, kinds: tuple[Any, ...], packed: ir.Type, body: Callable[..., Any]) -> ir.Function:
-    """Write the function (job, slot, turn) that draws tiles and computes them with the job's arguments until so many are done or none is left."""
+    """Write the function (job, slot, turn) that draws tiles and computes them with the job's arguments until so many are done or none is left.
+
+    The first word of its scratch is 0 before the first draw: there a kernel may note, for its next draws, what else the scratch holds.
+    """
     work = ir.Function(module, context.call_conv.get_function_type(*WORK_TYPES), f"numbaconv_work_{secrets.token_hex(8)}")
     work.linkage = "internal"
     b = ir.IRBuilder(work.append_basic_block())
@@ -188,14 +203,17 @@ def _work(context: Any, module: ir.Module, kinds: tuple[Any, ...], packed: ir.Ty
     row = b.mul(slot, b.extract_value(mine.strides, 0))
     mine.data = b.bitcast(b.gep(b.bitcast(mine.data, BYTES), [row]), mine.data.type)
     mine.shape = b.insert_value(mine.shape, WORD(1), 0)
-    before = b.basic_block
+    size = b.mul(b.extract_value(mine.shape, 1), b.extract_value(mine.strides, 1))
+    with b.if_then(b.icmp_signed(">=", size, WORD(8))):
+        b.store(WORD(0), b.bitcast(mine.data, WORD.as_pointer()))
+    before, behind = b.basic_block, b.icmp_signed(">", slot, WORD(0))
     with job.loop() as (again, end):
         left = b.phi(WORD)
         left.add_incoming(turn, before)
         some, computes = b.append_basic_block("some"), b.append_basic_block("computes")
         b.cbranch(b.icmp_signed(">", left, WORD(0)), some, end)
         b.position_at_end(some)
-        first, stop = job.draw()
+        first, stop = job.draw(behind)
         b.cbranch(b.icmp_signed("<", first, stop), computes, end)
         b.position_at_end(computes)
         body(b, [first, stop, WORD(1), mine._getvalue(), *others])
@@ -241,7 +259,7 @@ def end(typing, job):  # type: ignore[no-untyped-def]
 
     def generate(context, builder, signature, given):  # type: ignore[no-untyped-def]
         shared = _at(context, builder, job, given[0])
-        shared.write(NEXT, shared.read(LAST))
+        shared.write(DRAWN, shared.read(LAST))
         builder.store(WORD((1 << 63) - 1), shared.place(LOOKS))
         shared.close()
         return context.get_dummy_value()
@@ -250,14 +268,20 @@ def end(typing, job):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def draw(typing, job):  # type: ignore[no-untyped-def]
+def draw(typing, job, behind):  # type: ignore[no-untyped-def]
     """Return what `Job.draw` does, as a tuple."""
     pair = types.UniTuple(types.int64, 2)
 
     def generate(context, builder, signature, given):  # type: ignore[no-untyped-def]
-        return context.make_tuple(builder, pair, _at(context, builder, job, given[0]).draw())
+        return context.make_tuple(builder, pair, _at(context, builder, job, given[0]).draw(given[1]))
 
-    return pair(job), generate
+    return pair(job, types.boolean), generate
+
+
+def count_drawn(job: Any) -> int:
+    """Return how many tiles of a job are drawn."""
+    last, first = divmod(int(job[DRAWN]), ONE)
+    return last + first
 
 
 def serve(board, looks):  # type: ignore[no-untyped-def]

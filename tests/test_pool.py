@@ -30,15 +30,20 @@ def count(first, last, workers, scratch, times, turns, fails):  # type: ignore[n
         total = 0.0
         for i in range(turns):
             total += np.sqrt(i + scratch[0, 1])
-        scratch[0, 0] += 1
+        scratch[0, 2] += 1
         scratch[0, 1] = total * 0
         times[tile] += 1
         if tile == fails:
             raise ArithmeticError("here")
 
 
-KERNEL = Kernel(count, "-test-pool")
-DRAW = compiled(lambda job: _share.draw(job), "test-draw")
+def touch(first, last, workers, scratch, times):  # type: ignore[no-untyped-def]
+    for tile in range(first, last):
+        times[tile] += 1
+
+
+KERNEL, FRESH = Kernel(count, "-test-pool"), Kernel(touch, "-test-fresh")
+DRAW = compiled(lambda job, behind: _share.draw(job, behind), "test-draw")
 
 
 def run(pool: Pool, tiles: int, draws: int, workers: int, turns: int = 0, fails: int = -1) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +51,7 @@ def run(pool: Pool, tiles: int, draws: int, workers: int, turns: int = 0, fails:
     times, scratch = np.zeros(tiles, int), np.zeros((workers, 8))
     each = -(-tiles // draws)
     pool.run(KERNEL.pooled, tiles, scratch, (times, turns, fails), workers, each, each)
-    return times, scratch[:, 0]
+    return times, scratch[:, 2]
 
 
 def idle(pool: Pool) -> bool:
@@ -118,7 +123,7 @@ def test_an_error_of_a_helper_is_one() -> None:
     run(pool, 1000, 10, 2)
 
     def compute(first: int, last: int, job: np.ndarray, *arguments: Any) -> None:
-        job[_share.TURN] = 0  # share it, but leave the first tile to the helper,
+        job[_share.TURN] = 0  # share it, but leave the last tile to the helper,
         KERNEL.pooled(first, last, job, *arguments)
         pool.bell.put(None)  # who may have fallen asleep between the bell and the opening of the gate
         end = time.monotonic() + 20
@@ -128,8 +133,8 @@ def test_an_error_of_a_helper_is_one() -> None:
         KERNEL.pooled(first, last, job, *arguments)
 
     with pytest.raises(SystemError, match="another thread"):
-        pool.run(compute, 400, scratch, (times, 0, 0), 2, 1, 1)
-    assert idle(pool) and scratch[0, 0] > 0 and scratch[1, 0] > 0
+        pool.run(compute, 400, scratch, (times, 0, 399), 2, 1, 1)
+    assert idle(pool) and scratch[0, 2] > 0 and scratch[1, 2] > 0
 
 
 def test_threads_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,20 +298,33 @@ def test_a_short_job_wakes_nobody_unless_calls_follow_each_other() -> None:
 
 @pytest.mark.parametrize("tiles", [1, 2, 7, 64, 1000])
 @pytest.mark.parametrize("workers", [2, 5])
-def test_draws(tiles: int, workers: int) -> None:
-    """They cover all tiles, none is larger than allowed or than those before it, and only the last smaller than allowed."""
+@pytest.mark.parametrize("behind", [[False], [True], [False, True], [False, True, True]])
+def test_draws(tiles: int, workers: int, behind: list[bool]) -> None:
+    """They cover all tiles, from either end, none is larger than allowed or than those before it, and only the last smaller than allowed."""
     for least, most in ((1, 1), (1, 10), (4, 1000), (50, 60)):
-        job, bounds = np.zeros(_share.WORDS, np.int64), [0]
+        job, sizes, first, stop = np.zeros(_share.WORDS, np.int64), [], 0, tiles
         job[: _share.PACKED] = _pool._words(tiles, workers, least, most, True)
-        while (drawn := DRAW(job))[1] > drawn[0]:
-            assert drawn[0] == bounds[-1]
-            bounds.append(drawn[1])
-        assert bounds[-1] == tiles and DRAW(job) == (tiles, tiles)
-        sizes = np.diff(bounds)
-        assert sizes.max() <= most
+        while (drawn := DRAW(job, last := behind[len(sizes) % len(behind)]))[1] > drawn[0]:
+            assert drawn[1] == stop if last else drawn[0] == first
+            first, stop = (first, drawn[0]) if last else (drawn[1], stop)
+            sizes.append(drawn[1] - drawn[0])
+            assert _share.count_drawn(job) == sum(sizes)
+        assert first == stop and sum(sizes) == tiles and DRAW(job, False) == DRAW(job, True) == (tiles, tiles)
+        assert max(sizes) <= most
         assert (np.diff(sizes) <= 0).all()
-        assert (sizes[:-1] >= min(least, most)).all()
+        assert (np.array(sizes[:-1]) >= min(least, most)).all()
         assert sizes[0] <= max(least, -(-tiles // (2 * workers)))
+
+
+def test_scratch_is_marked_as_fresh() -> None:
+    """Its first word is 0 when a thread comes to a job; rows without room for one, and what lies behind them, stay as they are."""
+    words = np.full(4, 7.0)
+    for row in (words[:1], words[1:2].view(np.float32)[:1], words[2:2]):
+        job, times = np.zeros(_share.WORDS, np.int64), np.zeros(4, int)
+        job[: _share.PACKED] = _pool._words(4, 1, 4, 4, True)
+        FRESH.pooled(0, 4, job, row[None], times)
+        assert (times == 1).all()
+    assert words.tolist() == [0, 7, 7, 7]
 
 
 def test_a_gate_lets_in_as_many_as_are_wanted() -> None:
@@ -318,7 +336,7 @@ def test_a_gate_lets_in_as_many_as_are_wanted() -> None:
     KERNEL.pooled(0, 10, job, scratch, times, 0, -1)
     assert job[_share.GATE] == 2 * _share.ONE and times.sum() == 4 and not job[_share.DONE]
     _pool.serve(board, 2)  # in twice, the second time in vain
-    assert job[_share.GATE] == 0 and job[_share.SLOT] == 3 and (times == 1).all() and scratch[:, 0].tolist() == [4, 6, 0]
+    assert job[_share.GATE] == 0 and job[_share.SLOT] == 3 and (times == 1).all() and scratch[:, 2].tolist() == [4, 6, 0]
     job[_share.GATE] = 5 * _share.ONE + 1  # somebody is inside
     KERNEL.pooled(0, 10, job, scratch, times, 0, -1)
     assert job[_share.GATE] == 1 and not job[_share.DONE]

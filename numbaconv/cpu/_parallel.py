@@ -31,7 +31,7 @@ from numbaconv.cpu._pool import ALONE, Pool
 
 BATCH_SECONDS = 0.004  # of a draw at the most, for a prompt Ctrl-C,
 LEAST_SECONDS = 5e-6  # and at the least, as long as threads may wait for each other at the end
-SERIAL_SECONDS = 25e-6  # below this a second thread is not worth the 5 µs that it costs (960→960 3×3 g960 on 7², 30 by estimate: 74 µs, shared 51)
+SERIAL_SECONDS = 15e-6  # below this a second thread is not worth the 5 to 8 µs that it costs (1152→1152 3×3 g1152 on 7²: 20 µs, shared 18.5)
 MOST_SHARED, TILE_MACS = 32, 1 << 20  # tiles for the threads to share; multiply-adds of one: some 20 µs
 FEW = 1 << 14  # bytes of scratch that are not worth the microsecond of aligning them
 KEPT, VIEWS = 1 << 20, 256  # bytes of scratch that a thread keeps, the size of a usual L2; and how many sizes of it are looked up

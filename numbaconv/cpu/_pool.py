@@ -6,7 +6,6 @@ board with the jobs that they look at.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import functools
@@ -26,8 +25,8 @@ JOBS = 8  # that can be shared at a time (a look at all takes 24 ns); further ca
 LOOK_OUT_SECONDS = 0.3e-3  # for which a thread waits awake: several times what waking one takes
 NAP_SECONDS = 50e-6  # between two looks of a caller who has waited so long
 WAKE_SECONDS = 0.2e-3  # to wake a helper for less costs more than it brings (32→32 1×1 on 28², every 2 ms: 123 µs instead of 74),
-OFTEN_SECONDS = 1e-3  # unless calls follow each other like this, and the next one finds it awake
-SHORT_SECONDS, IN_A_ROW = 0.1e-3, 8  # of less the next ones pay for waking it (15 µs each): it takes more of them to be worth it
+OFTEN_SECONDS = 1e-3  # unless calls follow each other like this,
+SHORT_SECONDS, IN_A_ROW = 0.1e-3, 8  # and of less so many in a row, each of which finds it awake: to wake it takes 15 µs
 REFUSALS = {errno.EPERM, errno.ESRCH, errno.EINVAL, errno.ENOSYS}  # to move a thread to other cores
 ALONE = np.empty(0, np.int64)  # the job of who works alone
 Array = np.ndarray[Any, Any]
@@ -85,8 +84,9 @@ class Pool:
     def pays(self, seconds: float) -> bool:
         """Return whether it pays to share a job that takes a thread so long."""
         before, self.called = self.called, time.perf_counter()
-        self.in_a_row = self.in_a_row + 1 if self.called - before < OFTEN_SECONDS else 0
-        often = self.in_a_row >= (1 if seconds >= SHORT_SECONDS else IN_A_ROW)
+        short = seconds < SHORT_SECONDS
+        self.in_a_row = self.in_a_row + 1 if self.called - before < (LOOK_OUT_SECONDS if short else OFTEN_SECONDS) else 0
+        often = self.in_a_row >= (IN_A_ROW if short else 1)
         return often or seconds >= WAKE_SECONDS or True in self.looking
 
     def run(self, compute: Any, tiles: int, scratch: Array, arguments: tuple[Any, ...], workers: int, least: int, most: int) -> None:
@@ -102,9 +102,11 @@ class Pool:
         held = list[int]()
         given_back = map(self.finish, held)
         try:
-            if workers > 1:
-                with contextlib.suppress(IndexError):
+            if workers > 1 and tiles < _share.ONE >> 1:
+                try:  # takes half a microsecond less than contextlib.suppress
                     held.extend(map(self.free.pop, (-1,)))
+                except IndexError:
+                    pass
             if held:
                 self._together(self.board[held[0]], compute, tiles, scratch, arguments, workers, least, most)
             else:
@@ -124,7 +126,7 @@ class Pool:
             self.bell.put(None)
         compute(0, tiles, job, scratch, *arguments)
         while not job.item(_share.DONE):
-            if job.item(_share.NEXT) >= tiles:  # helpers are at the last ones
+            if _share.count_drawn(job) >= tiles:  # helpers are at the last ones
                 time.sleep(NAP_SECONDS)
             compute(0, tiles, job, scratch, *arguments)
         if job.item(_share.FAILED):

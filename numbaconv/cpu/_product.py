@@ -13,6 +13,7 @@ from numbaconv.cpu import _isa, _panels, _product_store, _simd, _simd_tile
 from numbaconv.cpu._panels import BESIDE, CHUNK, CHUNKS, PANELS, STEPS
 from numbaconv.cpu._simd_tile import AHEAD, COUNT, LINE, MOST, PAST, PLACES, SOME, TO_SUMS, UNROLLED, WHOLE, WHOLES
 
+NOTED = 16  # elements of the scratch, a cache line: what rows it holds, for the thread's next draw
 MARKED = 62  # lines that the bits of an integer can tell apart
 
 
@@ -133,10 +134,10 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
         packed_room = per_chunk * (all_chunks if kept else 1) + 2 * height * width
         second = room if parts > 1 else 0
         for worker in prange(workers):
-            sums, upper = scratch[worker][: parts * room], scratch[worker][parts * room :][:room]
-            panel = scratch[worker][(parts + 1) * room :]
+            noted, own = scratch[worker][:NOTED].view(np.int64), scratch[worker][NOTED:]
+            sums, upper, panel = own[: parts * room], own[parts * room :][:room], own[(parts + 1) * room :]
             packed, tail_sums = panel[panel_room:], panel[panel_room + packed_room :]
-            room_tails, have = len(tail_sums) // parts, -1
+            room_tails, have = len(tail_sums) // parts, noted[0] - 1 if workers == 1 and first > 0 else -1  # rows of the draw before
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 rest, part_of_lines = tile // line_groups, tile % line_groups
                 wanted, rest, n = rest // rows_alike, rest // outer, rest % outer  # rows of the tiles before may be wanted again
@@ -186,6 +187,7 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
                                           bias, bias_at, code)  # fmt: skip
                 if broken:
                     strange[0] = 1
+            noted[0] = have + 1
             if whole == PAST:
                 settle()
 
@@ -196,4 +198,5 @@ def scratch(blocks_each: int, lines_each: int, parts: int, tails: int, chunks: i
     """Elements that a thread needs: a tile's sums of each part and once more, its panels, and the sums of the columns left over."""
     width, height, most = isa.width(dtype), isa.rows, max(BESIDE, isa.width(dtype) // isa.rows)
     room, packed = MOST * width * lines_each * blocks_each * height, height * (blocks_each * chunks * CHUNK + 2 * width)
-    return (parts + 1) * room + max(PANELS * MOST * width, BESIDE * height) * CHUNK + packed + parts * -(-tails // most) * most * blocks_each * height
+    tail_sums = parts * -(-tails // most) * most * blocks_each * height
+    return NOTED + (parts + 1) * room + max(PANELS * MOST * width, BESIDE * height) * CHUNK + packed + tail_sums
