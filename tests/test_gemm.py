@@ -361,6 +361,26 @@ def test_a_large_bias_does_not_drown_the_sum(rng: np.random.Generator) -> None:
         assert (np.abs(y - exact) / size).max() < 2 * np.finfo(np.float32).eps
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_are_kept_from_draw_to_draw(dtype: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where every tile is a draw, of several products, groups and samples; and scratch that other weights left says nothing of these."""
+    monkeypatch.setattr(_products, "SUMS_BYTES", 64 << 10)
+    monkeypatch.setattr(_products, "BLOCKS", 4)
+    for x, w, options in (
+        ((1, 32, 40, 40), (96, 32, 1, 1), {}),
+        ((3, 16, 24, 24), (64, 8, 3, 3), {"groups": 2, "padding": 1}),
+        ((2, 24, 41, 40), (40, 24, 3, 3), {"stride": 2}),
+    ):
+        problem = ConvProblem.from_shapes(x, w, rank=2, **options)
+        for op in ("fprop", "dgrad"):
+            assert any(s.kept and s.lines > s.lines_each for s in shapes(problem, op, dtype)), (problem, op)
+            for each in (False, True):
+                monkeypatch.setattr(_parallel, "BATCH_SECONDS", 1e-12 if each else 1.0)  # of a draw at the most
+                monkeypatch.setattr(_parallel, "SERIAL_SECONDS", 0)
+                for _ in range(3):
+                    check(replace(problem, derived={}), op, rng, dtype)  # type: ignore[arg-type]
+
+
 def test_estimates_do_not_depend_on_threads() -> None:
     p = ConvProblem.from_shapes((1, 128, 7, 7), (256, 128, 3, 3), rank=2, padding=1)
     costs = []
