@@ -23,6 +23,7 @@ COPY_SECONDS, TRANSPOSE_SECONDS = 2.1e-10, 2.9e-10
 NEAR, FOLLOWING = 1 << 14, 512
 FEW = 4  # rows that are not worth transposing in registers
 STRIP = 16  # rows or columns of a matrix that are moved together
+PIECE = 1 << 15  # elements of a tile of pixels: 512 channels of 3199 pixels, on two threads 490 → 250 µs
 # Vectors of the lines of a channel that are moved by a table: three times as fast as working out each line at 14×14, twice at 16×112×112 in phases.
 MOST_LINES = 1 << 15
 Array = np.ndarray[Any, Any]
@@ -179,9 +180,11 @@ def pixels_copier(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> Callable[[Ar
     """Return a function of x, of either layout: x with its zeros and its channels last, flat: (groups, N, planes, C/groups), and the slack."""
     channels = p.in_channels // p.groups
     numbers = [(a.pitch, a.low) for a in g.axes]
-    geometry = np.array([p.batch, channels, *p.input, *(n for axis in numbers for n in axis), *p.strides("x")], np.int64)
-    lines, size = p.groups * p.batch * g.axes[0].pitch * g.axes[1].pitch, p.batch * p.in_channels * g.plane
-    return _copier(_pixels(_isa.host(), dtype), lines, size, g.slack * channels, dtype, (geometry,), TRANSPOSE_SECONDS)
+    run = max(STRIP, PIECE // channels // STRIP * STRIP)  # pixels of a tile
+    pieces = max(1, -(-g.axes[2].pitch // run))
+    geometry = np.array([p.batch, channels, *p.input, *(n for axis in numbers for n in axis), *p.strides("x"), run, pieces], np.int64)
+    tiles, size = pieces * p.groups * p.batch * g.axes[0].pitch * g.axes[1].pitch, p.batch * p.in_channels * g.plane
+    return _copier(_pixels(_isa.host(), dtype), tiles, size, g.slack * channels, dtype, (geometry,), TRANSPOSE_SECONDS)
 
 
 def _transposer(isa: _isa.Isa, dtype: np.dtype[Any]) -> Any:
@@ -207,22 +210,24 @@ def _pixels(isa: _isa.Isa, dtype: np.dtype[Any]) -> Kernel:
     transpose = _transposer(isa, dtype)
 
     def pixels(first, last, workers, scratch, x, out, geometry):  # type: ignore[no-untyped-def]
-        # THE SCHEDULE: a tile is one line of pixels (group, n, d, h) with all channels of the group.
+        # THE SCHEDULE: a tile is a piece of a line of pixels (group, n, d, h) with all channels of the group.
         N, C, D, H, W = geometry[0], geometry[1], geometry[2], geometry[3], geometry[4]
         pd, ld, ph, lh, pw, lw = geometry[5], geometry[6], geometry[7], geometry[8], geometry[9], geometry[10]
         xn, xc, xd, xh, xw = geometry[11], geometry[12], geometry[13], geometry[14], geometry[15]
-        start, stop = min(pw, max(0, -lw)), min(pw, max(0, W - lw))
+        start, stop, run, pieces = max(0, -lw), W - lw, geometry[16], geometry[17]
         for worker in prange(workers):
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
-                rest, h = tile // ph, lh + tile % ph
+                line, j0 = tile // pieces, tile % pieces * run
+                rest, h = line // ph, lh + line % ph
                 rest, d = rest // pd, ld + rest % pd
-                group, n = rest // N, rest % N
-                to = tile * pw * C
-                inside = 0 <= d < D and 0 <= h < H and start < stop
-                begin, end = (start, stop) if inside else (pw, pw)
-                for i in range(begin * C):
+                group, n, j1, to = rest // N, rest % N, min(pw, j0 + run), line * pw * C
+                begin, end = min(j1, max(j0, start)), max(j0, min(j1, stop))
+                inside = 0 <= d < D and 0 <= h < H and begin < end
+                if not inside:
+                    begin, end = j1, j1
+                for i in range(j0 * C, begin * C):
                     out[unsigned(to + i)] = 0
-                for i in range(end * C, pw * C):
+                for i in range(end * C, j1 * C):
                     out[unsigned(to + i)] = 0
                 at = n * xn + group * C * xc + d * xd + h * xh + (lw + begin) * xw
                 if not inside:
