@@ -35,7 +35,7 @@ AHEAD = 8 << 10  # bytes of a plane from which the next one is asked for: 1.2 ti
 FAR = 128 << 10  # bytes of a plane from which the next row of slabs is asked for instead: a 512² image that was not in the L2 took 211 µs, not 340
 LARGEST = 16 << 20  # bytes of a plane of outputs that are asked for: 4096² float32 took 12 ms instead of 10.5, 2048² 2.2 instead of 2.6
 TOGETHER = 8  # large planes that are read at a time: of more a core reads none ahead, 64 of 388² took 2.1 ms, not 4.6
-STRIPS, LONG_STRIPS = 16, 64  # slabs of a column in a tile; of large planes that are read some at a time
+STRIPS, LONG_STRIPS = 16, 64  # slabs of a column in a tile, at most; of large planes that are read some at a time
 Array = np.ndarray[Any, Any]
 
 
@@ -134,8 +134,6 @@ def _pass(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], rows: Rea
     per_band = shape.rows * shape.fold
     twice = op != "wgrad" and not shape.adds  # outputs may be stored
     first = _starts(rows.outputs, per_band, twice)  # row of outputs
-    if twice and len(first) % _strip(shape) == 1:  # the last slab of a column may be another thread's, which may apply an activation
-        first[-1] = (len(first) - 1) * per_band
     low = rows.taps[0][1] if rows.taps else H
     h = (first * shape.down + low)[:, None] + np.arange(shape.reads)
     there = bits((h[..., None] + of_row >= 0) & (h[..., None] + of_row < H) & (of_row < flat))
@@ -170,7 +168,9 @@ def _pass(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], rows: Rea
     even = pairs if shape.pairs else max(1, len(columns[0].taps))
     odd = len(found) - 2 * pairs if shape.pairs or not shape.woven else len(found) - even
     tables = [np.concatenate([part.reshape(len(table[0]), -1) for part in table], 1).astype(np.int64) for table in (bands, blocks)]
-    filters, channels, volume, strips = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter), -(-len(first) // _strip(shape))
+    filters, channels, volume = p.out_channels // p.groups, p.in_channels // p.groups, math.prod(p.filter)
+    strips = -(-len(first) // (LONG_STRIPS if shape.adds else STRIPS))  # of about as many slabs each; a few of them for two threads to share evenly
+    strips += strips % 2 if 2 < strips < 8 else 0
     wk, wc = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
     geometry = (
         strips, p.output[0], p.out_channels // shape.channels, max(1, filters // shape.channels), channels, H * W, p.output[1] * Q, p.in_channels,
@@ -178,11 +178,6 @@ def _pass(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], rows: Rea
     )  # fmt: skip
     tiles = p.batch * p.out_channels // shape.channels * p.output[0] * strips
     return Pass(shape, _kernel(isa, dtype, shape), np.array(geometry, np.int64), tables[0], tables[1], np.array(taps, np.int64), tiles)
-
-
-def _strip(shape: Slab) -> int:
-    """Return how many slabs of a column a tile has."""
-    return LONG_STRIPS if shape.adds else STRIPS
 
 
 def _starts(outputs: int, each: int, twice: bool) -> Array:
@@ -220,7 +215,6 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
     soon, soon_written, line = prefetch(False), prefetch(True), 64 // dtype.itemsize
     least_ahead, least_far, across = AHEAD // dtype.itemsize, FAR // dtype.itemsize, isa.width(dtype) * shape.beside
     most_asked, adds, together = LARGEST // dtype.itemsize, shape.adds, TOGETHER
-    each = _strip(shape)
     compute, rows, zero, lowest = slab(isa, dtype, shape), shape.rows * shape.fold, dtype.type(0), dtype.type(-np.inf)
     filters, shared = shape.channels, shape.shared
 
@@ -249,7 +243,7 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
                 at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
                 for c in range(0, per_c, together if adds else per_c):
                     count, floor = min(together, per_c - c) if adds else per_c, least if not adds or c + together >= per_c else lowest
-                    for band in range(strip * each, min(len(bands), (strip + 1) * each)):
+                    for band in range(len(bands) * strip // strips, len(bands) * (strip + 1) // strips):
                         top = bands[band, bands.shape[1] - 1]
                         for block in range(len(blocks)):
                             for other in range(asked):
