@@ -16,7 +16,7 @@ from scipy.special import expit
 import numbaconv as nc
 from numbaconv import arrays, reference
 from numbaconv._jit import Kernel
-from numbaconv.cpu import _grid, _isa, _parallel, _products, _simd_move, _simd_tile, _tables, direct, gemm
+from numbaconv.cpu import _copies, _grid, _isa, _parallel, _products, _simd_move, _simd_tile, _tables, direct, gemm
 from numbaconv.cpu._panels import CHUNK
 from numbaconv.cpu._simd_tile import WHOLE
 from numbaconv.problem import ConvProblem, Op, Options
@@ -490,6 +490,24 @@ def test_samples_that_are_copied_are_done_in_parts(channels_last: bool, rng: np.
             for one, other in zip(found, results[0], strict=False):
                 np.testing.assert_array_equal(one, other)
         assert results[0][-1] < results[-1][-1]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_long_lines_are_copied_in_pieces(channels_last: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels with their channels last: pieces that begin, end or lie in the padding, and those of lines and planes outside."""
+    monkeypatch.setattr(_copies, "PIECE", 1)  # elements: 16 pixels, the least
+    for x, w, options in (
+        ((2, 4, 3, 50), (6, 2, 2, 3), {"padding": 1, "groups": 2}),
+        ((1, 3, 33), (4, 3, 5), {"padding": 40}),
+        ((1, 7, 37), (5, 7, 3), {"stride": 2, "padding": ((17, 0),)}),
+        ((1, 2, 3, 4, 20), (3, 2, 2, 2, 2), {"padding": (1, 0, 2), "dilation": (1, 1, 16)}),
+        ((1, 5, 31), (4, 5, 16), {}),
+    ):
+        problem = replace(ConvProblem.from_shapes(x, w, rank=len(x) - 2, **options), channels_last=channels_last)
+        copied = _grid.grid(problem, split=False, pieces=True)[0]
+        assert copied.axes[2].pitch > _copies.STRIP
+        for op in ("fprop", "wgrad"):
+            check(problem, op, rng, "float32")  # type: ignore[arg-type]
 
 
 def test_what_is_asked_for_is_in_the_table() -> None:
