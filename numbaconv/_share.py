@@ -190,7 +190,7 @@ def share(typing, job, body, scratch, arguments):  # type: ignore[no-untyped-def
 def _work(context: Any, module: ir.Module, kinds: tuple[Any, ...], packed: ir.Type, body: Callable[..., Any]) -> ir.Function:
     """Write the function (job, slot, turn) that draws tiles and computes them with the job's arguments until so many are done or none is left.
 
-    The first word of its scratch is 0 before the first draw: there a kernel may note, for its next draws, what else the scratch holds.
+    The first word of the thread's scratch is 0 before its first draw: there a kernel may note, for the next ones, what else the scratch holds.
     """
     work = ir.Function(module, context.call_conv.get_function_type(*WORK_TYPES), f"numbaconv_work_{secrets.token_hex(8)}")
     work.linkage = "internal"

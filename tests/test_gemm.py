@@ -16,8 +16,9 @@ from scipy.special import expit
 import numbaconv as nc
 from numbaconv import arrays, reference
 from numbaconv._jit import Kernel
-from numbaconv.cpu import _copies, _grid, _isa, _parallel, _products, _simd_move, _simd_tile, _tables, direct, gemm
+from numbaconv.cpu import _copies, _grid, _isa, _parallel, _product, _products, _simd_move, _simd_tile, _tables, direct, gemm
 from numbaconv.cpu._panels import CHUNK
+from numbaconv.cpu._pool import ALONE
 from numbaconv.cpu._simd_tile import WHOLE
 from numbaconv.problem import ConvProblem, Op, Options
 
@@ -362,8 +363,8 @@ def test_a_large_bias_does_not_drown_the_sum(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_rows_are_kept_from_draw_to_draw(dtype: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where every tile is a draw, of several products, groups and samples; and scratch that other weights left says nothing of these."""
+def test_rows_of_other_draws_are_not_taken_for_these(dtype: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every tile is a draw, of several products, groups and samples, and where the scratch has held other weights."""
     monkeypatch.setattr(_products, "SUMS_BYTES", 64 << 10)
     monkeypatch.setattr(_products, "BLOCKS", 4)
     for x, w, options in (
@@ -379,6 +380,25 @@ def test_rows_are_kept_from_draw_to_draw(dtype: str, rng: np.random.Generator, m
                 monkeypatch.setattr(_parallel, "SERIAL_SECONDS", 0)
                 for _ in range(3):
                     check(replace(problem, derived={}), op, rng, dtype)  # type: ignore[arg-type]
+
+
+def test_rows_are_kept_from_draw_to_draw(rng: np.random.Generator) -> None:
+    """The second tile of a job is computed with the weights that were there at the first."""
+    problem, isa, dtype = ConvProblem.from_shapes((1, 32, 40, 40), (64, 32, 1, 1), rank=2), _isa.host(), np.dtype("float32")
+    (tables, tiles, _, size, packs), *_ = gemm._cut(problem, "fprop", isa, dtype).products
+    assert tiles > 2 and packs and shapes(problem, "fprop")[0].kept
+    x, w = (rng.integers(-3, 4, problem.shape(t)).astype(dtype) for t in "xw")
+    y, expected = np.full(problem.shape("y"), np.nan, dtype), reference.run(problem, "fprop", x, w)
+    kernel, zeros, scratch = _product.kernel(isa, dtype, False, False), np.zeros(64 + 256, dtype), _parallel.own_scratch(size, dtype)
+    arguments = (w.reshape(-1), zeros[:0], x.reshape(-1), y.reshape(-1), zeros, zeros, 0, np.zeros(1, np.int8), *tables)
+    kernel.pooled(0, 1, ALONE, scratch, *arguments)
+    w *= 2
+    kernel.pooled(1, tiles - 1, ALONE, scratch, *arguments)
+    there = np.isfinite(y)
+    assert there.any() and not there.all()
+    np.testing.assert_array_equal(y[there], expected[there])
+    kernel.pooled(0, tiles, ALONE, scratch, *arguments)
+    np.testing.assert_array_equal(y, 2 * expected)
 
 
 def test_estimates_do_not_depend_on_threads() -> None:

@@ -85,6 +85,19 @@ def test_many_large_planes_are_read_some_at_a_time(activation: str | None, rng: 
                 np.testing.assert_allclose(out, expected, rtol=0 if activation != "silu" else 1e-5, atol=0 if activation != "silu" else 1e-5)
 
 
+def test_slabs_that_overlap_are_in_one_tile() -> None:
+    """One thread computes both, one after the other: an activation is applied to what is in y."""
+    overlaps, dtype = 0, np.dtype(np.float32)
+    for height in range(100, 900, 7):
+        p = ConvProblem.from_shapes((1, 1, height, 70), (1, 1, 3, 3), rank=2, padding=1)
+        for part in _slabs.passes(p, "fprop", dtype):
+            strips, slabs, starts = int(part.geometry[0]), len(part.bands), part.bands[:, -1]
+            overlaps += (overlap := strips > 1 and len(set(np.diff(starts))) > 1)
+            assert not overlap or slabs * (strips - 1) // strips <= slabs - 2
+            assert strips % 2 == 0 or not 1 < strips < 8
+    assert overlaps > 20
+
+
 def test_large_planes_ask_for_what_is_near(rng: np.random.Generator) -> None:
     for channels, filters, size in ((1, 1, 300), (3, 2, 200), (20, 2, 190)):
         x, w = (rng.integers(-4, 5, shape).astype(np.float32) for shape in ((1, channels, size, size), (filters, channels, 3, 3)))

@@ -180,7 +180,7 @@ def pixels_copier(p: ConvProblem, g: Grid, dtype: np.dtype[Any]) -> Callable[[Ar
     """Return a function of x, of either layout: x with its zeros and its channels last, flat: (groups, N, planes, C/groups), and the slack."""
     channels = p.in_channels // p.groups
     numbers = [(a.pitch, a.low) for a in g.axes]
-    run = max(STRIP, PIECE // channels // STRIP * STRIP)  # pixels of a tile
+    run = max(STRIP, PIECE // max(1, channels) // STRIP * STRIP)  # pixels of a tile
     pieces = max(1, -(-g.axes[2].pitch // run))
     geometry = np.array([p.batch, channels, *p.input, *(n for axis in numbers for n in axis), *p.strides("x"), run, pieces], np.int64)
     tiles, size = pieces * p.groups * p.batch * g.axes[0].pitch * g.axes[1].pitch, p.batch * p.in_channels * g.plane
@@ -221,7 +221,7 @@ def _pixels(isa: _isa.Isa, dtype: np.dtype[Any]) -> Kernel:
                 rest, h = line // ph, lh + line % ph
                 rest, d = rest // pd, ld + rest % pd
                 group, n, j1, to = rest // N, rest % N, min(pw, j0 + run), line * pw * C
-                begin, end = min(j1, max(j0, start)), max(j0, min(j1, stop))
+                begin, end = min(j1, max(j0, start)), min(j1, stop)
                 inside = 0 <= d < D and 0 <= h < H and begin < end
                 if not inside:
                     begin, end = j1, j1

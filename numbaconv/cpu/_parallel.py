@@ -71,7 +71,7 @@ _NOTHING = np.empty(0, np.uint8)
 
 
 class _Own(threading.local):
-    """Scratch that a thread keeps: nothing in it outlives a kernel, and it is in the caches more often than fresh one."""
+    """Scratch that a thread keeps: nothing in it outlives a job, and it is in the caches more often than fresh one."""
 
     def __init__(self) -> None:
         self.memory = self.shared = _NOTHING  # for kernels that it runs alone, and with others

@@ -22,11 +22,13 @@ from numbaconv import _share
 from numbaconv._jit import compiled
 
 JOBS = 8  # that can be shared at a time (a look at all takes 24 ns); further callers work alone
-LOOK_OUT_SECONDS = 0.3e-3  # for which a thread waits awake: several times what waking one takes
+LOOK_OUT_SECONDS = 0.3e-3  # for which a helper waits awake: several times what waking one takes
 NAP_SECONDS = 50e-6  # between two looks of a caller who has waited so long
-WAKE_SECONDS = 0.2e-3  # to wake a helper for less costs more than it brings (32→32 1×1 on 28², every 2 ms: 123 µs instead of 74),
-OFTEN_SECONDS = 1e-3  # unless calls follow each other like this,
-SHORT_SECONDS, IN_A_ROW = 0.1e-3, 8  # and of less so many in a row, each of which finds it awake: to wake it takes 15 µs
+# To wake a helper costs the caller 15 µs, and it comes 50 µs later: for less than WAKE_SECONDS more than it brings (32→32 1×1 on 28², every 2 ms:
+# 123 µs instead of 74), unless a call follows another within OFTEN_SECONDS; for less than SHORT_SECONDS, unless so many IN_A_ROW each follow
+# another within LOOK_OUT_SECONDS, so that it is awake.
+WAKE_SECONDS, OFTEN_SECONDS, SHORT_SECONDS, IN_A_ROW = 0.2e-3, 1e-3, 0.1e-3, 8
+MOST_TILES = _share.ONE >> 1  # that can be shared: two counts of them in a word with a sign
 REFUSALS = {errno.EPERM, errno.ESRCH, errno.EINVAL, errno.ENOSYS}  # to move a thread to other cores
 ALONE = np.empty(0, np.int64)  # the job of who works alone
 Array = np.ndarray[Any, Any]
@@ -102,7 +104,7 @@ class Pool:
         held = list[int]()
         given_back = map(self.finish, held)
         try:
-            if workers > 1 and tiles < _share.ONE >> 1:
+            if workers > 1 and tiles < MOST_TILES:
                 try:  # takes half a microsecond less than contextlib.suppress
                     held.extend(map(self.free.pop, (-1,)))
                 except IndexError:

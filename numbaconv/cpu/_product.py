@@ -13,7 +13,9 @@ from numbaconv.cpu import _isa, _panels, _product_store, _simd, _simd_tile
 from numbaconv.cpu._panels import BESIDE, CHUNK, CHUNKS, PANELS, STEPS
 from numbaconv.cpu._simd_tile import AHEAD, COUNT, LINE, MOST, PAST, PLACES, SOME, TO_SUMS, UNROLLED, WHOLE, WHOLES
 
-NOTED = 16  # elements of the scratch, a cache line: what rows it holds, for the thread's next draw
+# Elements of the scratch, whole cache lines, whose first word notes what rows it holds, for the thread's next draw of the job: 1 + `wanted`, or 0.
+# Whoever shares a job finds 0 there (`_share._work`); who works alone does the tiles in order, and has none at the first.
+NOTED = 16
 MARKED = 62  # lines that the bits of an integer can tell apart
 
 
@@ -137,7 +139,7 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
             noted, own = scratch[worker][:NOTED].view(np.int64), scratch[worker][NOTED:]
             sums, upper, panel = own[: parts * room], own[parts * room :][:room], own[(parts + 1) * room :]
             packed, tail_sums = panel[panel_room:], panel[panel_room + packed_room :]
-            room_tails, have = len(tail_sums) // parts, noted[0] - 1 if workers == 1 and first > 0 else -1  # rows of the draw before
+            room_tails, have = len(tail_sums) // parts, noted[0] - 1 if first > 0 else -1
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 rest, part_of_lines = tile // line_groups, tile % line_groups
                 wanted, rest, n = rest // rows_alike, rest // outer, rest % outer  # rows of the tiles before may be wanted again

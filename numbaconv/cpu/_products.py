@@ -20,7 +20,7 @@ PACKED_BYTES = 640 << 10  # of a tile's packed rows that are kept for the next t
 # are long (256→128 1×1 on 56×56 1.84 → 1.65 ms, 6 lines; 22 lines no slower). Measured on a Xeon with AVX-512, as what follows.
 FEW_LINES, MORE_LINES = 4, 40
 AHEAD = CHUNK + CHUNK // UNROLLED  # entries behind a table of steps, of what the caches are asked for
-SHARES = 2  # tiles for each thread beside the first, at least: on two threads 4 and 8 take 1.5 and 4 % longer, what each packs
+SHARES = 2  # tiles for each thread beside the first, at least: each packs its own lanes or rows, and with 4 or 8 two threads take 1.5 or 4 % longer
 # Of packing an element of the rows, beside one of the lanes: 0.15 ns and 0.09, from L2; and of weights of several taps for the input's gradient,
 # read here and there (each phase of a stride takes some of a cache line): 512→512 3 s2 @1599 7.0 → 6.4 ms, others the same or up to a tenth less.
 ROWS_COST, APART_COST = 2, 6
@@ -146,7 +146,7 @@ def _shape(
     tiles = p.groups * outer * -(-blocks // blocks_each)
     groups = max(1, -(-lines // lines_each))
     pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
-    if op == "wgrad" and fewest > 1 and lines > 1 and tiles * groups * pieces % 2:  # an odd number: two threads 1024→256 1×1 on 14² 285 → 244 µs
+    if op == "wgrad" and fewest > 1 and lines > 1 and tiles * groups * pieces % 2:  # rather even: with two threads 1024→256 1×1 @14 285 → 244 µs
         lines_each = -(-lines // (groups + 1))
     scratch = _product.scratch(blocks_each, lines_each, len(parts), tails, count_chunks(parts, channels) if kept else 1, isa, dtype)
     entries = 4 * steps + AHEAD + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
@@ -184,8 +184,8 @@ def _tile_size(
             tiles = products * supers * (1 if whole else groups)
             packings = 1 if each * kept_bytes <= PACKED_BYTES and not whole else groups
             packed = products * (rows * packings + lanes * supers + first * groups * supers)
-            each_line = products * supers * (1 if whole else lines)
-            uneven = max(-(-n // threads) * threads / max(1, n) for n in (tiles, each_line))  # the longest share of a thread, beside the mean
+            # The longest share of a thread beside the mean: of tiles, and of lines, of which some tiles have one more than others.
+            uneven = max(-(-n // threads) * threads / max(1, n) for n in (tiles, products * supers * (1 if whole else lines)))
             found.append((-min(tiles, fewest), (work + packed) * uneven, -each, together))
     _, _, each, together = min(found)
     return -each, together
