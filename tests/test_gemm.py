@@ -385,12 +385,14 @@ def test_rows_of_other_draws_are_not_taken_for_these(dtype: str, rng: np.random.
 def test_rows_are_kept_from_draw_to_draw(rng: np.random.Generator) -> None:
     """The second tile of a job is computed with the weights that were there at the first."""
     problem, isa, dtype = ConvProblem.from_shapes((1, 32, 40, 40), (64, 32, 1, 1), rank=2), _isa.host(), np.dtype("float32")
-    (tables, tiles, _, size, packs), *_ = gemm._cut(problem, "fprop", isa, dtype).products
-    assert tiles > 2 and packs and shapes(problem, "fprop")[0].kept
+    with nc.num_threads(1):
+        cut = gemm._cut(problem, "fprop", isa, dtype)
+    (tables, tiles, _, size, _), (shape,) = cut.products[0], shapes(problem, "fprop")
+    assert tiles > 2 and shape.kept and shape.blocks == shape.blocks_each, "all tiles have the same rows"
     x, w = (rng.integers(-3, 4, problem.shape(t)).astype(dtype) for t in "xw")
     y, expected = np.full(problem.shape("y"), np.nan, dtype), reference.run(problem, "fprop", x, w)
-    kernel, zeros, scratch = _product.kernel(isa, dtype, False, False), np.zeros(64 + 256, dtype), _parallel.own_scratch(size, dtype)
-    arguments = (w.reshape(-1), zeros[:0], x.reshape(-1), y.reshape(-1), zeros, zeros, 0, np.zeros(1, np.int8), *tables)
+    kernel, scratch = _product.kernel(isa, dtype, False, False), _parallel.own_scratch(size, dtype)
+    arguments = (w.reshape(-1), cut.zeros[:0], x.reshape(-1), y.reshape(-1), cut.zeros, cut.zeros, 0, np.zeros(1, np.int8), *tables)
     kernel.pooled(0, 1, ALONE, scratch, *arguments)
     w *= 2
     kernel.pooled(1, tiles - 1, ALONE, scratch, *arguments)

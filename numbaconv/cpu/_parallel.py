@@ -50,6 +50,11 @@ def fewest_tiles(macs: int) -> int:
     return max(1, min(MOST_SHARED, macs // TILE_MACS))
 
 
+def evenly(parts: int) -> int:
+    """Return into how many parts to cut what would be a few: an even number, which two threads share evenly."""
+    return parts + parts % 2 if 2 < parts < 8 else parts
+
+
 def run(kernel: Kernel, tiles: int, scratch: tuple[int, Any], arguments: tuple[Any, ...], seconds: float) -> None:
     """Run ``kernel`` over ``tiles`` tiles; ``scratch`` is (elements, dtype) for each thread, ``seconds`` the estimated serial time."""
     if tiles == 0:

@@ -190,8 +190,8 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _isa.Isa, dtype: np.dtype[
     if op != "wgrad" and tiles > 2 * isa.rows and (few := -(-tiles // block)) in (1, 3):  # for two threads: 128→64 on 30² 242 → 159 µs, one the same
         block = _share(tiles, -(-tiles // (few + 1)), isa.rows)
     blocks, vectors = -(-tiles // block), -(-rows // width)
-    panels, splits, row_blocks, column_blocks, each = -(-vectors // isa.vectors), 1, 1, 1, channels
-    panels += panels % 2 if 2 < panels < 8 else 0  # few jobs that two threads share evenly: 320→320 on 10² 935 → 772 µs, and no slower on one
+    panels = _parallel.evenly(-(-vectors // isa.vectors))  # 320→320 on 10² 935 → 772 µs, and no slower on one thread
+    splits, row_blocks, column_blocks, each = 1, 1, 1, channels
     stationary = tiles < rows and op != "wgrad"
     lanes, pitch = -(-vectors // panels) * width, channels * (outer - 1) + _up(channels, width)
     strip, buffer = AXES[tile[0]].positions * STRIP * width, (max(STRIP * 8, taps) + width) * width
