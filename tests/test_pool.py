@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numbaconv as nc
 from numbaconv import _share
 from numbaconv._jit import Kernel, compiled
 from numbaconv.cpu import _parallel, _pool
-from numbaconv.cpu._pool import ALONE, IN_A_ROW, JOBS, SHORT_SECONDS, WAKE_SECONDS, Pool
+from numbaconv.cpu._pool import ALONE, IN_A_ROW, JOBS, LOOK_OUT_SECONDS, OFTEN_SECONDS, SHORT_SECONDS, WAKE_SECONDS, Pool
 
 SLOW = 2_000_000  # turns of a loop that takes about a millisecond
 
@@ -280,20 +281,25 @@ def test_helpers_sleep_between_jobs() -> None:
     assert not any(pool.looking)
 
 
-def test_a_short_job_wakes_nobody_unless_calls_follow_each_other() -> None:
+def test_a_short_job_wakes_nobody_unless_calls_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """And a long one is worth it always, a very short one only if many follow each other, or somebody is awake."""
-    pool = Pool()
-    assert not pool.pays(WAKE_SECONDS / 2)
-    assert pool.pays(WAKE_SECONDS)
-    assert pool.pays(WAKE_SECONDS / 2)
-    assert not pool.pays(SHORT_SECONDS / 2)
-    assert [pool.pays(SHORT_SECONDS / 2) for _ in range(IN_A_ROW)][-1]
-    time.sleep(0.01)
-    assert not pool.pays(SHORT_SECONDS / 2)
-    time.sleep(0.01)
-    assert not pool.pays(WAKE_SECONDS / 2)
+    now, pool = 0.0, Pool()
+    monkeypatch.setattr(_pool, "time", SimpleNamespace(perf_counter=lambda: now))
+
+    def pays(seconds: float, after: float) -> bool:
+        nonlocal now
+        now += after
+        return pool.pays(seconds)
+
+    soon, often, pause = LOOK_OUT_SECONDS / 2, OFTEN_SECONDS / 2, 2 * OFTEN_SECONDS
+    assert not pays(WAKE_SECONDS / 2, pause)
+    assert pays(WAKE_SECONDS, pause)
+    assert pays(WAKE_SECONDS / 2, often)
+    assert not pays(WAKE_SECONDS / 2, pause)
+    assert [pays(SHORT_SECONDS / 2, soon) for _ in range(IN_A_ROW)] == [False] * (IN_A_ROW - 1) + [True]
+    assert not pays(SHORT_SECONDS / 2, often)
     pool.looking.append(True)
-    assert pool.pays(WAKE_SECONDS / 2) and pool.pays(SHORT_SECONDS / 2)
+    assert pays(WAKE_SECONDS / 2, pause) and pays(SHORT_SECONDS / 2, pause)
 
 
 @pytest.mark.parametrize("tiles", [1, 2, 7, 64, 1000])
