@@ -6,7 +6,8 @@ the first draws are few and all end together. The caller draws the first ones, h
 the next call finds more of what it needs in the caches of its core. The caller closes the gate and waits for the helpers that are inside.
 
 Helpers look at the gates for a while after each job: one that looks sees a job within a microsecond, to wake one that sleeps takes 50 to
-100 µs on a virtual machine, longer than many a layer.
+100 µs on a virtual machine, longer than many a layer. How many look is counted here, too, and not in Python: a helper that has to wait for the
+GIL before it can say that it has stopped would not be woken for what its caller, who holds the GIL, shares next.
 
 It is written as LLVM code: each kernel has a function that helpers know by its address alone, and unpacks arguments of its own types.
 """
@@ -284,15 +285,34 @@ def count_drawn(job: Any) -> int:
     return last + first
 
 
-def serve(board, looks):  # type: ignore[no-untyped-def]
-    """Help with every job of a board whose gate is open; return after so many looks at closed ones."""
-    left = looks
+@intrinsic
+def count(typing, words, more):  # type: ignore[no-untyped-def]
+    """Add to the first word."""
+
+    def generate(context, builder, signature, given):  # type: ignore[no-untyped-def]
+        builder.atomic_rmw("add", _at(context, builder, words, given[0]).place(0), given[1], "seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(words, types.int64), generate
+
+
+def serve(board, looks, longer, awake):  # type: ignore[no-untyped-def]
+    """Help with every job of a board whose gate is open; return after so many looks at closed ones, and some ``longer``.
+
+    It is counted in ``awake`` during the first ones: who saw it there, and so wakes nobody, has time to open the gate.
+    """
+    left, counted = looks + longer, False
     while left > 0:
+        if counted != (left > longer):
+            counted = not counted
+            count(awake, 1 if counted else -1)
         left -= 1
         for n in range(len(board)):
             if help_with(board[n]):
-                left = looks
+                left = looks + longer
         pause()
+    if counted:
+        count(awake, -1)
 
 
 def finish(board, n):  # type: ignore[no-untyped-def]

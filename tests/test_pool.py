@@ -146,7 +146,7 @@ def test_threads_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(20):
             times, shares = run(pool, 10, 5, 4)
             assert (times == 1).all() and shares[0] == 10
-    assert pool.bell.empty() and not pool.helpers and len(pool.looking) <= 3 and idle(pool)
+    assert pool.bell.empty() and not pool.helpers and not pool.awake[0] and idle(pool)
     assert all_share(pool)
 
 
@@ -278,7 +278,33 @@ def test_helpers_sleep_between_jobs() -> None:
     start = time.process_time()
     time.sleep(0.5)
     assert time.process_time() - start < 0.1
-    assert not any(pool.looking)
+    assert not pool.awake[0]
+
+
+def test_a_helper_stops_looking_while_its_caller_holds_the_gil() -> None:
+    """And is woken for the next job: who had to wait for the GIL to say that it stopped missed jobs that came between."""
+    pool, interval = Pool(), sys.getswitchinterval()
+    run(pool, 4, 4, 2)
+    sys.setswitchinterval(60)
+    try:
+        end = time.monotonic() + 20
+        while pool.awake.item(0) and time.monotonic() < end:
+            pass
+    finally:
+        sys.setswitchinterval(interval)
+    assert not pool.awake[0]
+    assert any(run(pool, 200, 200, 2, SLOW)[1][1] for _ in range(20))
+
+
+def test_a_helper_that_is_no_longer_counted_sees_what_is_shared_for_a_while_longer() -> None:
+    """Somebody may have seen it counted just before."""
+    for looks, longer in ((0, 1), (1, 0), (1, 1)):
+        board, scratch, times, awake = np.zeros((1, _share.WORDS), np.int64), np.zeros((2, 8)), np.zeros(4, int), np.zeros(1, np.int64)
+        board[0, : _share.PACKED] = _pool._words(4, 2, 1, 1, True)
+        board[0, _share.TURN] = 0
+        KERNEL.pooled(0, 4, board[0], scratch, times, 0, -1)
+        _pool.serve(board, looks, longer, awake)
+        assert (times == 1).all() and scratch[1, 2] == 4 and awake[0] == 0
 
 
 def test_a_short_job_wakes_nobody_unless_calls_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +324,7 @@ def test_a_short_job_wakes_nobody_unless_calls_follow_each_other(monkeypatch: py
     assert not pays(WAKE_SECONDS / 2, pause)
     assert [pays(SHORT_SECONDS / 2, soon) for _ in range(IN_A_ROW)] == [False] * (IN_A_ROW - 1) + [True]
     assert not pays(SHORT_SECONDS / 2, often)
-    pool.looking.append(True)
+    pool.awake[0] = 1
     assert pays(WAKE_SECONDS / 2, pause) and pays(SHORT_SECONDS / 2, pause)
 
 
@@ -341,8 +367,9 @@ def test_a_gate_lets_in_as_many_as_are_wanted() -> None:
     job[_share.TURN] = 4
     KERNEL.pooled(0, 10, job, scratch, times, 0, -1)
     assert job[_share.GATE] == 2 * _share.ONE and times.sum() == 4 and not job[_share.DONE]
-    _pool.serve(board, 2)  # in twice, the second time in vain
-    assert job[_share.GATE] == 0 and job[_share.SLOT] == 3 and (times == 1).all() and scratch[:, 2].tolist() == [4, 6, 0]
+    awake = np.zeros(1, np.int64)
+    _pool.serve(board, 2, 0, awake)  # in twice, the second time in vain
+    assert awake[0] == job[_share.GATE] == 0 and job[_share.SLOT] == 3 and (times == 1).all() and scratch[:, 2].tolist() == [4, 6, 0]
     job[_share.GATE] = 5 * _share.ONE + 1  # somebody is inside
     KERNEL.pooled(0, 10, job, scratch, times, 0, -1)
     assert job[_share.GATE] == 1 and not job[_share.DONE]

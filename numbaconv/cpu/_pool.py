@@ -22,7 +22,8 @@ from numbaconv import _share
 from numbaconv._jit import compiled
 
 JOBS = 8  # that can be shared at a time (a look at all takes 24 ns); further callers work alone
-LOOK_OUT_SECONDS = 0.3e-3  # for which a helper waits awake: several times what waking one takes
+LOOK_OUT_SECONDS = 0.3e-3  # for which a helper waits awake: several times what waking one takes; and for how much longer it sees
+LONGER_SECONDS = 50e-6  # what somebody opens who has seen it awake before
 NAP_SECONDS = 50e-6  # between two looks of a caller who has waited so long
 # To wake a helper costs the caller 15 µs, and it comes 50 µs later: for less than WAKE_SECONDS more than it brings (32→32 1×1 on 28², every 2 ms:
 # 123 µs instead of 74), unless a call follows another within OFTEN_SECONDS; for less than SHORT_SECONDS, unless so many IN_A_ROW each follow
@@ -51,7 +52,7 @@ def looks() -> int:
     board, tries, times = np.zeros((JOBS, _share.WORDS), np.int64), 2000, []
     for _ in range(4):
         start = time.perf_counter()
-        serve(board, tries)
+        serve(board, tries, 0, np.zeros(1, np.int64))
         times.append(time.perf_counter() - start)
     finish(board, 0)  # compiled here, too
     return int(LOOK_OUT_SECONDS / min(times) * tries)
@@ -79,7 +80,7 @@ class Pool:
         self.forked = False  # without its helpers
         self.bell: SimpleQueue[None] = SimpleQueue()  # wakes a helper for each item
         self.lock, self.helpers = threading.RLock(), list[threading.Thread]()  # reentrant, for signal handlers
-        self.looking: list[bool] = []  # which helpers are awake
+        self.awake = np.zeros(2 * line, np.int64)[line:]  # how many helpers are, in the first word
         self.called, self.in_a_row = 0.0, 0  # when there was a job to share, shared or not; how many followed each other
         self.avoided = -1  # the core that the helpers keep off
 
@@ -89,7 +90,7 @@ class Pool:
         short = seconds < SHORT_SECONDS
         self.in_a_row = self.in_a_row + 1 if self.called - before < (LOOK_OUT_SECONDS if short else OFTEN_SECONDS) else 0
         often = self.in_a_row >= (IN_A_ROW if short else 1)
-        return often or seconds >= WAKE_SECONDS or True in self.looking
+        return often or seconds >= WAKE_SECONDS or self.awake.item(0) > 0
 
     def run(self, compute: Any, tiles: int, scratch: Array, arguments: tuple[Any, ...], workers: int, least: int, most: int) -> None:
         """Run a `Kernel.pooled` by so many threads, or as many as there can be, that draw ``least`` to ``most`` tiles.
@@ -124,7 +125,7 @@ class Pool:
         job[: _share.PACKED] = _words(tiles, workers, least, most, alone)
         if alone:
             self._keep_off(current_cpu())
-        for _ in range(min(workers - 1, len(self.helpers)) - sum(self.looking) - self.bell.qsize()):
+        for _ in range(min(workers - 1, len(self.helpers)) - self.awake.item(0) - self.bell.qsize()):
             self.bell.put(None)
         compute(0, tiles, job, scratch, *arguments)
         while not job.item(_share.DONE):
@@ -164,8 +165,7 @@ class Pool:
         with self.lock:
             while len(self.helpers) < size:
                 name = f"numbaconv-{len(self.helpers)}"
-                helper = threading.Thread(target=self._work, args=(len(self.helpers),), name=name, daemon=True)
-                self.looking += [False] * (size - len(self.looking))
+                helper = threading.Thread(target=self._work, name=name, daemon=True)
                 self.helpers.append(helper)
                 try:
                     helper.start()
@@ -176,9 +176,8 @@ class Pool:
                         self.helpers.remove(helper)
                 self.avoided = -1
 
-    def _work(self, number: int) -> None:
+    def _work(self) -> None:
+        longer = int(looks() * LONGER_SECONDS / LOOK_OUT_SECONDS)
         while True:
-            self.looking[number] = True
-            serve(self.board, looks())
-            self.looking[number] = False
+            serve(self.board, looks(), longer, self.awake)
             self.bell.get()
