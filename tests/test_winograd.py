@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from numbaconv.problem import OPS, ConvProblem, Options, Unsupported
 from numbaconv.recipe import TENSORS
 
 PROMISE = {2: 8.0, 4: 64.0}  # error / (eps · Σ|x||w|) of F(2,3) and F(4,3)
+WITH_STRIDE = {2: 16.0, 4: 64.0}  # whose gradients' sums have fewer terms
 LAYERS = [
     ((2, 5, 9, 10), (7, 5, 3, 3), {"padding": 1}),  # more lanes than channels
     ((1, 64, 14, 14), (72, 64, 3, 3), {"padding": 1}),  # fewer tiles than filters, and the other way round:
@@ -29,6 +31,16 @@ LAYERS = [
     ((2, 20, 50), (33, 20, 3), {"padding": 1}),  # one axis
     ((1, 12, 21, 20), (17, 12, 2, 3), {"padding": (3, 1)}),  # one axis, the other part of the sum
 ]
+STRIDED = [  # with padding that puts the gradient's first output at one tap and at two, and with inputs that no output reads
+    ((2, 5, 9, 10), (7, 5, 3, 3), {"padding": 1, "stride": 2}),
+    ((1, 64, 27, 28), (72, 64, 3, 3), {"padding": 1, "stride": 2}),
+    ((3, 18, 29, 33), (20, 18, 3, 3), {"padding": ((0, 2), (2, 1)), "stride": (2, 1)}),
+    ((1, 300, 12, 13), (33, 300, 3, 3), {"stride": 2}),
+    ((1, 34, 12, 150), (200, 34, 3, 3), {"padding": (1, 0), "stride": (1, 2)}),
+    ((2, 20, 8, 7, 9), (12, 10, 3, 3, 3), {"padding": 1, "groups": 2, "stride": (1, 2, 2)}),
+    ((2, 20, 102), (33, 20, 3), {"padding": 2, "stride": 2}),
+    ((1, 12, 21, 40), (17, 12, 2, 3), {"padding": (3, 1), "stride": (1, 2)}),
+]
 
 
 def problem_of(x: tuple[int, ...], w: tuple[int, ...], options: dict[str, Any], last: bool) -> ConvProblem:
@@ -38,7 +50,7 @@ def problem_of(x: tuple[int, ...], w: tuple[int, ...], options: dict[str, Any], 
 
 def only(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     every = winograd._tiles
-    monkeypatch.setattr(winograd, "_tiles", lambda *problem: [t for t in every(*problem) if t[1] == tile])
+    monkeypatch.setattr(winograd, "_tiles", lambda *problem: [t for t in every(*problem) if t[1][0] == str(tile)])
 
 
 def compute(problem: ConvProblem, op: Any, a: Any, b: Any, packed: Any = None) -> Any:
@@ -48,9 +60,20 @@ def compute(problem: ConvProblem, op: Any, a: Any, b: Any, packed: Any = None) -
 
 
 def cases() -> Iterator[ConvProblem]:
-    for layer in LAYERS:
+    for layer in LAYERS + STRIDED:
         for last in (False, True):
             yield problem_of(*layer, last)
+
+
+def check_errors(problem: ConvProblem, op: Any, dtype: str, rng: np.random.Generator, tile: int) -> None:
+    promise = (PROMISE if problem.stride == (1, 1, 1) else WITH_STRIDE)[tile]
+    for kind in ("signed", "positive"):
+        a, b = operands(problem, op, dtype, rng, kind)
+        magnitude = reference.run(problem, op, abs(a).astype(np.float64), abs(b).astype(np.float64))
+        last = problem.channels_last and op != "wgrad"
+        bound = allowed(magnitude, dtype, problem.gemm_shape(op)[2], "winograd", channels_last=last) * promise / PROMISE[4]
+        error = abs(compute(problem, op, a, b) - exact_sum(problem, op, a, b))
+        assert np.all(error <= bound), (problem, kind, float(np.max(error / bound)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -60,13 +83,29 @@ def test_errors_of_each_tile(tile, op, dtype, rng, monkeypatch):
     only(tile, monkeypatch)
     monkeypatch.setattr(winograd.direct, "run", lambda *_: pytest.fail("a finite result was taken for another"))
     for problem in cases():
-        for kind in ("signed", "positive"):
-            a, b = operands(problem, op, dtype, rng, kind)
-            magnitude = reference.run(problem, op, abs(a).astype(np.float64), abs(b).astype(np.float64))
-            last = problem.channels_last and op != "wgrad"
-            bound = allowed(magnitude, dtype, problem.gemm_shape(op)[2], "winograd", channels_last=last) * PROMISE[tile] / PROMISE[4]
-            error = abs(compute(problem, op, a, b) - exact_sum(problem, op, a, b))
-            assert np.all(error <= bound), (problem, kind, float(np.max(error / bound)))
+        check_errors(problem, op, dtype, rng, tile)
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_strides_of_axes_that_are_summed_directly(tile, rng, monkeypatch):
+    only(tile, monkeypatch)
+    for x, w, stride in (((2, 6, 9, 8, 10), (8, 6, 3, 3, 3), (3, 2, 1)), ((1, 12, 23, 20), (17, 12, 2, 3), (3, 2))):
+        for last in (False, True):
+            problem = problem_of(x, w, {"padding": 1, "stride": stride}, last)
+            check_errors(problem, "fprop", "float32", rng, tile)
+            check_errors(problem, "wgrad", "float32", rng, tile)
+            with pytest.raises(Unsupported, match="dilated"):
+                winograd.cost(problem, "dgrad", np.dtype("float32"))
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_transposed_convolutions(tile, rng, monkeypatch):
+    """Their forward is a strided one's gradient; the first and the last output have one tap or two."""
+    only(tile, monkeypatch)
+    for padding, more, last in itertools.product((0, 1, 2), (0, 1), (False, True)):
+        shape, options = (2, 9, 11, 20) if last else (2, 20, 9, 11), {"padding": padding, "output_padding": more}
+        problem = ConvProblem.from_transposed_shapes(shape, (20, 9, 3, 3), rank=2, stride=2, groups=2, channels_last=last, **options)
+        check_errors(problem, "dgrad", "float32", rng, tile)
 
 
 @pytest.mark.parametrize("name", list(_isa.ISAS))
@@ -115,7 +154,8 @@ def test_what_it_cannot_do():
         return ConvProblem.from_shapes(x, w, rank=len(x) - 2, **options)
 
     for problem, reason in (
-        (layer((1, 4, 9, 9), (4, 4, 5, 5)), "3 taps"), (layer((1, 4, 9, 9), (4, 4, 3, 3), stride=2), "stride"),
+        (layer((1, 4, 9, 9), (4, 4, 5, 5)), "3 taps"), (layer((1, 4, 9, 9), (4, 4, 3, 3), stride=3), "stride"),
+        (layer((1, 4, 9, 9), (4, 4, 3, 3), stride=2, padding=3), "meet the input"),
         (layer((1, 4, 9, 9), (4, 4, 3, 3), dilation=2), "dilation"), (layer((1, 4, 2, 9), (4, 4, 3, 3), padding=1), "tile"),
         (layer((1, 4, 9, 9), (4, 4, 3, 3), padding=3), "meet the input"), (layer((0, 4, 9, 9), (4, 4, 3, 3)), "tile"),
     ):  # fmt: skip

@@ -14,7 +14,7 @@ from numbaconv.cpu import _isa, _simd_move, _simd_winograd
 from numbaconv.cpu._winograd_maps import AXES, Tile
 from numbaconv.cpu.bias import activate
 
-STRIP = 64  # columns of the image that are transposed at a time: 6 × 64 × 16 floats stay in L1
+STRIP = 64  # columns of the image that are transposed at a time: 6 × 64 × 16 floats stay in L1, and the 9 rows of a stride of 2 nearly
 CHUNK = 256  # steps summed in one accumulator
 ALIGNMENT = 64  # bytes of a cache line
 FAR = 1 << 20  # bytes of transformed weights that are not in L2 when a block of tiles meets them
@@ -31,14 +31,17 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
     """Make the kernels of an instruction set, a dtype and a tile: sizes and formulas are part of the code."""
     vertical, horizontal = AXES[tile[0]], AXES[tile[1]]
     mv, mh, nv, nh = vertical.outputs, horizontal.outputs, vertical.positions, horizontal.positions
-    rv, positions, width, height, most = 3 if mv > 1 else 1, nv * nh, isa.width(dtype), isa.rows, isa.vectors
-    segment = (STRIP - 2) // mh  # tiles of one row that are transposed together
+    rv, width, height, most = 3 if nv > 1 else 1, isa.width(dtype), isa.rows, isa.vectors
+    kv, kh = max(vertical.kinds) + 1, max(horizontal.kinds) + 1
+    kinds = np.array([i * kh + j for i in vertical.kinds for j in horizontal.kinds])  # of each position, the transformed weights it meets
+    repeated = np.array([kind in kinds[:position] for position, kind in enumerate(kinds)])  # by a position after another
+    positions = len(kinds)
     transform = functools.partial(_simd_winograd.transform_tile, isa, dtype)
-    to_positions = transform((nv, vertical.input), (nh, horizontal.input))
-    weights_to_positions = transform((rv, vertical.filter), (3, horizontal.filter))
+    to_positions = transform((vertical.inputs, vertical.input), (horizontal.inputs, horizontal.input))
+    weights_to_kinds = transform((rv, vertical.filter), (3, horizontal.filter))
     to_outputs = transform((nv, vertical.output), (nh, horizontal.output))
     gradient_to_positions = transform((mv, vertical.gradient), (mh, horizontal.gradient))
-    to_taps = transform((nv, vertical.taps), (nh, horizontal.taps))
+    to_taps = transform((kv, vertical.taps), (kh, horizontal.taps))
     load_transposed, store_transposed = _simd_move.load_transposed(isa, dtype, width), _simd_winograd.store_transposed(isa, dtype)
     load_lanes, store_lanes = _simd_winograd.copy_lanes(isa, dtype, True), _simd_winograd.copy_lanes(isa, dtype, False)
     one, two, three = (_simd_winograd.multiply_strided(isa, dtype, min(v, most)) for v in (1, 2, 3))
@@ -52,20 +55,23 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
         else:
             one(panel, pi, ps, rows, ri, rr, rs, count, out, oi, os, more, far)
 
-    def make_load(to_tile, rows, extra):  # type: ignore[no-untyped-def]
+    def make_load(to_tile, rows, columns_each, step_v, step_h):  # type: ignore[no-untyped-def]
+        extra = columns_each - step_h
+        segment = (STRIP - extra) // step_h  # tiles of one row that are transposed together
+
         @inline
         def load(x, image, at, channels, first, count, t, r, strip, out, to, pitch, step):  # type: ignore[no-untyped-def]
             # Transform ``count`` tiles of ``channels`` channels: position i of a tile goes to out[to + i·step + tile·pitch + channel].
             Z, TH, TW, D, H, W, ld, lh, lw = image[0], image[1], image[2], image[3], image[4], image[5], image[6], image[7], image[8]
-            sn, sc, sd, sh, sw = image[9], image[10], image[11], image[12], image[13]
+            sn, sc, sd, sh, sw, stride_d, stride_h = image[9], image[10], image[11], image[12], image[13], image[15], image[16]
             for c in range(0, channels, width):
                 lanes, tile = min(width, channels - c), first
                 while tile < first + count:
                     j, i, z = tile % TW, tile // TW % TH, tile // TW // TH % Z
                     run = min(first + count - tile, TW - j, segment)
-                    d, w0, columns = z + t - ld, j * mh - lw, run * mh + extra
+                    d, w0, columns = z * stride_d + t - ld, j * step_h - lw, run * step_h + extra
                     for row in range(rows):
-                        h, line = i * mv + row + r - lh, row * STRIP * width
+                        h, line = i * step_v * stride_h + row + r - lh, row * STRIP * width
                         source = at + tile // TW // TH // Z * sn + c * sc + d * sd + h * sh + w0 * sw
                         inside = 0 <= d < D and 0 <= h < H
                         if sw == 1 and inside:
@@ -76,17 +82,17 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
                                 load_lanes(x, source + q * sw, strip, line + q * width, lanes if inside and 0 <= w0 + q < W else 0)
                     for q in range(run):
                         place = to + (tile - first + q) * pitch + c
-                        to_tile(strip, q * mh * width, STRIP * width, width, out, place, nh * step, step)
+                        to_tile(strip, q * step_h * width, STRIP * width, width, out, place, nh * step, step)
                     tile += run
 
         return load
 
-    load_input = make_load(to_positions, nv, nh - mh)
-    load_gradient = make_load(gradient_to_positions, mv, 0)
+    load_input = make_load(to_positions, vertical.inputs, horizontal.inputs, vertical.step, horizontal.step)
+    load_gradient = make_load(gradient_to_positions, mv, mh, mv, mh)
 
     @inline
     def load_weights(w, at, rows, channels, geometry, strip, out, to, lanes, step):  # type: ignore[no-untyped-def]
-        # Transform a panel of ``lanes`` rows of some channels' weights: position i of a step goes to out[to + i·step + s·lanes + row].
+        # Transform a panel of ``lanes`` rows of some channels' weights: kind i of a step goes to out[to + i·step + s·lanes + row].
         outer, taps, inner = geometry[2], geometry[11], geometry[12]
         row_stride, channel_stride, flipped = geometry[13], geometry[14], geometry[15]
         many = max(1, STRIP * 8 // taps) if channel_stride == taps else 1  # channels that are transposed together
@@ -102,7 +108,7 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
                     for o in range(outer):
                         tap = (c - c0) * taps + (taps - 1 - o * inner if flipped else o * inner)
                         place = to + (o * channels + c) * lanes + v
-                        weights_to_positions(strip, tap * width, sign * 3 * width, sign * width, out, place, nh * step, step)
+                        weights_to_kinds(strip, tap * width, sign * 3 * width, sign * width, out, place, kh * step, step)
 
     @inline
     def products(u, ui, us, vectors, v, vi, vs, pitch, tiles, steps, out, oi, os, lanes, more, far):  # type: ignore[no-untyped-def]
@@ -111,7 +117,7 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
         n = vectors * width
         for position in range(positions):
             for s in range(0, steps, CHUNK):
-                ps, count = ui + position * us + s * n, min(CHUNK, steps - s)
+                ps, count = ui + kinds[position] * us + s * n, min(CHUNK, steps - s)
                 for tile in range(0, tiles, height):
                     rows, to = vi + position * vs + tile * pitch + s, oi + position * os + tile * lanes
                     multiply(vectors, u, ps, n, v, rows, pitch, 1, count, out, to, lanes, s + more, int(far and tile == 0))
@@ -126,7 +132,7 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
             valid, tile, k = min(width, channels - c), first, group * image[14] + k0 + c
             while tile < first + count:
                 j, i, z = tile % TW, tile // TW % TH, tile // TW // TH % Z
-                run = min(first + count - tile, TW - j, segment)
+                run = min(first + count - tile, TW - j, STRIP // mh)
                 columns = min(run * mh, Q - j * mh)
                 for q in range(run):
                     to_outputs(m, mi + (tile - first + q) * lanes + c, nh * step, step, strip, q * mh * width, STRIP * width, width)
@@ -167,7 +173,7 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
                 group, panel = job // panels, job % panels
                 v0, v1 = vectors * panel // panels, vectors * (panel + 1) // panels
                 at = group * rows * channels * taps + v0 * width * geometry[13]
-                to = group * positions * step + v0 * width * channels * outer
+                to = group * kv * kh * step + v0 * width * channels * outer
                 load_weights(w, at, rows - v0 * width, channels, geometry, strip, packed, to, (v1 - v0) * width, step)
 
     def by_tiles(first, last, workers, scratch, x, u, y, bias, code, flags, geometry, image, result):  # type: ignore[no-untyped-def]
@@ -188,7 +194,7 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
                 zero = strip.dtype.type(0)
                 for panel in range(panels):
                     k0, k1 = vectors * panel // panels * width, vectors * (panel + 1) // panels * width
-                    ui, valid = group * positions * weight_step + k0 * steps, min(rows, k1) - k0
+                    ui, valid = group * kv * kh * weight_step + k0 * steps, min(rows, k1) - k0
                     products(u, ui, weight_step, (k1 - k0) // width, v, 0, step, pitch, count, steps, m, 0, size * lanes + 16, lanes, 0, far)
                     zero += store(m, 0, lanes, size * lanes + 16, strip, y, result, group, k0, valid, tile, count, bias, code)
                 flags[job] = zero
@@ -225,7 +231,7 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
             for job in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 group, panel = job // panels, job % panels
                 k0, k1 = vectors * panel // panels * width, vectors * (panel + 1) // panels * width
-                u, ui, weight_step, each, n = w, group * positions * geometry[9] + k0 * steps, geometry[9], geometry[23], k1 - k0
+                u, ui, weight_step, each, n = w, group * kv * kh * geometry[9] + k0 * steps, geometry[9], geometry[23], k1 - k0
                 if not packed:
                     u, ui, weight_step = local, 0, n * each * outer + 16
                 together, at_m = size * lanes + 16, positions * (size * lanes + 16) if each < channels else 0
@@ -276,13 +282,14 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
                             for k in range(0, k1 - k0, height):
                                 multiply(
                                     v1 - v0, v, position * (size * columns + 16) + v0 * width, columns, g, position * (size * lanes + 16) + k, 1,
-                                    lanes, count, m, position * (lanes * columns + 16) + k * columns + v0 * width, columns, block - begin, 0,
+                                    lanes, count, m, kinds[position] * (lanes * columns + 16) + k * columns + v0 * width, columns,
+                                    block - begin + repeated[position], 0,
                                 )  # fmt: skip
                 zero = strip.dtype.type(0)
                 for k in range(k1 - k0):
                     for c in range(0, c1 - c0, width):
                         step = lanes * columns + 16
-                        to_taps(m, k * columns + c, nh * step, step, strip, 0, 3 * width, width)
+                        to_taps(m, k * columns + c, kh * step, step, strip, 0, 3 * width, width)
                         for e in range(inner * width):
                             zero += strip[unsigned(e)] * 0
                         to = ((group * rows + k0 + k) * channels + c0 + c) * taps + o * inner
@@ -297,4 +304,4 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
         "by_panels": by_panels,
         "wgrad": wgrad,
     }
-    return {name: Kernel(function, f"-{isa.name}-{dtype.name}-{mv}x{mh}") for name, function in sources.items()}
+    return {name: Kernel(function, f"-{isa.name}-{dtype.name}-{tile[0]}x{tile[1]}") for name, function in sources.items()}

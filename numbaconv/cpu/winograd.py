@@ -4,7 +4,8 @@
     dg = Gᵀ [(A dy) ⊙ (Bᵀ d)]      wgrad
 
 on the last axis, or nested on the last two (A. Lavin and S. Gray, arXiv:1509.09308). A tile has m = 2 or m = 4 outputs per axis; its
-points are 0, ±1, ∞ and for m = 4 also ½ and −2, which halve the error of ±2. Each of the tile's positions is a matrix product:
+points are 0, ±1, ∞ and for m = 4 also ½ and −2, which halve the error of ±2. With a stride of 2 it costs 2·m + 1 products: two thirds of the outputs'
+taps are F(m, 2), the others ordinary products (`_winograd_maps`). Each of the tile's positions is a matrix product:
 over channels and the filter's other axes for y, over tiles for dg. The transforms have channels in their vector lanes, so that
 neither the image's size nor its edges matter to them; a channels-first image is transposed in L1, strip by strip.
 """
@@ -20,16 +21,17 @@ from numbaconv.arrays import empty
 from numbaconv.cpu import _isa, _parallel, _seconds, direct
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.cpu._winograd import ALIGNMENT, STRIP, kernels
-from numbaconv.cpu._winograd_maps import AXES, Tile
+from numbaconv.cpu._winograd_maps import AXES, DILATED, PLAIN, SHIFTED, STRIDED, Tile
 from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 EXACT = False  # its errors are several times those of the direct sum
-TILES = 64  # tiles of a block at the most
+TILES, POSITIONS = 64, 36  # tiles of a block at the most; of wgrad fewer if they have more positions
 BLOCK = 3 << 18  # elements of a block's transformed tiles at the most: 3 MiB of float32
 # Elements of transformed weights, and of products, that stay in L2: 1 and 2 MiB of float32 (512→512 on 14×14 7.2 → 5.8 ms, in turns).
 LOCAL, PRODUCTS = 1 << 18, 1 << 19
-FILTERS, CHANNELS = 128, 96  # of a job of wgrad, at the most: its products at all positions are 1.7 MiB of float32
+SHARED = 3 << 19  # elements of all transformed tiles that may be more than those of all weights
+FILTERS, CHANNELS = 128, 96  # of a job of wgrad, at the most: its products at all positions are 1.7 MiB of float32; 256 filters were slower
 SPLITS = 16  # jobs that wgrad is cut into at the least, and blocks that a piece of its sum has at the most:
 MOST_BLOCKS = 64
 
@@ -39,7 +41,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Packed(NamedTuple):
-    """Transformed weights, (groups, positions, panels of lanes, steps, lanes), and the tile that they are for."""
+    """Transformed weights, (groups, kinds, panels of lanes, steps, lanes), and the tile that they are for."""
 
     tile: Tile
     weights: Array
@@ -88,6 +90,12 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
 def prepare(problem: ConvProblem, op: Op, w: Array) -> Packed:
     """Transform weights."""
     return _prepare(_layout(problem, op, w.dtype), w, problem.groups)
+
+
+def packing(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """Return what the order of the weights depends on, beside their shape and groups."""
+    p = problem.transpose() if op == "dgrad" else problem
+    return _kind(p, 1), _kind(p, 2)
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
@@ -154,17 +162,29 @@ def _tiles(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Tile]:
         raise Unsupported(f"needs float32 or float64, got {dtype.name}")
     if p.filter[2] != 3:
         raise Unsupported(f"needs 3 taps on the last axis, got {p.filter[2]}")
-    for name, values in (("stride", p.stride), ("dilation", p.dilation), ("input dilation", p.input_dilation)):
-        if values != (1, 1, 1):
-            raise Unsupported(f"needs a {name} of 1, got {values}")
-    if op == "wgrad" and p.flipped:
-        raise Unsupported("needs taps that are not flipped for wgrad")
     axes = (1, 2) if p.filter[1] == 3 else (2,)
+    if p.dilation != (1, 1, 1):
+        raise Unsupported(f"needs a dilation of 1, got {p.dilation}")
+    if any(p.stride[axis] > 2 for axis in axes):
+        raise Unsupported(f"needs a stride of 1 or 2 on the axes that it transforms, got {p.stride}")
+    if any(u > (2 if axis in axes else 1) for axis, u in enumerate(p.input_dilation)):
+        raise Unsupported(f"needs an input that is dilated by 1 or 2, and only on the axes that it transforms, got {p.input_dilation}")
+    if any(s > 1 and u > 1 for s, u in zip(p.stride, p.input_dilation, strict=True)):
+        raise Unsupported("needs an axis to have a stride or a dilated input, not both")
+    if op == "wgrad" and (p.flipped or p.input_dilation != (1, 1, 1)):
+        raise Unsupported("needs taps that are not flipped and an input that is not dilated for wgrad")
     if 0 in (p.batch, p.in_channels, p.out_channels, p.input[0]) or any(p.input[axis] < 3 or p.output[axis] < 2 for axis in axes):
         raise Unsupported("needs images of at least a tile")
-    if any(p.low[axis] > 2 or p.high[axis] > 2 for axis in axes):
+    if any(max(p.low[axis], p.high[axis]) > 1 + p.input_dilation[axis] for axis in axes):  # where it is dilated the first one outside has one tap: 0
         raise Unsupported("needs outputs that all meet the input, whose error would be that of their neighbours")
-    return [(m if p.filter[1] == 3 else 1, m) for m in (4, 2)]
+    return [(f"{m}{_kind(p, 1)}" if p.filter[1] == 3 else "1", f"{m}{_kind(p, 2)}") for m in (4, 2)]
+
+
+def _kind(p: ConvProblem, axis: int) -> str:
+    """Return which of the maps of an axis its stride or dilated input needs."""
+    if p.input_dilation[axis] == 1:
+        return PLAIN if p.stride[axis] == 1 else STRIDED
+    return SHIFTED if p.low[axis] % 2 else DILATED
 
 
 def _up(n: int, step: int) -> int:
@@ -179,23 +199,26 @@ def _share(n: int, most: int, step: int) -> int:
 
 def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _isa.Isa, dtype: np.dtype[Any]) -> Layout:
     rows, channels, width = p.out_channels // p.groups, p.in_channels // p.groups, isa.width(dtype)
-    positions, taps = AXES[tile[0]].positions * AXES[tile[1]].positions, math.prod(p.filter)
-    inner = 9 if tile[0] > 1 else 3
+    axes = vertical, horizontal = AXES[tile[0]], AXES[tile[1]]
+    positions, taps = vertical.positions * horizontal.positions, math.prod(p.filter)
+    kinds = (max(vertical.kinds) + 1) * (max(horizontal.kinds) + 1)  # of transformed weights
+    both = vertical.positions > 1
+    inner = 9 if both else 3
     outer = taps // inner
     steps = channels * outer
-    per_image = (p.output[0], -(-p.output[1] // tile[0]), -(-p.output[2] // tile[1]))
+    per_image = (p.output[0], *(-(-p.output[n] // axis.outputs) for n, axis in enumerate(axes, 1)))
     tiles = p.batch * math.prod(per_image)
-    most = TILES if op == "wgrad" else min(TILES, max(isa.rows, BLOCK // (positions * steps)))
+    most = min(TILES, max(isa.rows, (POSITIONS * TILES if op == "wgrad" else BLOCK // steps) // positions))
     block = _share(tiles, most, isa.rows)
     if op != "wgrad" and tiles > 2 * isa.rows and (few := -(-tiles // block)) in (1, 3):  # for two threads: 128→64 on 30² 242 → 159 µs, one the same
         block = _share(tiles, -(-tiles // (few + 1)), isa.rows)
     blocks, vectors = -(-tiles // block), -(-rows // width)
     panels = _parallel.evenly(-(-vectors // isa.vectors))  # 320→320 on 10² 935 → 772 µs, and no slower on one thread
     splits, row_blocks, column_blocks, each = 1, 1, 1, channels
-    stationary = tiles < rows and op != "wgrad"
+    stationary = op != "wgrad" and tiles < rows and (tiles * positions < rows * kinds or tiles * positions * steps <= SHARED)
     lanes, pitch = -(-vectors // panels) * width, channels * (outer - 1) + _up(channels, width)
-    strip, buffer = AXES[tile[0]].positions * STRIP * width, (max(STRIP * 8, taps) + width) * width
-    scale = p.groups * positions * dtype.itemsize / 4
+    strip, buffer = max(vertical.inputs, vertical.outputs, 3) * STRIP * width, (max(STRIP * 8, taps) + width) * width
+    scale, each_kind = (p.groups * count * dtype.itemsize / 4 for count in (positions, kinds))
     if op == "wgrad":
         lanes, pitch = _share(rows, FILTERS, math.lcm(width, isa.rows)), _share(channels, CHANNELS, width)
         row_blocks, column_blocks = -(-rows // lanes), -(-channels // pitch)
@@ -203,43 +226,44 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _isa.Isa, dtype: np.dtype[
         splits = max(min(blocks, -(-SPLITS // jobs)), -(-blocks // MOST_BLOCKS))
         jobs *= splits
         # Scratch behind the strip: transformed tiles of x, transformed tiles of dy, products.
-        parts = (positions * (block * pitch + 16), positions * (block * lanes + 16), positions * (lanes * pitch + 16))
+        parts = (positions * (block * pitch + 16), positions * (block * lanes + 16), kinds * (lanes * pitch + 16))
         shared = splits * math.prod(p.shape("w")) if splits > 1 else 0
         work = {
             "call": 1,
             "input": scale * tiles * outer * (_up(channels, width) * row_blocks + _up(rows, width) * column_blocks),
-            "weights": scale * _up(rows, width) * _up(channels, width) * outer * splits,
+            "weights": each_kind * _up(rows, width) * _up(channels, width) * outer * splits,
             "fma": scale * tiles * outer * _up(channels, width) * _up(rows, isa.rows),
-            "sum": scale * blocks * outer * _up(channels, width) * _up(rows, isa.rows),
+            "sum": each_kind * blocks * outer * _up(channels, width) * _up(rows, isa.rows),
         }
     else:
         jobs = p.groups * (panels if stationary else blocks)
         # Scratch behind the strip: transformed tiles or weights, weights before the transform, products.
         products, size = positions * (block * lanes + 16), dtype.itemsize // 4
-        if stationary and positions * lanes * steps * size > LOCAL and blocks * products * size <= PRODUCTS:
-            each = min(channels, _share(channels, max(1, LOCAL // (positions * lanes * outer * size)), 4))
+        if stationary and kinds * lanes * steps * size > LOCAL and blocks * products * size <= PRODUCTS:
+            each = min(channels, _share(channels, max(1, LOCAL // (kinds * lanes * outer * size)), 4))
             products *= blocks
-        local = lanes * each * outer if stationary else block * pitch
-        parts = (positions * (local + 16), buffer, products)
+        local = kinds * (lanes * each * outer + 16) if stationary else positions * (block * pitch + 16)
+        parts = (local, buffer, products)
         work = {
             "call": 1,
             "input": scale * tiles * _up(channels, width) * outer,
-            "weights": scale * _up(rows, width) * steps,
+            "weights": each_kind * _up(rows, width) * steps,
             "fma": scale * _up(tiles, isa.rows) * steps * _up(rows, width),
             "output": scale * tiles * _up(rows, width),
         }
     weight_step, tile_step = vectors * width * steps + 16, block * pitch + 16
-    weights, transformed = p.groups * positions * weight_step, p.groups * blocks * positions * tile_step
+    weights, transformed = p.groups * kinds * weight_step, p.groups * blocks * positions * tile_step
     if op != "wgrad":
         shared = transformed if stationary else weights
     geometry = (
         rows, channels, outer, tiles, block, blocks, panels, pitch, lanes, weight_step, tile_step, taps, inner,
-        *((taps, rows * taps) if op == "dgrad" else (channels * taps, taps)), int(p.flipped), 1 if tile[0] > 1 else p.filter[1],
+        *((taps, rows * taps) if op == "dgrad" else (channels * taps, taps)), int(p.flipped), 1 if both else p.filter[1],
         strip, strip + parts[0], strip + parts[0] + parts[1], splits, row_blocks, column_blocks, each,
     )  # fmt: skip
     pieces = p.groups * blocks * (1 if outer > 1 and channels % width else -(-channels // width))
-    image = (*per_image, *p.input, *p.low, *p.strides("x"), channels)
-    result = (*per_image, *p.output, 0, 0, 0, *p.strides("y"), rows)
+    low = (low // u for low, u in zip(p.low, p.input_dilation, strict=True))
+    image = (*per_image, *p.input, *low, *p.strides("x"), channels, p.stride[0], 1 if both else p.stride[1])
+    result = (*per_image, *p.output, 0, 0, 0, *p.strides("y"), rows, 1, 1)
     return Layout(
         tile, work, geometry, image, result, jobs, pieces, panels, splits, stationary, weights, transformed,
         strip + sum(parts) + ALIGNMENT // dtype.itemsize, shared,
