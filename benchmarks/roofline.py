@@ -3,9 +3,10 @@
 ``floor`` is the largest of three times, so that no kernel of the same algorithms is faster:
 
 - the multiply-adds that meet data, not padding, at the speed of the register-tile micro-kernel on operands that stay in the L1
-  cache. Winograd's F(4×4, 3×3) needs a quarter of all, padding counted: the fewer are taken wherever numbaconv may use it: float32,
-  3×3 taps (one more axis may have a single tap), stride and dilation 1, one group, at least 16 channels in and out; for all three
-  operations alike. FFT, which needs fewer still for large filters, is not counted;
+  cache. Winograd's tiles of 4 outputs need half of all on each axis of 3 taps, three quarters with a stride of 2, padding counted: the
+  fewer are taken wherever numbaconv may use it: float32, 3×3 taps on the last two axes or 3 on the last (others have a single one), a
+  stride of 1 or 2 there, dilation 1, one group, at least 16 channels in and out; for all three operations alike. FFT, which needs
+  fewer still for large filters, is not counted;
 - each element of the two operands and the result moved once, at the speed of a triad a + s·b → c whose arrays are as far away as
   the layer's: in a shared cache for up to CACHED bytes, in memory beyond;
 - the call of a compiled function.
@@ -52,7 +53,7 @@ class Roofline:
             "cache" if near else "memory": size / (self.cache if near else self.memory),
             "call": self.call,
         }
-        if winograd_applies(layer, dtype) and (fewer := layer.macs / 2 / self.flops) < times["multiply-adds"]:
+        if (fewer := winograd_share(layer, dtype) * 2 * layer.macs / self.flops) < times["multiply-adds"]:
             times["Winograd"] = fewer
             del times["multiply-adds"]
         return max((seconds, limit) for limit, seconds in times.items())
@@ -72,10 +73,14 @@ def useful_macs(layer: Layer) -> int:
     return p.batch * p.out_channels * (p.in_channels // p.groups) * pairs
 
 
-def winograd_applies(layer: Layer, dtype: str) -> bool:
-    """Return whether F(4×4, 3×3) does the layer in a quarter of its multiply-adds."""
-    shape = tuple(r for r in layer.w_shape[2:] if r != 1) == (3, 3) and layer.groups == 1
-    return dtype == "float32" and shape and set(layer.axes("stride", 1) + layer.axes("dilation", 1)) == {1} and min(layer.w_shape[:2]) >= 16
+def winograd_share(layer: Layer, dtype: str) -> float:
+    """Return which part of a layer's multiply-adds Winograd's algorithm needs, with tiles of 4 outputs an axis; 1 where it can't be used."""
+    p = layer.problem
+    axes = [axis for axis in range(3) if p.filter[axis] > 1]
+    taps = axes in ([2], [1, 2]) and {p.filter[axis] for axis in axes} == {3} and p.stride[0] == 1
+    if not taps or dtype != "float32" or p.groups > 1 or p.dilation != (1, 1, 1) or max(p.stride) > 2 or min(layer.w_shape[:2]) < 16:
+        return 1.0
+    return math.prod(0.5 if p.stride[axis] == 1 else 0.75 for axis in axes)
 
 
 def measure(dtype: str, threads: int) -> Roofline:
