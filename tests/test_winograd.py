@@ -125,6 +125,16 @@ def test_prepared_weights_serve_images_of_any_size(op, rng):
         np.testing.assert_allclose(compute(used, op, a, w, winograd.prepare(made, op, w)), reference.run(used, op, a, w), rtol=0, atol=2e-3)
 
 
+def test_weights_prepared_for_another_stride_are_not_taken(rng):
+    w = rng.standard_normal((32, 32, 3, 3), dtype=np.float32)
+    x = rng.standard_normal((1, 32, 40, 40), dtype=np.float32)
+    strides = 1, 2, (1, 2), (2, 1)
+    for made, used in itertools.product(strides, strides):
+        prepared = nc.prepare(w, x.shape, stride=made, padding=1, method="winograd")
+        options = {"stride": used, "padding": 1, "method": "winograd"}
+        np.testing.assert_array_equal(nc.conv2d(x, prepared, **options), nc.conv2d(x, w, **options))
+
+
 def test_workspace_is_what_is_allocated(rng, monkeypatch):
     sizes: list[int] = []
 
