@@ -4,9 +4,9 @@
 
 - the multiply-adds that meet data, not padding, at the speed of the register-tile micro-kernel on operands that stay in the L1
   cache. Winograd's tiles of 4 outputs need half of all on each axis of 3 taps, three quarters with a stride of 2, padding counted: the
-  fewer are taken wherever numbaconv may use it: float32, 3×3 taps on the last two axes or 3 on the last (others have a single one), a
-  stride of 1 or 2 there, dilation 1, one group, at least 16 channels in and out; for all three operations alike. FFT, which needs
-  fewer still for large filters, is not counted;
+  fewer are taken where networks have such layers: float32, 3×3 taps on the last two axes or 3 on the last (others have a single one), a
+  stride of 1 or 2 there, dilation 1, one group, at least 16 channels in and out; for all three operations alike. Others that numbaconv
+  may compute so (3×3×3 taps, float64, fewer channels), and FFT, which needs fewer still for large filters, are not counted;
 - each element of the two operands and the result moved once, at the speed of a triad a + s·b → c whose arrays are as far away as
   the layer's: in a shared cache for up to CACHED bytes, in memory beyond;
 - the call of a compiled function.

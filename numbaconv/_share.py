@@ -299,7 +299,7 @@ def count(typing, words, more):  # type: ignore[no-untyped-def]
 def serve(board, looks, longer, awake):  # type: ignore[no-untyped-def]
     """Help with every job of a board whose gate is open; return after so many looks at closed ones, and some ``longer``.
 
-    It is counted in ``awake`` during the first ones: who saw it there, and so wakes nobody, has time to open the gate.
+    It is counted in ``awake`` during the first ones: who saw it there, and so wakes nobody, mostly has opened the gate before it returns.
     """
     left, counted = looks + longer, False
     while left > 0:

@@ -107,6 +107,16 @@ def test_least_times() -> None:
     assert machine.floor(layer("8→8 3×3 p0 @6"), "float32") == (2 * 64 * 9 * 16 / 1e9, "multiply-adds")
     assert machine.floor(layer("16→16 3×3 p0 @6"), "float32") == (2 * 256 * 9 * 16 / 4 / 1e9, "Winograd")
     assert machine.floor(layer("16→16 3×3 p0 @6"), "float64")[1] == "multiply-adds"
+    for name, share in {
+        "3×3 s2 @6": 9 / 16,
+        "1×3×3 s1×1×2 @4": 3 / 8,
+        "3 @9": 1 / 2,
+        "3 s2 @9": 3 / 4,
+        "3×1 @9": 1,
+        "3×3×3 @4": 1,
+        "3×3 d2 @9": 1,
+    }.items():
+        assert roofline.winograd_share(layer("16→16 " + name), "float32") == share
     assert machine.floor(layer("1→1 1×1 @64"), "float32") == (4 * (2 * 64**2 + 1) / 1e9, "cache")
     assert machine.floor(layer("1→1 1×1 @2048"), "float32")[1] == "memory"
     assert machine.floor(layer("1→1 1×1 @1"), "float32") == (1e-6, "call")

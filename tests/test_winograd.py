@@ -15,6 +15,7 @@ from tolerance import allowed
 import numbaconv as nc
 from numbaconv import reference
 from numbaconv.cpu import _isa, _parallel, winograd
+from numbaconv.cpu._winograd_maps import AXES
 from numbaconv.plan import plan
 from numbaconv.problem import OPS, ConvProblem, Options, Unsupported
 from numbaconv.recipe import TENSORS
@@ -86,6 +87,27 @@ def test_errors_of_each_tile(tile, op, dtype, rng, monkeypatch):
         check_errors(problem, op, dtype, rng, tile)
 
 
+@pytest.mark.parametrize("name", [name for name in AXES if name != "1"])
+def test_the_maps_of_an_axis(name, rng):
+    """In numbers: a tile is the sum over its taps, and the gradient's maps are those of the same products the other way round."""
+    axis, one = AXES[name], np.eye(3)
+    d, g, dy = ([*rng.standard_normal(n)] for n in (axis.inputs, 3, axis.outputs))
+
+    def tile(taps: Any) -> Any:
+        kinds = axis.filter([*taps])
+        return np.array(axis.output([value * kinds[kind] for value, kind in zip(axis.input(d), axis.kinds, strict=True)]))
+
+    u, lead = (2, int(name[-1] == "e")) if name[-1] in "de" else (1, 0)  # an input that is dilated, and the outputs' shift
+    wide = np.zeros(u * (axis.inputs + 1))
+    wide[lead : lead + u * axis.inputs : u] = d
+    stride = 2 if name[-1] == "s" else 1
+    np.testing.assert_allclose(tile(g), [wide[o * stride : o * stride + 3] @ g for o in range(axis.outputs)], rtol=0, atol=1e-12)
+    if u == 1:
+        sums = np.zeros(max(axis.kinds) + 1)
+        np.add.at(sums, list(axis.kinds), np.multiply(axis.input(d), axis.gradient(dy)))
+        np.testing.assert_allclose(axis.taps([*sums]), [tile(one[r]) @ dy for r in range(3)], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("tile", [2, 4])
 def test_strides_of_axes_that_are_summed_directly(tile, rng, monkeypatch):
     only(tile, monkeypatch)
@@ -94,7 +116,7 @@ def test_strides_of_axes_that_are_summed_directly(tile, rng, monkeypatch):
             problem = problem_of(x, w, {"padding": 1, "stride": stride}, last)
             check_errors(problem, "fprop", "float32", rng, tile)
             check_errors(problem, "wgrad", "float32", rng, tile)
-            with pytest.raises(Unsupported, match="dilated"):
+            with pytest.raises(Unsupported, match="does not transform"):
                 winograd.cost(problem, "dgrad", np.dtype("float32"))
 
 
@@ -111,8 +133,8 @@ def test_transposed_convolutions(tile, rng, monkeypatch):
 @pytest.mark.parametrize("name", list(_isa.ISAS))
 def test_every_instruction_set(name, rng, monkeypatch):
     monkeypatch.setattr(_isa, "host", lambda: _isa.ISAS[name])
-    problem = problem_of(*LAYERS[1], False)
-    for op, dtype in (("fprop", "float64"), ("wgrad", "float32")):
+    for layer, (op, dtype) in itertools.product((LAYERS[1], STRIDED[1]), (("fprop", "float64"), ("dgrad", "float32"), ("wgrad", "float32"))):
+        problem = problem_of(*layer, False)
         a, b = operands(problem, op, dtype, rng)
         np.testing.assert_allclose(compute(problem, op, a, b), reference.run(problem, op, a, b), rtol=0, atol=2e-3)
 
@@ -171,6 +193,9 @@ def test_what_it_cannot_do():
     ):  # fmt: skip
         with pytest.raises(Unsupported, match=reason):
             winograd.cost(problem, "fprop", np.dtype("float32"))
+    for padding in ((2, -1), (-1, 2)):
+        with pytest.raises(Unsupported, match="taps that all meet"):
+            winograd.cost(layer((1, 4, 3, 6), (4, 4, 3, 3), padding=(padding, (1, 1))), "wgrad", np.dtype("float32"))
 
 
 def test_the_highest_precision_leaves_it_out_unless_it_is_named():

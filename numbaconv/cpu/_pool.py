@@ -22,9 +22,9 @@ from numbaconv import _share
 from numbaconv._jit import compiled
 
 JOBS = 8  # that can be shared at a time (a look at all takes 24 ns); further callers work alone
-LOOK_OUT_SECONDS = 0.3e-3  # for which a helper waits awake: several times what waking one takes; and for how much longer it sees
-LONGER_SECONDS = 50e-6  # what somebody opens who has seen it awake before
-NAP_SECONDS = 50e-6  # between two looks of a caller who has waited so long
+LOOK_OUT_SECONDS = 0.3e-3  # for which a helper waits awake: several times what waking one takes
+LONGER_SECONDS = 50e-6  # for which it looks on after it counts as asleep: who saw it awake just before has rung no bell
+NAP_SECONDS = 50e-6  # between two looks of a caller who has waited for helpers as long as they look out
 # To wake a helper costs the caller 15 µs, and it comes 50 µs later: for less than WAKE_SECONDS more than it brings (32→32 1×1 on 28², every 2 ms:
 # 123 µs instead of 74), unless a call follows another within OFTEN_SECONDS; for less than SHORT_SECONDS, unless so many IN_A_ROW each follow
 # another within LOOK_OUT_SECONDS, so that it is awake.

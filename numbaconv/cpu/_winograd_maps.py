@@ -171,9 +171,12 @@ def _dilated(pair: Pair, first: int) -> Axis:
         lambda d: pair.input(d) + (d[:m] if first else d[1:]),
         lambda g: [*pair.filter(g[::2]), g[1]],
         lambda p: _in_turn(*(pair.output(p[:both]), p[both:])[:: -1 if first else 1]),
-        lambda y: pair.gradient(y[first::2]) + y[1 - first :: 2],
-        lambda p: _with_middle(pair.taps(p[:both]), p[both]),
+        _unasked, _unasked,
     )  # fmt: skip
+
+
+def _unasked(_: list[Any]) -> list[Any]:
+    raise NotImplementedError("the weights' gradient is that of the problem whose input is not dilated")
 
 
 def _kinds(m: int) -> tuple[int, ...]:

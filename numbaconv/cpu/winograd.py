@@ -95,7 +95,7 @@ def prepare(problem: ConvProblem, op: Op, w: Array) -> Packed:
 def packing(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> tuple[Any, ...]:
     """Return what the order of the weights depends on, beside their shape and groups."""
     p = problem.transpose() if op == "dgrad" else problem
-    return _kind(p, 1), _kind(p, 2)
+    return _isa.host().name, _kind(p, 1) if p.filter[1] == 3 else PLAIN, _kind(p, 2)
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
@@ -165,18 +165,21 @@ def _tiles(p: ConvProblem, op: Op, dtype: np.dtype[Any]) -> list[Tile]:
     axes = (1, 2) if p.filter[1] == 3 else (2,)
     if p.dilation != (1, 1, 1):
         raise Unsupported(f"needs a dilation of 1, got {p.dilation}")
-    if any(p.stride[axis] > 2 for axis in axes):
-        raise Unsupported(f"needs a stride of 1 or 2 on the axes that it transforms, got {p.stride}")
-    if any(u > (2 if axis in axes else 1) for axis, u in enumerate(p.input_dilation)):
-        raise Unsupported(f"needs an input that is dilated by 1 or 2, and only on the axes that it transforms, got {p.input_dilation}")
     if any(s > 1 and u > 1 for s, u in zip(p.stride, p.input_dilation, strict=True)):
         raise Unsupported("needs an axis to have a stride or a dilated input, not both")
+    strides = tuple(max(both) for both in zip(p.stride, p.input_dilation, strict=True))  # of a strided problem's gradient the input is dilated
+    if any(strides[axis] > 2 for axis in axes):
+        raise Unsupported(f"needs a stride of 1 or 2 on the axes that it transforms, got {strides}")
+    if any(u > 1 for axis, u in enumerate(p.input_dilation) if axis not in axes):
+        raise Unsupported(f"needs, for the gradient of the input, a stride of 1 on the axes that it does not transform, got {strides}")
     if op == "wgrad" and (p.flipped or p.input_dilation != (1, 1, 1)):
         raise Unsupported("needs taps that are not flipped and an input that is not dilated for wgrad")
     if 0 in (p.batch, p.in_channels, p.out_channels, p.input[0]) or any(p.input[axis] < 3 or p.output[axis] < 2 for axis in axes):
         raise Unsupported("needs images of at least a tile")
     if any(max(p.low[axis], p.high[axis]) > 1 + p.input_dilation[axis] for axis in axes):  # where it is dilated the first one outside has one tap: 0
         raise Unsupported("needs outputs that all meet the input, whose error would be that of their neighbours")
+    if op == "wgrad" and any((p.output[axis] - 1) * p.stride[axis] < p.low[axis] or p.low[axis] < 3 - p.input[axis] for axis in axes):
+        raise Unsupported("needs taps that all meet the input, whose error would be that of their neighbours")
     return [(f"{m}{_kind(p, 1)}" if p.filter[1] == 3 else "1", f"{m}{_kind(p, 2)}") for m in (4, 2)]
 
 
