@@ -15,7 +15,7 @@ from numbaconv.problem import ConvProblem, Op
 
 SUMS_BYTES = 256 << 10  # of the sums of a tile: a quarter of a usual L2
 BLOCKS, LINES = 32, 8  # blocks of rows and lines of columns of a tile, at most
-# Of a tile's packed rows that are kept for the next tiles: with 640 KiB 512→512 3 s2 @1599 dgrad took 6.4 ms instead of 6.0, others as long.
+# Of a tile's packed rows that are kept for the next tiles: with 640 KiB dgrad of 512→512 3 s2 @1599 took 6.4 ms instead of 6.0, others about as long.
 PACKED_BYTES = 1600 << 10
 # Lines of a product that does not pack its rows (512→2048 1×1 on 7×7 1071 → 814 µs, one line; on 14×14, of four, no slower), and of wgrad, whose rows
 # are long (256→128 1×1 on 56×56 1.84 → 1.65 ms, 6 lines; 22 lines no slower). Measured on a Xeon with AVX-512, as what follows.

@@ -1,9 +1,9 @@
 """The tiles of `winograd`: the five linear maps along an axis, F(2, 3) and F(4, 3), and what a stride of 2 makes of them.
 
-With a stride of 2 every other input meets one tap alone, and the ones between meet two taps as with a stride of 1: F(m, 2) does those, at the
-points 0, 1, ∞ and for m = 4 also −1 and 2, and the others are multiplied as they are. All of those meet the same tap: a tile of 4 outputs has 9
-positions instead of 12 products, but only 6 transformed taps. For a dilated input, of a strided problem's gradient, it is the outputs
-that are of two kinds.
+With a stride of 2 every other input meets the middle tap alone, and the ones between meet the other two as with a stride of 1: F(m, 2) does
+those, at the points 0, 1, ∞ and for m = 4 also −1 and 2, and the others are multiplied as they are. All of those meet the same tap: a tile
+of 4 outputs has 9 positions instead of 12 products, but only 6 transformed taps. For a dilated input, of a strided problem's gradient, it
+is the outputs that are of two kinds.
 """
 
 from __future__ import annotations

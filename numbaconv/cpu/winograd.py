@@ -4,9 +4,9 @@
     dg = Gᵀ [(A dy) ⊙ (Bᵀ d)]      wgrad
 
 on the last axis, or nested on the last two (A. Lavin and S. Gray, arXiv:1509.09308). A tile has m = 2 or m = 4 outputs per axis; its
-points are 0, ±1, ∞ and for m = 4 also ½ and −2, which halve the error of ±2. With a stride of 2 it costs 2·m + 1 products: two thirds of the outputs'
-taps are F(m, 2), the others ordinary products (`_winograd_maps`). Each of the tile's positions is a matrix product:
-over channels and the filter's other axes for y, over tiles for dg. The transforms have channels in their vector lanes, so that
+points are 0, ±1, ∞ and for m = 4 also ½ and −2, which halve the error of ±2. With a stride of 2 it costs 2·m + 1 products: F(m, 2) does the outer
+two taps, and the one between them meets inputs that no other tap does (`_winograd_maps`). Each of the tile's positions is a matrix
+product: over channels and the filter's other axes for y, over tiles for dg. The transforms have channels in their vector lanes, so that
 neither the image's size nor its edges matter to them; a channels-first image is transposed in L1, strip by strip.
 """
 
