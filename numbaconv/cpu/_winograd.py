@@ -32,7 +32,7 @@ def kernels(isa: _isa.Isa, dtype: np.dtype[Any], tile: Tile) -> dict[str, Kernel
     vertical, horizontal = AXES[tile[0]], AXES[tile[1]]
     mv, mh, nv, nh = vertical.outputs, horizontal.outputs, vertical.positions, horizontal.positions
     rv, width, height, most = 3 if nv > 1 else 1, isa.width(dtype), isa.rows, isa.vectors
-    kv, kh = max(vertical.kinds) + 1, max(horizontal.kinds) + 1
+    kv, kh = vertical.transformed, horizontal.transformed
     kinds = np.array([i * kh + j for i in vertical.kinds for j in horizontal.kinds])  # of each position, the transformed weights it meets
     repeated = np.array([kind in kinds[:position] for position, kind in enumerate(kinds)])  # by a position after another
     positions = len(kinds)

@@ -32,6 +32,11 @@ class Axis(NamedTuple):
         """How many products a tile needs."""
         return len(self.kinds)
 
+    @property
+    def transformed(self) -> int:
+        """How many transformed taps there are."""
+        return max(self.kinds) + 1
+
 
 def _same(d: list[Any]) -> list[Any]:
     return d

@@ -26,11 +26,13 @@ from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
 EXACT = False  # its errors are several times those of the direct sum
-TILES, POSITIONS = 64, 36  # tiles of a block at the most; of wgrad fewer if they have more positions
+TILES, POSITIONS = 64, 36  # tiles of a block at the most; of wgrad fewer if they have more positions, for a thread's 4 MiB
 BLOCK = 3 << 18  # elements of a block's transformed tiles at the most: 3 MiB of float32
 # Elements of transformed weights, and of products, that stay in L2: 1 and 2 MiB of float32 (512→512 on 14×14 7.2 → 5.8 ms, in turns).
 LOCAL, PRODUCTS = 1 << 18, 1 << 19
-SHARED = 3 << 19  # elements of all transformed tiles that may be more than those of all weights
+# Elements of all transformed tiles that are made first even if the weights have fewer: 128→460 1×3×3 s2 on 8×28² 5.1 ms, a block at a time 5.35. More
+# would be more than the input and 4 MiB: 52 MB of 512→512 3×3 s2 @499×39, which took no longer by blocks.
+SHARED = 3 << 19
 FILTERS, CHANNELS = 128, 96  # of a job of wgrad, at the most: its products at all positions are 1.7 MiB of float32; 256 filters were slower
 SPLITS = 16  # jobs that wgrad is cut into at the least, and blocks that a piece of its sum has at the most:
 MOST_BLOCKS = 64
@@ -204,7 +206,7 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _isa.Isa, dtype: np.dtype[
     rows, channels, width = p.out_channels // p.groups, p.in_channels // p.groups, isa.width(dtype)
     axes = vertical, horizontal = AXES[tile[0]], AXES[tile[1]]
     positions, taps = vertical.positions * horizontal.positions, math.prod(p.filter)
-    kinds = (max(vertical.kinds) + 1) * (max(horizontal.kinds) + 1)  # of transformed weights
+    kinds = vertical.transformed * horizontal.transformed  # of transformed weights
     both = vertical.positions > 1
     inner = 9 if both else 3
     outer = taps // inner
