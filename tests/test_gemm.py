@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -401,6 +402,39 @@ def test_rows_are_kept_from_draw_to_draw(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(y[there], expected[there])
     kernel.pooled(0, tiles, ALONE, scratch, *arguments)
     np.testing.assert_array_equal(y, 2 * expected)
+
+
+def test_rows_that_are_kept_serve_all_samples(rng: np.random.Generator) -> None:
+    """One line of a sample is not worth packing rows for; those of many samples are, if their panels can be kept."""
+    one, many, long = (ConvProblem.from_shapes((n, c, 7, 7), (64, c, 1, 1), rank=2) for n, c in ((1, 96), (16, 96), (16, 1 << 17)))
+    dtype, isa = np.dtype(np.float32), _isa.host()
+    for p, packs, kept in ((one, False, False), (many, True, True), (long, False, False)):
+        (shape,) = _products.shapes(p, "fprop", isa, dtype)[1]
+        assert (shape.packs, shape.kept) == (packs, kept), p.batch
+        assert _products.packings(shape, False) == (1 / 16 if packs else 0)
+    assert gemm.work(many, "fprop", dtype)["pack"] < 16 * gemm.work(one, "fprop", dtype)["pack"] + 2 * 64 * 96
+    check(many, "fprop", rng, "float32")
+
+
+def test_lines_that_follow_each_other_are_one() -> None:
+    """Rows of 48 + 8 or 112 pixels are not cut at their ends where nothing lies between them."""
+    isa, dtype = _isa.host(), np.dtype(np.float32)
+    for size in ((112, 112), (56, 56), (1, 112), (5, 112, 112)):
+        p = ConvProblem.from_shapes((1, 4, *size), (4, 4, *(1,) * len(size)), rank=len(size))
+        (shape,) = _products.shapes(p, "fprop", isa, dtype)[1]
+        vectors = math.prod(size) // isa.width(dtype)
+        assert (shape.vectors, shape.lines) == (vectors, -(-vectors // isa.vectors)), size
+    between = ConvProblem.from_shapes((1, 4, 112, 112), (4, 4, 1, 3), rank=2, padding=(0, 1))
+    g, (shape,) = _products.shapes(between, "fprop", isa, dtype)
+    assert g.axes[2].pitch > 112 and shape.vectors == 112 * -(-112 // isa.width(dtype))
+
+
+def test_asking_ahead_changes_nothing(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples of one line and of several, in tiles of several lines or all of them."""
+    monkeypatch.setattr(_tables, "IN_CACHE", 0)
+    for shape, filters in (((3, 20, 7, 7), 40), ((3, 20, 24, 32), 26), ((2, 150, 9, 80), 70), ((5, 4, 1, 3), 3)):
+        for op in ("fprop", "dgrad"):
+            check(ConvProblem.from_shapes(shape, (filters, shape[1], 1, 1), rank=2), op, rng, "float32")  # type: ignore[arg-type]
 
 
 def test_estimates_do_not_depend_on_threads() -> None:

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import expit
 
 import numbaconv as nc
-from numbaconv.cpu import _interleaved, _isa, _rolls, stencil
+from numbaconv.cpu import _ahead, _interleaved, _isa, _rolls, stencil
 from numbaconv.problem import ConvProblem, Op
 from tests.cases import check_stencil, check_stencil_not_finite
 
@@ -40,6 +40,17 @@ def test_sizes(taps: tuple[int, int], stride: tuple[int, int], rng: np.random.Ge
         for pad in ((0, 0), (taps[0] // 2, taps[1] // 2)):
             if all(n + 2 * q >= t for n, q, t in zip(size, pad, taps, strict=True)):
                 check_stencil(ConvProblem.from_shapes((1, 3, *size), (3, 1, *taps), rank=2, stride=stride, padding=pad, groups=3), rng)
+
+
+@WIDE
+def test_planes_that_are_asked_for(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs of narrow planes, an odd number of them, slices; large planes are seen coming."""
+    monkeypatch.setattr(_ahead, "FAR", 0)
+    for size, stride, asked in (((14, 14), 2, True), ((7, 7), 1, True), ((20, 30), 1, True), ((40, 40), 1, False)):
+        p = ConvProblem.from_shapes((1, 7, 3, *size), (7, 1, 1, 3, 3), rank=3, stride=(1, stride, stride), padding=(0, 1, 1), groups=7)
+        found = rolled(p, "fprop")
+        assert found is not None and bool(found.tables[0][16]) == asked, size
+        check_stencil(p, rng)
 
 
 @WIDE

@@ -16,6 +16,7 @@ from numba import prange
 
 from numbaconv._jit import Kernel, inline
 from numbaconv.cpu import _isa
+from numbaconv.cpu._ahead import asker, is_far
 from numbaconv.cpu._simd_interleaved import Row, deinterleave, interleave, row
 from numbaconv.cpu._simd_stencil import prefetch
 from numbaconv.cpu._sum import TERMS
@@ -24,7 +25,6 @@ from numbaconv.problem import ConvProblem
 
 MOST_ACROSS = 32  # taps of a row of the filter, whose multiply-adds are all written out
 WIDEST = 4  # times the elements of a plane that its rows with their zeros may be: steps between taps and outputs make them long
-FAR = 4 << 20  # bytes of x and y from which on they are asked for ahead: 240 5×5 @28, 16 samples, 2.05 → 1.45 ms; in the caches 68 → 75 µs
 LARGEST = 16 << 10  # bytes of a plane; half of that where they are far: 96 7×7 @56, 16 samples, took 3.6 ms, slabs 3.1 (one sample 160 µs, 185)
 Array = np.ndarray[Any, Any]
 
@@ -101,11 +101,6 @@ def _possible(p: ConvProblem, width: int, largest: int) -> bool:
     return planes and depthwise and small and 0 not in p.gemm_shape("fprop")
 
 
-def is_far(p: ConvProblem, dtype: np.dtype[Any]) -> bool:
-    """Return whether the caches do not hold what is read and written, so that it is asked for."""
-    return math.prod(p.shape("x")) + math.prod(p.shape("y")) >= FAR // dtype.itemsize
-
-
 @functools.cache
 def turner(isa: _isa.Isa, dtype: np.dtype[Any]) -> Any:
     """Make the function that turns ``count`` elements of rows into lanes, each to its place."""
@@ -117,22 +112,6 @@ def turner(isa: _isa.Isa, dtype: np.dtype[Any]) -> Any:
             turn(x, at + i, row, count - i, places, i, block, to)
 
     return turn_all
-
-
-@functools.cache
-def asker(dtype: np.dtype[Any], write: bool) -> Any:
-    """Make the function that asks for some of the planes of x, and of y to be read or written."""
-    soon, soon_too, line = prefetch(False), prefetch(write), 64 // dtype.itemsize
-
-    @inline
-    def ask(x, at_x, x_row, x_count, y, at_y, y_row, y_count, start, stop):  # type: ignore[no-untyped-def]
-        for r in range(start, stop):
-            for i in range(0, x_count, line):
-                soon(x, at_x + r * x_row + i)
-            for i in range(0, y_count, line):
-                soon_too(y, at_y + r * y_row + i)
-
-    return ask
 
 
 @functools.cache

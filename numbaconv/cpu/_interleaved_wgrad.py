@@ -10,7 +10,8 @@ from numba import prange
 
 from numbaconv._jit import Kernel, unsigned
 from numbaconv.cpu import _isa, _parallel
-from numbaconv.cpu._interleaved import Interleaved, asker, is_far, layout, turner
+from numbaconv.cpu._ahead import asker, is_far
+from numbaconv.cpu._interleaved import Interleaved, layout, turner
 from numbaconv.cpu._simd_interleaved import Row, deinterleave, dots, sums_of_a_tap
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.problem import ConvProblem

@@ -62,7 +62,7 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
 
     @inline
     def add_lines(rows, rows_at, a_row, to_block, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, first, filled, b_steps, step,  # type: ignore[no-untyped-def]
-                  stop, count, sums, base, panels, add, last, whole, y, y_place, y_row, bias, bias_at, relu, far, next_rows):  # fmt: skip
+                  stop, count, sums, base, panels, add, last, whole, y, y_place, y_row, bias, bias_at, relu, far, next_rows, to_next):  # fmt: skip
         # A chunk of a tile's lines: some lines of each block, so that long runs of y are written one after the other. The last chunk of a sum
         # goes to y, the others to the sums. The first block packs the lanes that are not packed yet; the others ask the caches for what lies
         # ahead, each for its share, and where they are too few the first for all of it.
@@ -85,14 +85,15 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
                     after = first + (block + 1 if block + 1 < filled else 0)
                     next_rows = blocks[after, 0] - blocks[first + block, 0] + (0 if block + 1 < filled else count)
                 for i in range(some):
-                    line, ahead, soon = (line0 + i0 + i) * LINE, (line0 + i0 + i + some) * LINE, share
-                    if i0 + i + some >= count_lines:  # of the next chunk, or the next tile
+                    line, ahead, soon, sample = (line0 + i0 + i) * LINE, (line0 + i0 + i + some) * LINE, share, 0
+                    if i0 + i + some >= count_lines:  # of the next chunk, or the next tile, which may be the next sample's
                         more = step + count < stop
-                        ahead, soon = ahead - count_lines * LINE if more else min(ahead, columns.size - LINE), soon + (count if more else -step)
+                        soon, sample = soon + (count if more else -step), 0 if more else to_next
+                        ahead = ahead - count_lines * LINE if more else ahead - columns.size if sample else min(ahead, columns.size - LINE)
                     gathers = unpacked >> i & 1 if block == 0 else 0
                     to = base + (i0 + i) * span + block * height * columns[line + COUNT] * width
                     store = TO_SUMS if not last else whole if columns[line + WHOLE] else SOME
-                    pace, next_at = 62 if gathers and asking >= UNROLLED else slow, columns[ahead + PLACES]
+                    pace, next_at = 62 if gathers and asking >= UNROLLED else slow, sample + columns[ahead + PLACES]
                     if gathers and far and i0 == 0:  # the next line, which nobody asked for if another thread had the tile before
                         pace, next_at, soon = 0, columns[min(line + LINE, columns.size - LINE) + PLACES], 0
                     broken |= multiply(rows, at, a_row, panels, i * each, gathers, b, at_b, b_steps, step, next_at, soon, pace, columns,
@@ -148,6 +149,7 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
                 line0, block0 = lines * part_of_lines // line_groups, blocks.shape[0] * part_of_blocks // supers  # tiles of about the same size
                 count_lines, filled = lines * (part_of_lines + 1) // line_groups - line0, blocks.shape[0] * (part_of_blocks + 1) // supers - block0
                 place, bias_at, broken = group * y_group + n * y_outer + piece * y_piece, group * bias_group, 0
+                to_next = geometry[18] if line0 + count_lines == lines and n + 1 < outer else 0  # from the sample's lanes to those that follow
                 straight = False  # from the registers to y
                 for part in range(parts):
                     base_tails = part * room_tails
@@ -167,7 +169,7 @@ def kernel(isa: _isa.Isa, dtype: np.dtype[Any], bias_per_lane: bool, smooth: boo
                             pack_rows(packed, slot, a, at_a, a_row, blocks, block0, filled, a_steps, runs, step, count)
                         broken |= add_lines(rows, rows_at, a_row, to_block, b, at_b, turned, reach, columns, line0, count_lines, span, blocks, block0,
                                             filled, b_steps, step, stop, count, sums, base, panel, add, last_chunk, whole, y, place, y_row, bias,
-                                            bias_at, code == 1, far, next_rows)  # fmt: skip
+                                            bias_at, code == 1, far, next_rows, to_next)  # fmt: skip
                         if len(tails) and line0 + count_lines == lines:
                             multiply_tails(rows, rows_at, a_row, to_block, blocks, block0, filled, b, at_b, tails, b_steps, step, count, tail_sums,
                                            base_tails, panel, add)  # fmt: skip

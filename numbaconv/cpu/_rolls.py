@@ -19,6 +19,7 @@ from numba import prange
 
 from numbaconv._jit import Kernel, inline
 from numbaconv.cpu import _isa
+from numbaconv.cpu._ahead import asker, is_far
 from numbaconv.cpu._grid import Reads, reads
 from numbaconv.cpu._simd_roll import Roll, pack, roll, roll_filters
 from numbaconv.cpu._sum import TERMS
@@ -34,6 +35,9 @@ LARGEST = 1 << 18  # bytes of a plane: slabs read larger ones row by row, which 
 TOGETHER = 8  # channels of a group that may be large; those of more are read for every few filters,
 FEW_BYTES = 2 << 20  # all of them (1.6 MB: 3→32 3×3 s2 @224, dgrad, 530 → 235 µs; 20 MB: 92 ms instead of 35)
 MOST_FACTORS = 32  # of a filter, whose multiply-adds are all written out: of 7×7 taps gemm is quicker (3→64 s2 @224 2.3 ms, not 2.5)
+# Bytes of planes that are asked for if the caches don't hold x and y, and how far ahead: 576 3×3 s2 @14, 16 samples, 869 → 273 µs, s1 672 → 376 (4 KiB
+# ahead 352 and 423, 16 267 and 401).
+SMALL, AHEAD = 4 << 10, 8 << 10
 ABSENT = -(1 << 40)  # a column outside of any row
 Array = np.ndarray[Any, Any]
 
@@ -84,7 +88,9 @@ def plan(p: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any]) -> Rolls |
     filters, volume = p.out_channels // p.groups, len(taps)
     scratch = channels * volume * shape.pitch + shape.pitch * width if shape.filters else 0
     strides = (volume, filters * volume) if op == "dgrad" else (channels * volume, volume)
-    geometry = (bands, p.output[0], p.out_channels, filters, channels, *p.input[1:], *p.output[1:], base, high, *steps, volume, *strides)
+    small = bands == 1 and math.prod(p.input[1:]) * dtype.itemsize <= SMALL
+    soon = AHEAD // dtype.itemsize if small and is_far(p, dtype) else 0
+    geometry = (bands, p.output[0], p.out_channels, filters, channels, *p.input[1:], *p.output[1:], base, high, *steps, volume, *strides, soon)
     shape, groups = _near(shape, groups, width)
     blocks, behind = _blocks(p, shape, groups, each, width), 1 + len(groups)
     shape = shape._replace(masked=tuple((blocks[:, behind:] != (1 << width) - 1).any(0).tolist()))
@@ -222,14 +228,14 @@ def _name(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> str:
 @functools.cache
 def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
     compute, down, up, before, pairs = roll(isa, dtype, shape), shape.down, shape.up, shape.before, shape.planes == 2
-    zero, lowest = dtype.type(0), dtype.type(-np.inf)
+    ask, zero, lowest = asker(dtype, True), dtype.type(0), dtype.type(-np.inf)
 
     def rolls(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, blocks, taps, zeros):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,k,z,p,q] = Σ_r Σ_s w[k,r,s] · x[n,k,z,p·stride + r·dilation − low,q·stride + s·dilation − low].
         # THE SCHEDULE: a tile is a band of rows of one plane, or of two narrow ones, a strip of it after the other.
         bands, Z, K, H, W, P, Q = geometry[0], geometry[1], geometry[2], geometry[5], geometry[6], geometry[7], geometry[8]
         base, rows, earliest, latest, volume = geometry[9], geometry[10], geometry[11], geometry[12], geometry[13]
-        least, planes = zero if code == 1 else lowest, y.size // (P * Q)
+        least, planes, soon = zero if code == 1 else lowest, y.size // (P * Q), geometry[16]
         for worker in prange(workers):
             start, stop = first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers
             plane, top, found = start // bands * (1 + pairs), start % bands * rows, 0
@@ -247,6 +253,8 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
                             other = k
                 low, high = at_top // up - before, (at_top + count + up - 1) // up  # steps, those that read from ``begin`` on
                 begin, end = max(low, earliest), min(high, latest)
+                if soon:
+                    ask(x, at_x + soon, 0, (1 + more) * H * W, y, at_y + soon * P * Q // (H * W), 0, (1 + more) * P * Q, 0, 1)
                 for block in range(len(blocks)):
                     found |= compute(x, at_x, W, H, base + begin * down, end - begin, high - end, w, at_k * volume, taps, 0,
                                      blocks, block * blocks.shape[1], zeros, 0, y, at_y, Q, begin * up - at_top, count, bias, at_k, least,

@@ -91,8 +91,9 @@ def _count(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, floa
         counted["call"] += 1
         lanes = shape.vectors * isa.width(dtype) + _grid.LEFT_OVER * shape.tails
         counted["fma"] += p.groups * shape.outer * shape.blocks * isa.rows * lanes * shape.reps * max(shape.steps, 1) * size
-        supers, groups = -(-shape.blocks // shape.blocks_each), 1 if shape.kept else -(-shape.lines // max(1, shape.lines_each))
-        packed = shape.blocks * isa.rows * groups * shape.packs + (0 if _products.turns(p, op, g) else shape.vectors * isa.width(dtype) * supers)
+        supers = -(-shape.blocks // shape.blocks_each)
+        packings = _products.packings(shape, p.channels_last)
+        packed = shape.blocks * isa.rows * packings + (0 if _products.turns(p, op, g) else shape.vectors * isa.width(dtype) * supers)
         counted["pack"] += p.groups * shape.outer * packed * shape.reps * shape.steps * size
         counted["chunk"] += products * shape.reps * -(-shape.steps // CHUNK)
         counted["scatter" if shape.scatters else "store"] += products * isa.rows * (isa.width(dtype) if shape.scatters else 1)
