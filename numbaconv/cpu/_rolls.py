@@ -35,8 +35,8 @@ LARGEST = 1 << 18  # bytes of a plane: slabs read larger ones row by row, which 
 TOGETHER = 8  # channels of a group that may be large; those of more are read for every few filters,
 FEW_BYTES = 2 << 20  # all of them (1.6 MB: 3→32 3×3 s2 @224, dgrad, 530 → 235 µs; 20 MB: 92 ms instead of 35)
 MOST_FACTORS = 32  # of a filter, whose multiply-adds are all written out: of 7×7 taps gemm is quicker (3→64 s2 @224 2.3 ms, not 2.5)
-# Bytes of planes that are asked for if the caches don't hold x and y, and how far ahead: 576 3×3 s2 @14, 16 samples, 869 → 273 µs, s1 672 → 376 (4 KiB
-# ahead 352 and 423, 16 267 and 401).
+# Bytes of planes that are asked for if the caches don't hold x and y, and how far ahead: 576 3×3 s2 @14, 16 samples, 869 → 273 µs, s1 672 → 376 (4
+# KiB ahead 352 and 423, 16 267 and 401).
 SMALL, AHEAD = 4 << 10, 8 << 10
 ABSENT = -(1 << 40)  # a column outside of any row
 Array = np.ndarray[Any, Any]
