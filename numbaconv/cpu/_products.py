@@ -28,6 +28,7 @@ SHARES = 2  # tiles for each thread beside the first, at least: each packs its o
 ROWS_COST, APART_COST = 2, 6
 PACK_MACS = 11  # multiply-adds in the time of packing an element of the lanes: 0.09 ns, and 121 of them take a nanosecond (Zen 5, float32)
 PIECE = 256  # steps that are worth a piece of wgrad's sum: 1024→256 1×1 on 14×14, in two pieces of 98 pixels, took 1.2 ms instead of 0.92
+FILLED = 8 * CHUNK  # steps of one table of several samples of wgrad: of 16 with 49 pixels, six chunks of 132 steps rather than eight of 98
 MOST_STEPS = 1 << 16  # of one table: wgrad of larger images goes by planes or lines
 MOST_IN_LANES = CHUNK * CHUNKS  # steps of a sum that may have columns left over: those are added up in one place
 Parts = tuple[Reads, Reads, Reads]
@@ -131,28 +132,29 @@ def _shape(
         (vectors, tails), scatters = _vectors(p, g, parts, steps, width), any(r.every > 1 for r in part)
         each = row_vectors(g, part, vectors, tails, width)
         lines = vectors // each * line_counts(each, isa.vectors)[0] if starts_anew(each) else line_counts(vectors, isa.vectors)[0]
-    units, fewest = reps * -(-steps // PIECE), _parallel.fewest_tiles(p.macs)
-    fewest = fewest if op == "wgrad" else min(fewest, SHARES * (threads - 1))  # nobody to share with: what packs least
-    most = 1 if turns(p, op, g) else fewest  # what is transposed for each tile is rather shared as pieces of the sum
+    fewest = _parallel.fewest_tiles(p.macs)
+    shared = min(fewest, SHARES * (threads - 1))  # nobody to share with: what packs least
     kept_bytes = isa.rows * count_chunks(parts, channels) * CHUNK * dtype.itemsize  # of a block
+    most_kept = 0 if op == "wgrad" else PACKED_BYTES // kept_bytes if kept_bytes else blocks
     apart = op == "dgrad" and not p.channels_last and math.prod(p.filter) > 1
     rows = 0 if ready else (APART_COST if apart else ROWS_COST) * blocks * isa.rows
     alike = 1 if op == "wgrad" or p.channels_last else outer  # products of the same rows
-    blocks_each, lines_each = _tile_size(
-        blocks, lines, op == "wgrad", p.groups * outer, most, 1 if op == "wgrad" else threads, isa, rows, vectors * width, len(parts), kept_bytes,
-        alike,
-    )  # fmt: skip
+    sizes, cost = (blocks, lines), (rows, vectors * width, most_kept)
+    pieces = 1
+    if op == "wgrad":  # cut as for many threads, so that the pieces of the sum are the same for any number; what is transposed, rather into those
+        blocks_each, lines_each = _tile_size(sizes, True, p.groups, 1 if turns(p, op, g) else fewest, 1, isa, cost, len(parts), 1)
+        tiles = p.groups * -(-blocks // blocks_each) * max(1, -(-lines // lines_each))
+        pieces = max(1, min(reps * -(-steps // PIECE), -(-fewest // tiles)))
+        if fewest > 1 and lines > 1 and tiles * pieces % 2:  # rather even: with two threads 1024→256 1×1 @14 285 → 244 µs
+            lines_each = -(-lines // (-(-lines // lines_each) + 1))
+    if op != "wgrad" or not turns(p, op, g):
+        blocks_each, lines_each = _tile_size(sizes, False, p.groups * outer * pieces, shared, threads, isa, cost, len(parts), alike)
     in_order = op == "fprop" and not p.channels_last and np.array_equal(_grid.taps(p, part), np.arange(math.prod(p.filter)))
     in_order |= op == "wgrad" and not p.channels_last and together[0] == 1
-    keeps = op != "wgrad" and blocks_each * kept_bytes <= PACKED_BYTES
+    keeps = blocks_each <= most_kept
     lie = in_order and lines * (alike if keeps else 1) <= (MORE_LINES if op == "wgrad" else FEW_LINES) and steps % UNROLLED == 0
     packs = ready or not lie
     kept = packs and not ready and keeps
-    tiles = p.groups * outer * -(-blocks // blocks_each)
-    groups = max(1, -(-lines // lines_each))
-    pieces = max(1, min(units, -(-fewest // (tiles * groups)))) if op == "wgrad" else 1
-    if op == "wgrad" and fewest > 1 and lines > 1 and tiles * groups * pieces % 2:  # rather even: with two threads 1024→256 1×1 @14 285 → 244 µs
-        lines_each = -(-lines // (groups + 1))
     scratch = _product.scratch(blocks_each, lines_each, len(parts), tails, count_chunks(parts, channels) if kept else 1, isa, dtype)
     entries = 4 * steps + AHEAD + 4 * blocks + lines * (LINE + (MOST * width if scatters else 0))
     return Shape(
@@ -180,14 +182,15 @@ def count_chunks(parts: tuple[Parts, ...], channels: int) -> int:
 
 
 def _tile_size(
-    blocks: int, lines: int, whole: bool, products: int, fewest: int, threads: int, isa: _isa.Isa, rows: int, lanes: int, sums: int, kept_bytes: int,
-    alike: int,
-) -> tuple[int, int]:  # fmt: skip
+    sizes: tuple[int, int], whole: bool, products: int, fewest: int, threads: int, isa: _isa.Isa, cost: tuple[int, int, int], sums: int, alike: int
+) -> tuple[int, int]:
     """Return how many blocks and lines a tile has at most: enough tiles for all threads, and of those what takes the least time.
 
     That counts packing and uneven shares of the threads. With ``whole`` all lines are together if they can: the sum is shared among threads,
-    too. ``rows`` and ``lanes`` are what packing either costs; rows that are kept are packed once for so many ``alike`` products.
+    too. ``sizes`` are all blocks and lines, ``cost`` what packing the rows and the lanes costs, and the blocks whose rows may be kept: those are
+    packed once for so many ``alike`` products.
     """
+    (blocks, lines), (rows, lanes, most_kept) = sizes, cost
     blocks, block_bytes = max(1, blocks), isa.rows * MOST * isa.vector_bytes * sums  # of a block and a line
     first, found = isa.vectors * isa.vector_bytes // 4, []  # lanes that nothing is multiplied beside
     work = products * blocks * isa.rows * lanes / PACK_MACS
@@ -197,7 +200,7 @@ def _tile_size(
         for together in range(most if whole else 1, most + 1):
             groups = max(1, -(-lines // together))
             tiles = products * supers * (1 if whole else groups)
-            packings = 1 / alike if each * kept_bytes <= PACKED_BYTES and not whole else groups
+            packings = 1 / alike if each <= most_kept else groups
             packed = products * (rows * packings + lanes * supers + first * groups * supers)
             # The longest share of a thread beside the mean: of tiles, and of lines, of which some tiles have one more than others.
             uneven = max(-(-n // threads) * threads / max(1, n) for n in (tiles, products * supers * (1 if whole else lines)))
@@ -274,10 +277,16 @@ def _together(p: ConvProblem) -> tuple[int, int, int, int]:
         if axis > 0 and (axis == 3 or inner * sizes[axis] <= MOST_STEPS):
             taken[axis] = sizes[axis]
         elif axis == 0 and math.prod(taken[1:]) == math.prod(p.output):
-            taken[0] = next(m for m in range(min(p.batch, max(1, CHUNK // max(1, inner))), 0, -1) if p.batch % m == 0)
+            taken[0] = _samples(p.batch, inner)
         else:
             break
     return taken[0], taken[1], taken[2], taken[3]
+
+
+def _samples(batch: int, terms: int) -> int:
+    """Return how many samples, of so many terms each, one table covers: the fewest that fill chunks best, one that fills a chunk alone."""
+    most = 1 if terms >= CHUNK else min(batch, FILLED // max(1, terms))
+    return min((m for m in range(1, most + 1) if batch % m == 0), key=lambda m: (-(-m * terms // CHUNK) / m, m))
 
 
 def line_counts(vectors: int, most: int) -> tuple[int, list[int]]:

@@ -355,7 +355,7 @@ def _put_in_order(cut: Cut, y: Array, out: Array) -> None:
 
 
 def _key(op: Op, isa: _isa.Isa, dtype: np.dtype[Any], past: bool, ready: bool) -> tuple[Any, ...]:
-    return "gemm", op, isa.name, dtype, past, ready, 1 if op == "wgrad" else _parallel.get_num_threads()  # threads do not change how sums are cut up
+    return "gemm", op, isa.name, dtype, past, ready, _parallel.get_num_threads()
 
 
 def _cut(problem: ConvProblem, op: Op, isa: _isa.Isa, dtype: np.dtype[Any], past: bool = False, ready: bool = False) -> Cut:
