@@ -22,9 +22,9 @@ def is_far(p: ConvProblem, dtype: np.dtype[Any]) -> bool:
 
 
 @functools.cache
-def asker(dtype: np.dtype[Any], write: bool) -> Any:
-    """Make the function that asks for some of the planes of x, and of y to be read or written."""
-    soon, soon_too, line = prefetch(False), prefetch(write), CACHE_LINE // dtype.itemsize
+def asker(dtype: np.dtype[Any]) -> Any:
+    """Make the function that asks for some of the planes of x, to be read, and of y, to be written."""
+    soon, soon_written, line = prefetch(False), prefetch(True), CACHE_LINE // dtype.itemsize
 
     @inline
     def ask(x, at_x, x_row, x_count, y, at_y, y_row, y_count, start, stop):  # type: ignore[no-untyped-def]
@@ -32,6 +32,6 @@ def asker(dtype: np.dtype[Any], write: bool) -> Any:
             for i in range(0, x_count, line):
                 soon(x, at_x + r * x_row + i)
             for i in range(0, y_count, line):
-                soon_too(y, at_y + r * y_row + i)
+                soon_written(y, at_y + r * y_row + i)
 
     return ask

@@ -103,20 +103,20 @@ def _possible(p: ConvProblem, width: int, largest: int) -> bool:
 
 @functools.cache
 def turner(isa: _isa.Isa, dtype: np.dtype[Any]) -> Any:
-    """Make the function that turns ``count`` elements of rows into lanes, each to its place."""
+    """Make the function that turns ``count`` elements of rows into lanes, each to its place, and asks for those ``ahead`` elements behind them."""
     turn, lanes = interleave(isa, dtype), isa.width(dtype)
 
     @inline
-    def turn_all(x, at, row, count, places, block, to):  # type: ignore[no-untyped-def]
+    def turn_all(x, at, row, count, ahead, places, block, to):  # type: ignore[no-untyped-def]
         for i in range(0, count, lanes):
-            turn(x, at + i, row, count - i, places, i, block, to)
+            turn(x, at + i, row, count - i, ahead, places, i, block, to)
 
     return turn_all
 
 
 @functools.cache
 def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Row) -> Kernel:
-    turn_all, ask, turn_back, compute = turner(isa, dtype), asker(dtype, True), deinterleave(isa, dtype), row(isa, dtype, shape)
+    turn_all, ask, turn_back, compute = turner(isa, dtype), asker(dtype), deinterleave(isa, dtype), row(isa, dtype, shape)
     zero, lowest, outputs, lanes, across = dtype.type(0), dtype.type(-np.inf), shape.outputs, isa.width(dtype), shape.stride * isa.width(dtype)
     soon = prefetch(False)
 
@@ -133,10 +133,10 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Row) -> Kernel:
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
                 n, z, k = tile // Z // blocks, tile % Z, min(tile // Z % blocks * lanes, K - lanes)
                 if k != before:
-                    turn_all(w, k * volume, volume, volume, taps, block, weights)
+                    turn_all(w, k * volume, volume, volume, 0, taps, block, weights)
                     before = k
                 at_x, at_y = ((n * K + k) * Z + z) * plane, ((n * K + k) * Z + z) * results
-                turn_all(x, at_x, Z * plane, plane, places, block, 0)
+                turn_all(x, at_x, Z * plane, plane, 0, places, block, 0)
                 for p in range(P):
                     if far:
                         now, then = lanes * p // P, lanes * (p + 1) // P

@@ -10,7 +10,7 @@ from numba import prange
 
 from numbaconv._jit import Kernel, unsigned
 from numbaconv.cpu import _isa, _parallel
-from numbaconv.cpu._ahead import asker, is_far
+from numbaconv.cpu._ahead import is_far
 from numbaconv.cpu._interleaved import Interleaved, layout, turner
 from numbaconv.cpu._simd_interleaved import Row, deinterleave, dots, sums_of_a_tap
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
@@ -61,7 +61,7 @@ def run(found: Interleaved, dy: Array, x: Array, dw: Array, seconds: float) -> b
 
 @functools.cache
 def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Row) -> Kernel:
-    turn_all, ask, turn_back, add_row = turner(isa, dtype), asker(dtype, False), deinterleave(isa, dtype), dots(isa, dtype, shape)
+    turn_all, turn_back, add_row = turner(isa, dtype), deinterleave(isa, dtype), dots(isa, dtype, shape)
     zero, outputs, lanes, across = dtype.type(0), shape.outputs, isa.width(dtype), shape.stride * isa.width(dtype)
 
     def wgrad(first, last, workers, scratch, dy, x, parts, geometry, places, slope_places, reading):  # type: ignore[no-untyped-def]
@@ -84,13 +84,11 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Row) -> Kernel:
                 begin, end, used, chunks = planes * part // count_parts, planes * (part + 1) // count_parts, 0, 0
                 for unit in range(begin, end):
                     at = (unit // Z * K + k) * Z + unit % Z
-                    turn_all(x, at * plane, Z * plane, plane, places, block, 0)
-                    turn_all(dy, at * results, Z * results, results, slope_places, block, slopes)
                     after = (unit + 1) // Z * K * Z + k * Z + (unit + 1) % Z if unit + 1 < end else at + lanes * Z
+                    # What comes next is asked for row by row: 576 3×3 @14, 16 samples, 1.66 → 0.93 ms (all of it at once: as if not asked for).
+                    turn_all(x, at * plane, Z * plane, plane, (after - at) * plane if far else 0, places, block, 0)
+                    turn_all(dy, at * results, Z * results, results, (after - at) * results if far else 0, slope_places, block, slopes)
                     for p in range(0, P, most):
-                        if far:
-                            now, then = lanes * p // P, lanes * min(P, p + most) // P
-                            ask(x, after * plane, Z * plane, plane, dy, after * results, Z * results, results, now, then)
                         for q in range(0, Q, outputs):
                             if used == CHUNKS:
                                 carry(sums, size, size, chunks)

@@ -228,7 +228,7 @@ def _name(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> str:
 @functools.cache
 def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Roll) -> Kernel:
     compute, down, up, before, pairs = roll(isa, dtype, shape), shape.down, shape.up, shape.before, shape.planes == 2
-    ask, zero, lowest = asker(dtype, True), dtype.type(0), dtype.type(-np.inf)
+    ask, zero, lowest = asker(dtype), dtype.type(0), dtype.type(-np.inf)
 
     def rolls(first, last, workers, scratch, x, w, y, bias, code, broken, geometry, blocks, taps, zeros):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: y[n,k,z,p,q] = Σ_r Σ_s w[k,r,s] · x[n,k,z,p·stride + r·dilation − low,q·stride + s·dilation − low].

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.cpu._emit import Vectors, vector_code
+from numbaconv.cpu._emit import I64, Vectors, vector_code
 from numbaconv.cpu._isa import Isa
 
 
@@ -23,14 +23,18 @@ class Row(NamedTuple):
 
 @functools.cache
 def interleave(isa: Isa, dtype: np.dtype[Any]) -> Any:
-    """Return a compiled-code function (x, xi, row, count, places, pi, y, yi) -> None for W rows.
+    """Return a compiled-code function (x, xi, row, count, ahead, places, pi, y, yi) -> None for W rows.
 
-    For l < W it stores the vector y[yi + places[pi + l] + r] = x[xi + r·row + l] of the lanes r; zeros for l ≥ ``count``.
+    For l < W it stores the vector y[yi + places[pi + l] + r] = x[xi + r·row + l] of the lanes r; zeros for l ≥ ``count``. If ``ahead`` is not 0
+    the caches are asked for what lies so many elements behind each row.
     """
 
-    @vector_code(isa, dtype, "x[] row count places[] y[]")
-    def interleave(v: Vectors, x, row, count, places, y):  # type: ignore[no-untyped-def]
+    @vector_code(isa, dtype, "x[] row count ahead places[] y[]")
+    def interleave(v: Vectors, x, row, count, ahead, places, y):  # type: ignore[no-untyped-def]
         mask = v.first(count)
+        with v.builder.if_then(v.builder.icmp_signed("!=", ahead, I64(0))):
+            for r in range(v.width):
+                v.prefetch(v.at(x, ahead, (row, r)))
         for lane, value in enumerate(v.transpose([v.load(v.at(x, (row, r)), mask=mask) for r in range(v.width)])):
             v.store(value, v.at(y, v.builder.load(v.at(places, lane))))
 
