@@ -54,12 +54,19 @@ def _entry(v: Vectors, table: Any, *terms: Any) -> Any:
     return v.builder.load(v.at(table, *terms))
 
 
-def _rows(v: Vectors, shape: Slab, band: Any, sources: list[Any], there: list[Any], count: int) -> Iterator[tuple[int, list[list[Any]]]]:
-    """Load a slab's rows of x from each source, and yield each with its number, as it meets ``count`` columns of taps."""
+def _rows(
+    v: Vectors, shape: Slab, band: Any, sources: list[Any], there: list[Any], count: int, ahead: Any = None
+) -> Iterator[tuple[int, list[list[Any]]]]:
+    """Load a slab's rows of x from each source, and yield each with its number, as it meets ``count`` columns of taps.
+
+    If it is given, the caches are asked for what lies so many elements ``ahead``.
+    """
     kept: dict[int, list[Any]] = {}
     for read in range(shape.reads):
         place, masks = _entry(v, band, read), [v.mask(_entry(v, band, shape.reads + read), part) for part in there]
         loaded = [[v.load(v.at(row, place), part, mask) for part, mask in enumerate(masks)] for row in sources]
+        for row, part in itertools.product(sources if ahead is not None else [], range(len(masks))):
+            v.prefetch(v.at(row, place, ahead, part * v.width))
         j = read - shape.stacked * shape.down
         if shape.stacked:
             kept[read] = [row for (row,) in loaded]
@@ -156,30 +163,33 @@ def slab(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
 def slab_dots(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
     """Return a compiled-code function that adds a slab's part of the sums of wgrad, all its taps.
 
-    The arguments are (x, xi, xf, plane, C, band, bi, block, ki, even, odd, dy, yi, yf, sums, si), the tables those of `slab`. Each of the
-    vectors sums[channel, column of taps, filter, row of the filter] is added to; their lanes are for the caller to add up.
+    The arguments are (x, xi, xf, plane, C, band, bi, block, ki, even, odd, dy, yi, yf, sums, si, soon, soon_too), the tables those of `slab`. Each
+    of the vectors sums[channel, column of taps, filter, row of the filter] is added to; their lanes are for the caller to add up. The caches are
+    asked for what lies ``soon`` elements ahead in x and ``soon_too`` in dy.
     """
     filters, taps, reads, (high, _) = shape.channels, shape.taps, shape.reads, shape.stores
 
-    @vector_code(isa, dtype, "x[] xf plane C band[] block[] even odd dy[] yf sums[]")
-    def slab_dots(v: Vectors, x, xf, plane, C, band, block, even, odd, dy, yf, sums):  # type: ignore[no-untyped-def]
+    @vector_code(isa, dtype, "x[] xf plane C band[] block[] even odd dy[] yf sums[] soon soon_too")
+    def slab_dots(v: Vectors, x, xf, plane, C, band, block, even, odd, dy, yf, sums, soon, soon_too):  # type: ignore[no-untyped-def]
         builder, size = v.builder, filters * taps * v.width
         target, lanes = v.at(dy, _entry(v, block)), _entry(v, block, 1)
 
         def slope(o, f, part):  # type: ignore[no-untyped-def]
             place, present = (_entry(v, band, 2 * reads + (table * shape.rows + o) * high + part) for table in range(2))
-            return v.load(v.at(target, place, (f, yf)), 0, v.mask(present, lanes))
+            at = v.at(target, place, (f, yf))
+            v.prefetch(v.at(at, soon_too))
+            return v.load(at, 0, v.mask(present, lanes))
 
         slopes = [[slope(o, f, 0) for f in range(filters)] for o in range(shape.rows)]
         for part in range(1, high):  # each has lanes of its own
             slopes = [[v.add(slopes[o][f], slope(o, f, part)) for f in range(filters)] for o in range(shape.rows)]
 
-        def column(at, source, to, count):  # type: ignore[no-untyped-def]
+        def column(at, source, to, count, ahead):  # type: ignore[no-untyped-def]
             sources = [v.at(source, _entry(v, at), (f, xf)) for f in range(1 if shape.shared else filters)]
             there = [_entry(v, at, 1 + part) for part in range(shape.parts)]
             places = [(n, f, r) for n in range(count) for f in range(filters) for r in range(taps)]
             totals = {place: v.load(to, i) for i, place in enumerate(places)}
-            for j, loaded in _rows(v, shape, band, sources, there, count):
+            for j, loaded in _rows(v, shape, band, sources, there, count, ahead):
                 step = shape.fold * shape.down
                 used = [(o, (n, f, j - o * step)) for o in range(shape.rows) for n, f, r in places if r == j - o * step]
                 for o, place in used:
@@ -198,7 +208,8 @@ def slab_dots(isa: Isa, dtype: np.dtype[Any], shape: Slab) -> Any:
                 if wanted:
 
                     def step(n, _, at=at, to=to, count=count):  # type: ignore[no-untyped-def]
-                        column(v.at(at, (n, 1 + shape.parts)), source, v.at(to, (n, count * size)), count)
+                        ahead = soon if count == 2 or not shape.pairs else None
+                        column(v.at(at, (n, 1 + shape.parts)), source, v.at(to, (n, count * size)), count, ahead)
                         return []
 
                     v.loop(columns, [], step)

@@ -11,7 +11,6 @@ from numba import prange
 from numbaconv._jit import Kernel, unsigned
 from numbaconv.cpu import _isa, _parallel
 from numbaconv.cpu._simd_slab import Slab, lane_sums, slab_dots
-from numbaconv.cpu._simd_stencil import prefetch
 from numbaconv.cpu._slabs import AHEAD, Pass, pieces
 from numbaconv.cpu._sum import add_pairwise, carry, levels, total
 from numbaconv.problem import ConvProblem
@@ -45,21 +44,21 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
     compute, add_lanes, width = slab_dots(isa, dtype, shape), lane_sums(isa, dtype), isa.width(dtype)
     filters, groups, taps_high, room = shape.channels, 1 if shape.shared else shape.channels, shape.taps, CHUNK // shape.rows
     shared, zero = shape.shared, dtype.type(0)
-    soon, line, least_ahead = prefetch(False), 64 // dtype.itemsize, AHEAD // dtype.itemsize
+    least_ahead = AHEAD // dtype.itemsize
 
     def wgrad(first, last, workers, scratch, dy, x, pieces, broken, geometry, bands, blocks, taps):  # type: ignore[no-untyped-def]
         # THE ALGORITHM: dw[k,c,r,s] = Σ_n Σ_z Σ_p Σ_q dy[n,k,z,p,q] · x[n,c,z,p·stride + r − low,q·stride + s·dilation − low].
         # THE SCHEDULE: a tile is some filters of a group over one piece of the slabs. The rows of dy of a slab stay in registers while
-        # all taps pass; each tap has a vector of sums in L1, CHUNK terms to a lane, and chunks are added pairwise.
+        # all taps pass; each tap has a vector of sums in L1, CHUNK terms to a lane, and chunks are added pairwise. The next plane is asked for
+        # vector by vector: 144 3×3 s2 @56, 16 samples, 2.6 → 1.9 ms, beside a slab's share of it at once.
         Z, K, per_k, per_c, HW, PQ, C = geometry[1], geometry[2], geometry[3], geometry[4], geometry[5], geometry[6], geometry[7]
         wk, wc, wg, even, odd = geometry[8], geometry[9], geometry[10], geometry[11], geometry[12]
         squares, columns = (per_c * len(taps) * filters + width - 1) // width, len(taps) // taps_high
         size, batch = squares * width * width, x.size // (C * Z * HW)
         next_x = HW if Z > 1 else C * HW if batch > 1 else groups * per_c * HW
         next_y = PQ if Z > 1 else K * filters * PQ if batch > 1 else filters * PQ
-        asks, planes_x, planes_y = max(HW, PQ) >= least_ahead, (1 if Z > 1 else groups * per_c) * HW, (1 if Z > 1 else filters) * PQ
-        share_x = (planes_x // (len(bands) * len(blocks)) + line) // line * line if asks else 0
-        share_y = (planes_y // (len(bands) * len(blocks)) + line) // line * line if asks else 0
+        if max(HW, PQ) < least_ahead:  # nothing is asked for
+            next_x = next_y = 0
         for worker in prange(workers):
             sums, added = scratch[worker], scratch[worker][len(scratch[worker]) - squares * width :]
             for tile in range(first + (last - first) * worker // workers, first + (last - first) * (worker + 1) // workers):
@@ -74,14 +73,8 @@ def _kernel(isa: _isa.Isa, dtype: np.dtype[Any], shape: Slab) -> Kernel:
                     at_x, at_y = ((image * C + group * per_c) * Z + z) * HW, ((image * K + k) * filters * Z + z) * PQ
                     for band in range(top, min(len(bands), top + stop - unit)):
                         for block in range(len(blocks)):
-                            ahead = (band * len(blocks) + block) * share_x
-                            for i in range(ahead, min(planes_x, ahead + share_x), line):
-                                soon(x, at_x + next_x + i)
-                            ahead = (band * len(blocks) + block) * share_y
-                            for i in range(ahead, min(planes_y, ahead + share_y), line):
-                                soon(dy, at_y + next_y + i)
                             compute(x, at_x, per_c * Z * HW, Z * HW, per_c, bands, band * bands.shape[1], blocks, block * blocks.shape[1], even, odd,
-                                    dy, at_y, Z * PQ, sums, 0)  # fmt: skip
+                                    dy, at_y, Z * PQ, sums, 0, next_x, next_y)  # fmt: skip
                             used += 1
                             if used == room:
                                 carry(sums, size, size, chunks)
