@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from numbaconv._jit import Kernel, unsigned
-from numbaconv.cpu import _copies, _grid, _isa, _parallel, _seconds, _simd, direct
+from numbaconv.cpu import _batches, _copies, _grid, _isa, _parallel, _seconds, _simd, direct
 from numbaconv.cpu._sum import add_pairwise
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
 
@@ -43,19 +43,20 @@ def work(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, float]
         raise Unsupported(f"needs at most {MOST_TAPS} taps on an axis, got {max(problem.filter)}")
     if 0 in problem.gemm_shape("wgrad"):
         raise Unsupported("needs at least one weight and a sum of at least one term")
-    isa, size = _isa.host(), dtype.itemsize / 4
+    isa, size, problem, batch = _isa.host(), dtype.itemsize / 4, _part(problem, dtype), problem.batch
     g, _ = _grid_of(problem, dtype)
     s = _shape(problem, g, isa, dtype)
     if s.steps > MOST_STEPS:
         raise Unsupported(f"needs images of at most {MOST_STEPS} vectors of pixels, got {s.steps}")
     tiles = problem.groups * s.turns * s.blocks * s.triples
-    return {
+    counted = {
         "call": 1,
         "copy": problem.batch * problem.in_channels * g.plane * size if g.copied else 0,
         "fma": tiles * s.steps * isa.rows * COLUMNS * isa.width(dtype) * size,
         "sum": tiles * -(-s.steps // CHUNK),
         "store": s.pieces * math.prod(problem.shape("w")),
     }
+    return {name: count * batch / problem.batch for name, count in counted.items()}
 
 
 def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
@@ -65,16 +66,20 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the input with its zeros, tables, sums, and pieces of the result."""
+    problem, batch = _part(problem, dtype), problem.batch
     g, _ = _grid_of(problem, dtype)
     s = _shape(problem, g, _isa.host(), dtype)
     elements = problem.batch * problem.in_channels * g.plane + g.slack if g.copied else 0
-    elements += s.pieces * math.prod(problem.shape("w")) if s.pieces > 1 else 0
+    parts = -(-batch // problem.batch)
+    elements += sum(pieces for pieces in (s.pieces, parts) if pieces > 1) * math.prod(problem.shape("w"))
     return (elements + s.scratch * _parallel.get_num_threads()) * dtype.itemsize + 8 * (4 * s.steps + s.triples * COLUMNS)
 
 
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
-    """Overwrite all of ``out``."""
+    """Overwrite all of ``out``, a part of the samples after the other where they are copied."""
     isa, dtype = _isa.host(), out.dtype
+    if (part := _part(problem, dtype)) is not problem:
+        return _batches.add_parts(lambda p, dy, x, dw: run(p, op, dy, x, dw, options), problem, part, a, b, out)
     key = ("dots", isa.name, dtype)
     if key not in problem.derived:
         g, parts = _grid_of(problem, dtype)
@@ -91,6 +96,15 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
         out.reshape(-1)[:] = add_pairwise(pieces)
     if flags.any() and g.copied and not np.isfinite(a).all():
         direct.run(problem, op, a, b, out, options)  # 0·∞ in the padding is NaN: only the sum that leaves the padding out is right
+
+
+def _part(problem: ConvProblem, dtype: np.dtype[Any]) -> ConvProblem:
+    """Return the problem of as many samples as are copied at once."""
+    key = "dots part", _isa.host().name, dtype
+    if key not in problem.derived:
+        g, _ = _grid.grid(problem, split=True, itemsize=dtype.itemsize)
+        problem.derived[key] = _batches.part(problem, "wgrad", problem.in_channels * g.plane if g.copied else 0, dtype.itemsize)
+    return problem.derived[key]
 
 
 def _grid_of(problem: ConvProblem, dtype: np.dtype[Any]) -> tuple[_grid.Grid, list[tuple[_grid.Reads, ...]]]:

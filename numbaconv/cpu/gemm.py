@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.arrays import CACHE_LINE
-from numbaconv.cpu import _copies, _grid, _isa, _parallel, _product, _products, _seconds, _tables, _taps_apart, direct
+from numbaconv.cpu import _batches, _copies, _grid, _isa, _parallel, _product, _products, _seconds, _tables, _taps_apart, direct
 from numbaconv.cpu._panels import CHUNK
 from numbaconv.cpu._simd_tile import MOST
 from numbaconv.cpu._sum import add_pairwise
@@ -35,8 +35,6 @@ from numbaconv.problem import ConvProblem, Op, Options, Run, Unsupported
 
 MOST_PHASES = 64  # of a strided dgrad
 MOST_TAPS, MOST_TERMS = 1 << 14, 1 << 20  # of an axis, and entries of a table of steps
-# Bytes of copied samples that are multiplied before others are copied: 512→512 3×3 s2 on 14×14, 16 samples, 56 → 43 ms, as fast with 1 MiB.
-COPIED = 4 << 20
 MOST_KEPT = 1 << 19  # entries of the tables kept with a problem; larger ones cost little beside their sums
 
 # Bytes of a result that are stored past the caches: 32→192 1×1 on 28×28, 16 samples (9.6 MB), 3.1 → 2.3 ms, and 96→384 on 56×56 (4.8 MB) 2.9 → 2.5;
@@ -107,7 +105,7 @@ def cost(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> float:
 
 def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
     """Bytes allocated besides the output: the input with its zeros, weights in another order, tables, sums, and wgrad's pieces."""
-    problem = _part(problem, op, dtype)
+    problem, samples = _part(problem, op, dtype), problem.batch
     p, isa, whole, problem = _forward(problem, op), _isa.host(), problem, _taps_apart.dense(problem, op)
     g, shapes = _products.shapes(p, op, isa, dtype, _parallel.get_num_threads())
     elements = math.prod(problem.shape("x")) if problem is not whole else 0
@@ -117,6 +115,7 @@ def workspace(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> int:
         apart = 0 if _as_stored(p, problem) else 1
         pieces = max(shape.pieces for shape in shapes)
         elements += (pieces if pieces > 1 else apart) * weights + (weights if apart and p is not problem and math.prod(p.filter) > 1 else 0)
+        elements += -(-samples // whole.batch) * weights if samples > whole.batch else 0
     elif p.channels_last:
         elements += weights // (p.out_channels // p.groups) * _products.pitch(p, isa, dtype)
     elements += max(shape.scratch for shape in shapes) * _parallel.get_num_threads()
@@ -182,6 +181,8 @@ class Cut(NamedTuple):
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``, a part of the samples after the other where they are copied."""
     past, part, isa, dtype = _passes_caches(problem, op, out.dtype), _part(problem, op, out.dtype), _isa.host(), out.dtype
+    if op == "wgrad" and part is not problem:
+        return _batches.add_parts(lambda p, dy, x, dw: run(p, op, dy, x, dw, options), problem, part, a, b, out)
     packed = options.packed if options.packed and options.packed.isa == isa.name else None
     if packed is None and part is not problem and problem.channels_last:
         packed = prepare(problem, op, b)
@@ -193,30 +194,21 @@ def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: O
     for first in range(0, problem.batch, part.batch):
         some = slice(first, first + part.batch)
         if len(out[some]) < part.batch:
-            part = _samples(problem, len(out[some]))
+            part = _batches.samples(problem, len(out[some]))
             cut = _cut(part, op, isa, dtype, past, ready)
         _run(cut, part, op, a[some], b, out[some], options)
 
 
 def _part(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> ConvProblem:
     """Return the problem of as many samples as are copied at once."""
-    if op == "wgrad" or problem.batch == 1:
+    if problem.batch == 1:
         return problem
     key = "part", op, _isa.host().name, dtype
     if key not in problem.derived:
         p = _forward(problem, op)
         g, _ = _grid.grid(p, split=not _products.channels_last(p, op), pieces=True, itemsize=dtype.itemsize)
-        most = COPIED // max(1, p.in_channels * g.plane * dtype.itemsize)
-        problem.derived[key] = min(problem.batch, max(1, most)) if _products.copies(p, op, g) else problem.batch
-    samples = problem.derived[key]
-    return problem if samples == problem.batch else _samples(problem, samples)
-
-
-def _samples(problem: ConvProblem, count: int) -> ConvProblem:
-    """Return the problem of some samples."""
-    key = "samples", count
-    if key not in problem.derived:
-        problem.derived[key] = replace(problem, batch=count, derived={})
+        copied = p.in_channels * g.plane if _products.copies(p, op, g) else 0
+        problem.derived[key] = _batches.part(problem, op, copied, dtype.itemsize)
     return problem.derived[key]
 
 
