@@ -76,6 +76,7 @@ def _count(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, floa
     p = _forward(problem, op)
     isa, size, whole, problem = _isa.host(), dtype.itemsize / 4, problem, _taps_apart.dense(problem, op)
     g, shapes = _products.shapes(p, op, isa, dtype)
+    strided = op == "dgrad" and p.input_dilation != (1, 1, 1) and not p.channels_last  # weights are read here and there
     counted = dict.fromkeys(SECONDS, 0.0)
     if problem is not whole:
         counted["copy"] += math.prod(problem.shape("x")) * size
@@ -90,7 +91,7 @@ def _count(problem: ConvProblem, op: Op, dtype: np.dtype[Any]) -> dict[str, floa
         lanes = shape.vectors * isa.width(dtype) + _grid.LEFT_OVER * shape.tails
         counted["fma"] += p.groups * shape.outer * shape.blocks * isa.rows * lanes * shape.reps * max(shape.steps, 1) * size
         supers = -(-shape.blocks // shape.blocks_each)
-        packings = _products.packings(shape, p.channels_last)
+        packings = _products.packings(shape, p.channels_last) * (_products.APART_COST if strided else 1)
         packed = shape.blocks * isa.rows * packings + (0 if _products.turns(p, op, g) else shape.vectors * isa.width(dtype) * supers)
         counted["pack"] += p.groups * shape.outer * packed * shape.reps * shape.steps * size
         counted["chunk"] += products * shape.reps * -(-shape.steps // CHUNK)

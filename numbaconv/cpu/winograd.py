@@ -20,7 +20,7 @@ import numpy as np
 from numbaconv.arrays import empty
 from numbaconv.cpu import _isa, _parallel, _seconds, direct
 from numbaconv.cpu._sum import add_pairwise
-from numbaconv.cpu._winograd import ALIGNMENT, STRIP, kernels
+from numbaconv.cpu._winograd import ALIGNMENT, CHUNK, STRIP, kernels
 from numbaconv.cpu._winograd_maps import AXES, DILATED, PLAIN, SHIFTED, STRIDED, Tile
 from numbaconv.cpu.bias import CODES
 from numbaconv.problem import ConvProblem, Op, Options, Unsupported
@@ -36,6 +36,10 @@ SHARED = 3 << 19
 FILTERS, CHANNELS = 128, 96  # of a job of wgrad, at the most: its products at all positions are 1.7 MiB of float32; 256 filters were slower
 SPLITS = 16  # jobs that wgrad is cut into at the least, and blocks that a piece of its sum has at the most:
 MOST_BLOCKS = 64
+
+# Steps that a sum takes the time of besides its own: 1024→1024 3×3 s2 in 32 groups @14, 16 samples, 4.0 ms, of which 3.1 were estimated without (gemm
+# 3.9, and 3.5 from memory, where this takes 5.0); wgrad of 256→921 1×3×3 s1×2×2 @4×14² 5.3 ms, not 4.8 (gemm 4.3).
+APART = 6
 
 SECONDS = _seconds.of("winograd")  # for one of each that `work` counts
 ALONE = 2.5  # times as long as in the fit of whole calls takes what comes before the products: 256→256 on 14² 52 µs instead of 22
@@ -237,7 +241,7 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _isa.Isa, dtype: np.dtype[
             "call": 1,
             "input": scale * tiles * outer * (_up(channels, width) * row_blocks + _up(rows, width) * column_blocks),
             "weights": each_kind * _up(rows, width) * _up(channels, width) * outer * splits,
-            "fma": scale * tiles * outer * _up(channels, width) * _up(rows, isa.rows),
+            "fma": scale * (tiles + APART * blocks) * outer * _up(channels, width) * _up(rows, isa.rows),
             "sum": each_kind * blocks * outer * _up(channels, width) * _up(rows, isa.rows),
         }
     else:
@@ -253,7 +257,7 @@ def _lay_out(p: ConvProblem, op: Op, tile: Tile, isa: _isa.Isa, dtype: np.dtype[
             "call": 1,
             "input": scale * tiles * _up(channels, width) * outer,
             "weights": each_kind * _up(rows, width) * steps,
-            "fma": scale * _up(tiles, isa.rows) * steps * _up(rows, width),
+            "fma": scale * _up(tiles, isa.rows) * (steps + APART * -(-steps // CHUNK)) * _up(rows, width),
             "output": scale * tiles * _up(rows, width),
         }
     weight_step, tile_step = vectors * width * steps + 16, block * pitch + 16
