@@ -17,7 +17,7 @@ from scipy.special import expit
 import numbaconv as nc
 from numbaconv import arrays, reference
 from numbaconv._jit import Kernel
-from numbaconv.cpu import _copies, _grid, _isa, _parallel, _product, _products, _simd_move, _simd_tile, _tables, direct, gemm
+from numbaconv.cpu import _batches, _copies, _grid, _isa, _parallel, _product, _products, _simd_move, _simd_tile, _tables, direct, dots, gemm
 from numbaconv.cpu._panels import CHUNK
 from numbaconv.cpu._pool import ALONE
 from numbaconv.cpu._simd_tile import WHOLE
@@ -519,7 +519,7 @@ def test_samples_that_are_copied_are_done_in_parts(channels_last: bool, rng: np.
     ):  # fmt: skip
         results = []
         for copied, parts in ((1, shape[0]), (1500, 2), (1 << 20, 1)):
-            monkeypatch.setattr(gemm, "COPIED", copied)
+            monkeypatch.setattr(_batches, "COPIED", copied)
             p = ConvProblem.from_shapes(shape, filters, rank=2, **options)
             p = replace(p, channels_last=channels_last)
             rng, found = np.random.default_rng(0), []
@@ -546,6 +546,78 @@ def test_samples_that_are_copied_are_done_in_parts(channels_last: bool, rng: np.
             for one, other in zip(found, results[0], strict=False):
                 np.testing.assert_array_equal(one, other)
         assert results[0][-1] < results[-1][-1]
+
+
+@pytest.mark.parametrize("algorithm", [gemm, dots])
+def test_filters_gradients_of_parts_are_added(algorithm: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of about the same size, the last one of fewer samples; as many as their sums are worth; infinity beside the padding."""
+    single = np.dtype("float32")
+    for shape, filters, options in (
+        ((7, 6, 9, 11), (10, 3, 3, 3), {"stride": 2, "padding": 1, "groups": 2}), ((5, 8, 6, 6), (9, 8, 1, 1), {"stride": 2}),
+        ((4, 4, 1, 40), (9, 4, 1, 5), {"padding": (0, 2), "dilation": 2}),
+    ):  # fmt: skip
+        counts, spaces = [], []
+        for copied, least in ((1, 0), (4000, 0), (1, 1 << 20), (1 << 20, 0)):
+            monkeypatch.setattr(_batches, "COPIED", copied)
+            monkeypatch.setattr(_batches, "LEAST", least)
+            p = ConvProblem.from_shapes(shape, filters, rank=2, **options)  # type: ignore[arg-type]
+            counts.append(-(-p.batch // (gemm._part(p, "wgrad", single) if algorithm is gemm else dots._part(p, single)).batch))
+            dy, x = (rng.integers(-3, 4, p.shape(name)).astype(single) for name in "yx")
+            expected = reference.run(p, "wgrad", dy, x)
+            for threads in (1, 3):
+                out = np.full(p.shape("w"), np.nan, single)
+                with nc.num_threads(threads):
+                    algorithm.run(p, "wgrad", dy, x, out, Options())
+                np.testing.assert_array_equal(out, expected)
+            dy[-1, 0, 0, 0, 0] = np.inf
+            out, expected = (np.full(p.shape("w"), np.nan, single) for _ in range(2))
+            algorithm.run(p, "wgrad", dy, x, out, Options())
+            direct.run(p, "wgrad", dy, x, expected, Options())
+            np.testing.assert_array_equal(out, expected)
+            spaces.append(algorithm.workspace(p, "wgrad", single))
+        assert counts[0] == p.batch >= counts[1] and counts[2:] == [1, 1]
+        assert spaces[2] == spaces[3]
+
+
+def test_a_batch_is_cut_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = ConvProblem.from_shapes((16, 4, 8, 8), (4, 4, 3, 3), rank=2)
+    assert _batches.part(p, "fprop", 0, 4) is p
+    monkeypatch.setattr(_batches, "COPIED", 7 * 1000 * 4)
+    for op, copied, count in (
+        ("fprop", 1000, 7),
+        ("wgrad", 1000, 6),
+        ("fprop", 500, 14),
+        ("wgrad", 500, 8),
+        ("wgrad", 100_000, 1),
+        ("dgrad", 400, 16),
+    ):
+        assert _batches.part(p, op, copied, 4).batch == count, (op, copied)  # type: ignore[arg-type]
+    monkeypatch.setattr(_batches, "COPIED", 1)
+    assert _batches.part(p, "fprop", 10, 4).batch == 1
+    assert _batches.part(p, "wgrad", 10, 4) is p, "the weights are more than all samples"
+
+
+def test_filters_gradients_are_cut_into_the_same_pieces_for_any_number_of_threads() -> None:
+    """Only which blocks and lines make a tile depends on them."""
+    isa, dtype, tiles, problems = _isa.host(), np.dtype(np.float32), set(), 0
+    for x, w, options in (
+        ((16, 960, 7, 7), (320, 960, 1, 1), {}),
+        ((3, 64, 14, 14), (96, 64, 3, 3), {"padding": 1}),
+        ((1, 512, 7, 7), (512, 512, 3, 3), {"padding": 1}),
+        ((1, 64, 56, 56), (256, 64, 1, 1), {}),
+        ((2, 32, 20, 20), (40, 16, 2, 2), {"groups": 2, "stride": 2}),
+    ):
+        p = ConvProblem.from_shapes(x, w, rank=2, **options)  # type: ignore[arg-type]
+        cuts = [_products.shapes(gemm._forward(p, "wgrad"), "wgrad", isa, dtype, threads)[1][0] for threads in (1, 2, 16)]
+        assert len({(cut.pieces, cut.together, cut.reps, cut.steps) for cut in cuts}) == 1
+        tiles |= {(problems, cut.blocks_each, cut.lines_each) for cut in cuts}
+        problems += 1
+    assert len(tiles) > problems, "and those do"
+
+
+def test_tables_of_several_samples_fill_their_chunks() -> None:
+    for batch, terms, count in ((16, 49, 8), (16, 196, 1), (1, 49, 1), (7, 1, 7), (6, 70, 2), (5, 49, 5), (10**6, 1, 1000), (16, CHUNK, 1)):
+        assert _products._samples(batch, terms) == count, (batch, terms)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -108,7 +108,7 @@ def _part(problem: ConvProblem, dtype: np.dtype[Any]) -> ConvProblem:
 
 
 def _grid_of(problem: ConvProblem, dtype: np.dtype[Any]) -> tuple[_grid.Grid, list[tuple[_grid.Reads, ...]]]:
-    """Return the grid that the columns read, and how; all samples are copied at once."""
+    """Return the grid that the columns read, and how; all samples of a part are copied at once."""
     return _grid.grid(problem, split=True, itemsize=dtype.itemsize * max(1, problem.batch))
 
 
