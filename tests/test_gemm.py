@@ -548,8 +548,8 @@ def test_samples_that_are_copied_are_done_in_parts(channels_last: bool, rng: np.
         assert results[0][-1] < results[-1][-1]
 
 
-@pytest.mark.parametrize("algorithm", [gemm, dots])
-def test_filters_gradients_of_parts_are_added(algorithm: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("module", [gemm, dots])
+def test_filters_gradients_of_parts_are_added(module: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of about the same size, the last one of fewer samples; as many as their sums are worth; infinity beside the padding."""
     single = np.dtype("float32")
     for shape, filters, options in (
@@ -561,20 +561,20 @@ def test_filters_gradients_of_parts_are_added(algorithm: Any, rng: np.random.Gen
             monkeypatch.setattr(_batches, "COPIED", copied)
             monkeypatch.setattr(_batches, "LEAST", least)
             p = ConvProblem.from_shapes(shape, filters, rank=2, **options)  # type: ignore[arg-type]
-            counts.append(-(-p.batch // (gemm._part(p, "wgrad", single) if algorithm is gemm else dots._part(p, single)).batch))
+            counts.append(-(-p.batch // (gemm._part(p, "wgrad", single) if module is gemm else dots._part(p, single)).batch))
             dy, x = (rng.integers(-3, 4, p.shape(name)).astype(single) for name in "yx")
             expected = reference.run(p, "wgrad", dy, x)
             for threads in (1, 3):
                 out = np.full(p.shape("w"), np.nan, single)
                 with nc.num_threads(threads):
-                    algorithm.run(p, "wgrad", dy, x, out, Options())
+                    module.run(p, "wgrad", dy, x, out, Options())
                 np.testing.assert_array_equal(out, expected)
             dy[-1, 0, 0, 0, 0] = np.inf
             out, expected = (np.full(p.shape("w"), np.nan, single) for _ in range(2))
-            algorithm.run(p, "wgrad", dy, x, out, Options())
+            module.run(p, "wgrad", dy, x, out, Options())
             direct.run(p, "wgrad", dy, x, expected, Options())
             np.testing.assert_array_equal(out, expected)
-            spaces.append(algorithm.workspace(p, "wgrad", single))
+            spaces.append(module.workspace(p, "wgrad", single))
         assert counts[0] == p.batch >= counts[1] and counts[2:] == [1, 1]
         assert spaces[2] == spaces[3]
 
