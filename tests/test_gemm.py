@@ -579,6 +579,37 @@ def test_filters_gradients_of_parts_are_added(module: Any, rng: np.random.Genera
         assert spaces[2] == spaces[3]
 
 
+def test_parts_are_not_cut_again(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two samples alone would not exchange x and dy, as all six do, and would be copied one by one."""
+    single = np.dtype("float32")
+    p = ConvProblem.from_shapes((6, 32, 7, 7), (16, 16, 2, 2), rank=2, groups=2)
+    copied = gemm._forward(p, "wgrad").in_channels * _grid.grid(gemm._forward(p, "wgrad"), split=False)[0].plane
+    monkeypatch.setattr(_batches, "COPIED", 2 * copied * single.itemsize)
+    monkeypatch.setattr(_batches, "LEAST", 0)
+    part = gemm._part(p, "wgrad", single)
+    assert gemm._exchanges(p) and not gemm._exchanges(part)
+    assert part.batch == 2 and gemm._part(part, "wgrad", single).batch == 1
+    batches, run = [], gemm._run
+    monkeypatch.setattr(gemm, "_run", lambda cut, problem, *given: batches.append(problem.batch) or run(cut, problem, *given))  # type: ignore[func-returns-value]
+    check(p, "wgrad", rng, "float32")
+    assert set(batches) == {2}
+
+
+def test_rows_are_packed_or_not_for_some_numbers_of_threads(rng: np.random.Generator) -> None:
+    """And columns left over round alike in either way."""
+    p, found = ConvProblem.from_shapes((7, 2048, 7, 3), (104, 2048, 2, 2), rank=2), []
+    x, w, y = (rng.standard_normal(p.shape(name)).astype(np.float32) for name in "xwy")
+    for threads in (1, 2, 3):
+        with nc.num_threads(threads):
+            gemm.run(p, "fprop", x, w, y, Options())
+            (shape,) = _products.shapes(p, "fprop", _isa.host(), y.dtype, threads)[1]
+        found.append((shape.packs, y.copy()))
+    if _isa.host().name == "avx512":
+        assert len({packs for packs, _ in found}) == 2 and shape.tails
+    for _, other in found[1:]:
+        np.testing.assert_array_equal(other, found[0][1])
+
+
 def test_a_batch_is_cut_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     p = ConvProblem.from_shapes((16, 4, 8, 8), (4, 4, 3, 3), rank=2)
     assert _batches.part(p, "fprop", 0, 4) is p

@@ -182,8 +182,8 @@ class Cut(NamedTuple):
 def run(problem: ConvProblem, op: Op, a: Array, b: Array, out: Array, options: Options) -> None:
     """Overwrite all of ``out``, a part of the samples after the other where they are copied."""
     past, part, isa, dtype = _passes_caches(problem, op, out.dtype), _part(problem, op, out.dtype), _isa.host(), out.dtype
-    if op == "wgrad" and part is not problem:
-        return _batches.add_parts(lambda p, dy, x, dw: run(p, op, dy, x, dw, options), problem, part, a, b, out)
+    if op == "wgrad" and part is not problem:  # a part is not cut again, even if alone it would exchange x and dy
+        return _batches.add_parts(lambda p, dy, x, dw: _run(_cut(p, op, isa, dtype), p, op, dy, x, dw, options), problem, part, a, b, out)
     packed = options.packed if options.packed and options.packed.isa == isa.name else None
     if packed is None and part is not problem and problem.channels_last:
         packed = prepare(problem, op, b)
