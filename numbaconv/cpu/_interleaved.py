@@ -103,7 +103,7 @@ def _possible(p: ConvProblem, width: int, largest: int) -> bool:
 
 @functools.cache
 def turner(isa: _isa.Isa, dtype: np.dtype[Any]) -> Any:
-    """Make the function that turns ``count`` elements of rows into lanes, each to its place, and asks for those ``ahead`` elements behind them."""
+    """Make the function that turns ``count`` elements of rows into lanes, each to its place, and asks for those ``ahead`` elements on, if not 0."""
     turn, lanes = interleave(isa, dtype), isa.width(dtype)
 
     @inline
